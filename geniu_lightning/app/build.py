@@ -1,0 +1,166 @@
+"""Configuration to objects."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import Logger
+
+from geniu_lightning.app.terminal import progress_of
+from geniu_lightning.data.module import ImageData
+from geniu_lightning.errors import UserError
+from geniu_lightning.kit import NetworkSpec
+
+OURS = "geniu_lightning.data."
+
+
+def built(config: Any, **more: Any) -> Any:  # whatever the configuration's target makes
+    """Instantiate, and tell a failure as its reader needs it.
+
+    Raises:
+        UserError: If the target refuses its settings.
+    """
+    try:
+        return instantiate(config, **more)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        target = config.get("_target_") if hasattr(config, "get") else config
+        raise UserError(f"{target} cannot be made: {error.__cause__ or error}") from error
+
+
+def plain(config: Any) -> Any:  # the same tree without OmegaConf's types
+    """Return a resolved copy in plain lists and dictionaries."""
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def data_of(settings: Mapping[str, Any], imbalance: Mapping[str, Any], **more: Any) -> ImageData:
+    """Return the images of a run.
+
+    Raises:
+        UserError: If a setting does not fit.
+        DataNotFound: If the images are nowhere.
+    """
+    return cast(ImageData, built(dict(settings), imbalance=built(dict(imbalance)), **more))
+
+
+def recorded_data(
+    settings: Mapping[str, Any], root: str | None, name: str | None, allow_custom: bool, **more: Any
+) -> ImageData:
+    """Return the images that a kit says it was trained on, wherever they lie now.
+
+    Args:
+        settings: The kit's record of its training.
+        root: Folder of local sets, in place of the recorded one.
+        name: Folder of the set below it, likewise.
+        allow_custom: Also use classes from outside this package, which runs their code.
+        **more: Further arguments of the data module.
+
+    Raises:
+        UserError: If the record names classes that may not be used, or is missing.
+        DataNotFound: If the images are nowhere.
+    """
+    if "data" not in settings or "imbalance" not in settings:
+        raise UserError("the kit does not say which data it was trained on")
+    data = dict(settings["data"]) | {
+        key: value for key, value in (("root", root), ("name", name)) if value is not None
+    }
+    for node in (data, data["source"], settings["imbalance"]):
+        target = str(node.get("_target_"))
+        # one dotted step below our own modules: a path through them could reach anything
+        inner = target.removeprefix(OURS).split(".")
+        if not allow_custom and (not target.startswith(OURS) or len(inner) != 2):
+            raise UserError(
+                f"the kit's data come through {target}, which is not ours;"
+                " pass allow_custom=true if you trust it"
+            )
+    return data_of(data, settings["imbalance"], **more)
+
+
+def network_spec(config: DictConfig | None, **fitted: Any) -> NetworkSpec | None:
+    """Return a network's class and arguments, with those that the data decide."""
+    if config is None or config.get("_target_") is None:
+        return None
+    arguments = plain(config)
+    return NetworkSpec(arguments.pop("_target_"), arguments | fitted)
+
+
+def trainer_of(
+    config: DictConfig,
+    folder: Path,
+    *,
+    label: str,
+    precision: str | None = None,
+    loggers: list[Logger],
+    callbacks: list[Callback],
+    **more: Any,  # further arguments of Lightning's trainer
+) -> Trainer:
+    """Return a Lightning trainer.
+
+    Raises:
+        UserError: If the precision or the devices cannot be had.
+    """
+    settings = plain(config)
+    settings.pop("threads")
+    settings.pop("checkpoint_every_n_steps")
+    settings["precision"] = precision or settings["precision"]
+    if settings["precision"] in ("16-mixed", "16-true", 16, "16"):
+        raise UserError(
+            "trainer.precision=16-mixed is not supported: on a CPU it would silently be bfloat16, and"
+            " the generator's optimizers are not scaled; use bf16-mixed"
+        )
+    try:
+        return cast(
+            Trainer,
+            built(
+                settings,
+                default_root_dir=str(folder),
+                logger=loggers or False,
+                callbacks=[*callbacks, progress_of(label)],
+                enable_progress_bar=True,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,  # our loader shares out its batches itself
+                log_every_n_steps=1,
+                **more,
+            ),
+        )
+    except UserError as error:
+        raise UserError(f"the trainer cannot be made of these settings: {error}") from error
+
+
+def set_threads(threads: int | None) -> None:
+    """Fix the number of threads of this process: on a CPU the same bits need the same number."""
+    if threads is not None:
+        # Lightning would set its own number in the processes of a distributed run
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+
+
+def device_of(trainer: DictConfig) -> torch.device:
+    """Return where single-process work is done, such as evaluation."""
+    cuda = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return torch.device("cuda", 0) if cuda else torch.device("cpu")
+
+
+def refuse_distributed_sweep(config: DictConfig) -> None:
+    """Refuse several devices in a multirun.
+
+    Raises:
+        UserError: In a multirun of a job that wants several processes.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    several = config.trainer.devices not in (1, "1", "auto") or config.trainer.num_nodes > 1
+    if several and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError(
+            "several devices start their processes by repeating the whole command, so they cannot"
+            " be used inside a multirun: start these jobs one by one"
+        )

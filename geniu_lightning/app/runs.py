@@ -1,0 +1,180 @@
+"""Run folders: deterministic names, one run at a time, whole files, done marks."""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from geniu_lightning.errors import UserError
+
+# where and how a run is carried out and watched; everything else says what it computes
+INCIDENTAL = (
+    "out",
+    "force",
+    "allow_custom",
+    "logger",
+    "data.root",
+    "data.cache_folder",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.threads",
+    "trainer.checkpoint_every_n_steps",
+    "kit",
+)
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: Where it is.
+        identity: What the run computes, as plain values; two runs with equal ones are the same run.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self.path = path
+        self.identity = identity
+
+    @property
+    def done(self) -> bool:
+        """Whether this very run has ended well."""
+        return (self.path / "done.json").is_file() and not self._differences()
+
+    @contextmanager
+    def claim(self, force: bool) -> Iterator[None]:
+        """Hold the folder while a run works in it.
+
+        Args:
+            force: Throw away what another or an earlier run left there.
+
+        Raises:
+            UserError: If another run's results are there, or another process is at work.
+        """
+        if rank() > 0:  # the first process of a distributed run has claimed it for all
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another process is at work in {self.path}") from None
+            if force:
+                self._clear()
+            differences = self._differences()
+            if differences:
+                raise UserError(
+                    f"{self.path} holds another run, which differs in {', '.join(differences[:5])};"
+                    " choose another out=, or replace it with force=true"
+                )
+            write_json(self.path / "run.json", self.identity)
+            yield
+
+    def finish(self, **facts: Any) -> None:  # any JSON value
+        """Mark the run as done."""
+        write_json(self.path / "done.json", facts)
+
+    def _differences(self) -> list[str]:
+        there = self.path / "run.json"
+        if not there.is_file():
+            return []
+        other, own = (_flat(x) for x in (json.loads(there.read_text()), self.identity))
+        return [key for key in sorted(other | own) if other.get(key) != own.get(key)]
+
+    def _clear(self) -> None:
+        for child in self.path.iterdir():
+            if child.name == ".lock":
+                continue
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+
+
+def identity_of(config: DictConfig, **more: Any) -> dict[str, Any]:  # any JSON value
+    """Return what a configuration computes: resolved, without what is incidental."""
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)  # primary configurations are
+    for dotted in INCIDENTAL:
+        node: Any = plain
+        *path, leaf = dotted.split(".")
+        for part in path:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.pop(leaf, None)
+    return {str(k): v for k, v in (plain | more).items()}
+
+
+def folder_of(config: DictConfig, identity: dict[str, Any], kind: str, *words: object) -> RunFolder:
+    """Return the run's folder: ``out``, or a name made of words that read well and a short hash."""
+    if config.out is not None:
+        return RunFolder(Path(config.out).expanduser(), identity)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    name = "-".join(re.sub(r"[^\w.]+", "_", str(word)).strip("_") for word in words)
+    return RunFolder(Path("runs") / kind / f"{name[:80]}-{digest}", identity)
+
+
+def write_json(path: Path, content: Any) -> None:  # any JSON value
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    partial.replace(path)
+
+
+def kit_metadata(path: Path) -> dict[str, str]:
+    """Return a kit's metadata from its header, without importing torch; unverified.
+
+    Raises:
+        UserError: If the file is missing or no safetensors file.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no kit at {path}; train one, or set kit=FILE")
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            if not 0 < length < 1 << 27:
+                raise ValueError
+            metadata = json.loads(file.read(length)).get("__metadata__") or {}
+        except (ValueError, AttributeError):
+            raise UserError(f"{path} is truncated or is no safetensors file") from None
+    if "geniu" not in metadata:
+        raise UserError(f"{path} is a safetensors file, but no kit of geniu_lightning")
+    return dict(metadata)
+
+
+def rank() -> int:
+    """Return which process of a distributed run this is, before any framework is imported."""
+    # whichever launcher started us, it set one of these above 0 for all but the first process
+    return max(int(os.environ.get(name, 0)) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+
+
+def revision() -> str | None:
+    """Return the git revision of the package's checkout, with ``+`` where it is changed."""
+
+    def git(*words: str) -> str:
+        folder = Path(__file__).parent
+        return subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=5
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", str(Path(__file__)))
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict):
+        return {
+            k: v for name, sub in tree.items() for k, v in _flat(sub, f"{prefix}{name}.").items()
+        }
+    return {prefix.rstrip("."): tree}

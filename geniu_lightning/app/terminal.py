@@ -1,0 +1,101 @@
+"""What a person sees while they wait, and when they are done."""
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
+from rich.console import Console
+from rich.table import Table
+
+console = Console(highlight=False)
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def quiet() -> None:
+    """Silence what other packages say on every run and nobody can act on."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
+    for message in (
+        ".*LeafSpec.*",
+        ".*does not have many workers.*",
+        ".*`srun` command is available.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*Experiment logs directory.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def say(text: str) -> None:
+    """Print a line."""
+    console.print(text, soft_wrap=True)
+
+
+def progress_of(label: str) -> Callback:
+    """Return a progress bar for a screen, and lines now and then for a file or pipe."""
+    if sys.stdout.isatty():
+        return RichProgressBar(refresh_rate=10, leave=False)
+    return ProgressLines(label)
+
+
+class ProgressLines(ProgressBar):
+    """A line for the first, the last and, every few seconds, another epoch.
+
+    Args:
+        label: What is going on.
+    """
+
+    def __init__(self, label: str) -> None:
+        super().__init__()
+        self.label = label
+        self._last = 0.0
+
+    def disable(self) -> None:
+        """Do nothing: Lightning calls this on all ranks but the first."""
+        self.label = ""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print where training is."""
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        now = time.monotonic()
+        if not self.label or not (last or now - self._last > SECONDS_BETWEEN_LINES):
+            return
+        self._last = now
+        metrics = self.get_metrics(trainer, pl_module)
+        said = "  ".join(
+            f"{name.split('/', 1)[-1]} {value:.3f}"
+            for name, value in metrics.items()
+            if isinstance(value, float)
+        )
+        of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+        say(f"{self.label}  epoch {trainer.current_epoch + 1}{of}  {said}")
+
+
+def decoding_progress() -> Callable[[str, int, int], None]:
+    """Return a reporter of how many pictures are decoded, silent when it takes no time."""
+    start = time.monotonic()
+    last = [start]
+
+    def report(split: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - last[0] > SECONDS_BETWEEN_LINES:
+            last[0] = now
+            say(f"reading {split} images  {done}/{total}")
+
+    return report
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table: text to the left, numbers to the right, fractions with four digits."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for k, column in enumerate(columns):
+        made.add_column(column, justify="left" if k == 0 else "right")
+    for row in rows:
+        made.add_row(*(f"{x:.4f}" if isinstance(x, float) else str(x) for x in row))
+    console.print(made)

@@ -1,0 +1,95 @@
+"""Loggers: files of our own, and wandb so that a sweep reads well."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+
+from geniu_lightning.app.build import plain
+from geniu_lightning.app.runs import rank
+
+
+def loggers_of(
+    config: DictConfig, folder: Path, job: str, facts: Mapping[str, Any], tags: Sequence[str]
+) -> list[Logger]:
+    """Return the loggers that the configuration names.
+
+    Args:
+        config: ``csv`` and ``wandb``, each a mapping of settings or null.
+        folder: The run's folder: its name is the run's, its path is wandb's id, so that a resumed
+            run goes on.
+        job: ``train`` or ``unlearn``, wandb's job type.
+        facts: The run's configuration and what else says what it is.
+        tags: Words to find it by.
+    """
+    loggers: list[Logger] = []
+    if config.get("csv") is not None:
+        loggers.append(CSVLogger(str(folder), name="log"))
+    if config.get("wandb") is not None:
+        loggers.append(_wandb(plain(config.wandb), folder, job, facts, tags))
+    return loggers
+
+
+def _wandb(
+    settings: dict[str, Any], folder: Path, job: str, facts: Mapping[str, Any], tags: Sequence[str]
+) -> WandbLogger:
+    os.environ.setdefault("WANDB_SILENT", "true")
+    if "WANDB_MODE" not in os.environ and not _has_key():
+        os.environ["WANDB_MODE"] = "offline"
+    mode = os.environ.get("WANDB_MODE", "online")
+    logger = WandbLogger(
+        project=settings["project"],
+        entity=settings["entity"],
+        group=settings["group"],
+        job_type=job,
+        name=folder.name,
+        id=wandb_id(folder),
+        tags=[*tags, *settings["tags"]],
+        save_dir=str(folder),
+        offline=mode == "offline",
+        mode=mode,
+        config=dict(facts),
+        resume="allow",
+    )
+    if rank() == 0:
+        _ = logger.experiment  # begins the run here, not in the middle of training
+    return logger
+
+
+def wandb_id(folder: Path) -> str:
+    """Return the id of a folder's run: the same for the same folder, so that it is resumed."""
+    import hashlib
+
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+
+
+def log_pictures(loggers: Sequence[Logger], pictures: Mapping[str, Path]) -> None:
+    """Send pictures to the loggers that show them."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            for key, path in pictures.items():
+                logger.log_image(key, [str(path)])
+
+
+def log_summary(loggers: Sequence[Logger], values: Mapping[str, float]) -> None:
+    """Write final values where a table of runs shows them."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary.update(dict(values))
+
+
+def close(loggers: Sequence[Logger], failed: bool = False) -> None:
+    """End the run here, in the job, not when the process ends: a sweep runs many in one."""
+    for logger in loggers:
+        logger.finalize("failed" if failed else "success")
+        if isinstance(logger, WandbLogger) and rank() == 0:
+            logger.experiment.finish(exit_code=int(failed))
+
+
+def _has_key() -> bool:
+    import wandb
+
+    return bool(os.environ.get("WANDB_API_KEY") or wandb.Api.__module__ and wandb.api.api_key)

@@ -1,0 +1,237 @@
+"""``train.py``: from images to a kit."""
+
+from __future__ import annotations
+
+import datetime
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from geniu_lightning.app.cli import entry
+from geniu_lightning.app.runs import RunFolder, folder_of, identity_of, rank, revision, write_json
+from geniu_lightning.errors import UserError
+
+if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished run needs neither
+    from pytorch_lightning.loggers import Logger
+
+    from geniu_lightning.data.module import ImageData
+    from geniu_lightning.kit import Kit
+    from geniu_lightning.training import GeniuTraining
+
+
+def main() -> None:
+    """Run the command."""
+    entry("train", train)
+
+
+def train(config: DictConfig) -> float | None:
+    """Carry out one configuration; return the mean accuracy over classes on the test set."""
+    identity = identity_of(config)
+    imbalance = config.imbalance.get("_target_", "none").rpartition(".")[2]
+    network = str(config.model.get("_target_", "network")).rpartition(".")[2]
+    folder = folder_of(
+        config, identity, "train", config.data.name, imbalance, network, f"seed{config.seed}"
+    )
+    if folder.done and not config.force:
+        from geniu_lightning.app.terminal import say
+
+        say(f"already done: {folder.path} (force=true does it again)")
+        return None
+    with folder.claim(config.force):
+        return _Training(config, folder).run()
+
+
+class _Training:
+    """One training run."""
+
+    def __init__(self, config: DictConfig, folder: RunFolder) -> None:
+        from geniu_lightning.app import build, terminal
+
+        terminal.quiet()
+        build.refuse_distributed_sweep(config)
+        build.set_threads(config.trainer.threads)
+        self.config = config
+        self.folder = folder.path
+        self.mark = folder
+        self.data: ImageData = build.data_of(
+            build.plain(config.data),
+            build.plain(config.imbalance),
+            batch_size=config.training.batch_size,
+            seed=config.seed,
+            on_decode=terminal.decoding_progress(),
+        )
+
+    def run(self) -> float | None:
+        """Train, write the kit, evaluate, and mark the folder as done."""
+        from geniu_lightning.app import build, trackers
+
+        module = self._module()
+        facts = self.mark.identity | {
+            "revision": revision(),
+            "data_fingerprint": self.data.fingerprint,
+        }
+        tags = [self.config.data.name, f"seed{self.config.seed}"]
+        loggers = trackers.loggers_of(self.config.logger, self.folder, "train", facts, tags)
+        failed = True
+        try:
+            trainer = build.trainer_of(
+                self.config.trainer,
+                self.folder,
+                label="training",
+                loggers=loggers,
+                callbacks=self._checkpoints(),
+                max_epochs=module.max_epochs,
+            )
+            trainer.fit(module, self.data, ckpt_path=self._resume_point())
+            if rank() > 0:
+                failed = False
+                return None
+            value = self._hand_over(module, loggers)
+            failed = False
+            return value
+        finally:
+            trackers.close(loggers, failed)
+
+    def _module(self) -> GeniuTraining:
+        import torch
+
+        from geniu_lightning.app import build
+        from geniu_lightning.exemplars import Exemplars
+        from geniu_lightning.seeds import stream
+
+        config, data = self.config, self.data
+        classes = len(data.names)
+        classifier_spec = build.network_spec(
+            config.model, channels=data.spec.channels, num_classes=classes
+        )
+        if classifier_spec is None:
+            raise UserError("model._target_ must name a network")
+        self.classifier_spec = classifier_spec
+        self.generator_spec = build.network_spec(
+            config.generator, channels=data.spec.channels, image_size=data.spec.size
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(stream("init", config.seed))
+            classifier = classifier_spec.build_classifier()
+            torch.manual_seed(stream("init_generator", config.seed))
+            generator = self.generator_spec.build() if self.generator_spec else None
+        settings = build.plain(config.training)
+        batch_size = settings.pop("batch_size")
+        per_class, rule = settings.pop("proxies_per_class"), settings.pop("supervision")
+        exemplars = None
+        if generator is not None:
+            if per_class < 1:
+                raise UserError(f"training.proxies_per_class must be at least 1, got {per_class}")
+            exemplars = Exemplars(
+                data.all_labels, data.indices("train"), classes, per_class, rule, config.seed
+            )
+        module: GeniuTraining = build.built(settings)(
+            classifier=classifier,
+            proxy_generator=generator,
+            spec=data.spec,
+            exemplars=exemplars,
+            exemplar_images=data.exemplars,
+            steps_per_epoch=-(-len(data.indices("train")) // batch_size),
+            seed=config.seed,
+        )
+        return module
+
+    def _checkpoints(self) -> list[Any]:
+        from pytorch_lightning.callbacks import ModelCheckpoint
+
+        every = self.config.trainer.checkpoint_every_n_steps
+        # a new file each time, the old one deleted after: killed in between, one of them is whole
+        return [
+            ModelCheckpoint(
+                self.folder / "checkpoints",
+                filename="{epoch}-{step}",
+                monitor=None,
+                save_top_k=1,
+                **({"every_n_train_steps": every} if every else {"every_n_epochs": 1}),
+            )
+        ]
+
+    def _resume_point(self) -> str | None:
+        from geniu_lightning.app.terminal import say
+
+        found = sorted(
+            (self.folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime
+        )
+        whole = [path for path in found if zipfile.is_zipfile(path)]
+        if not whole:
+            return None
+        if rank() == 0:
+            say(f"going on from {whole[-1]}")
+        return str(whole[-1])
+
+    def _hand_over(self, module: GeniuTraining, loggers: list[Logger]) -> float | None:
+        """Write what the run leaves, and say what it is."""
+        from geniu_lightning import pictures
+        from geniu_lightning.app import assess, build, terminal, trackers
+
+        kit = self._kit(module)
+        kit.save(self.folder / "kit.safetensors")
+        drawn: dict[str, Path] = {}
+        if module.exemplars is not None and module.exemplars.chosen is not None:
+            shape = (len(self.data.names), -1, *module.prompts.shape[1:])
+            for name, images in (
+                ("proxies", kit.proxies().images),
+                ("exemplars", self.data.exemplars(module.exemplars.chosen.flatten())),
+            ):
+                drawn[name] = self.folder / f"{name}.png"
+                pictures.grid(images.view(shape), self.data.names, name, drawn[name])
+        result = assess.assess(
+            self.config.evaluation,
+            kit.to(build.device_of(self.config.trainer)),
+            kit.classifier,
+            self.data,
+            forget=(),
+        )
+        document = {
+            "version": assess.VERSION,
+            "word": None,
+            "word_reason": "nothing was unlearned",
+            "run": self.mark.identity | {"job": "train", "revision": revision()},
+            "cost": {"training_images": len(self.data.indices("train"))},
+            "metrics": result.metrics,
+        }
+        write_json(self.folder / "metrics.json", document)
+        if result.confusion_after is not None:
+            drawn["confusion"] = self.folder / "confusion.png"
+            pictures.confusion(
+                result.confusion_after, self.data.names, "original, test", drawn["confusion"]
+            )
+        trackers.log_pictures(loggers, drawn)
+        trackers.log_summary(loggers, assess.flat(result.metrics))
+        terminal.table(f"trained on {self.data.name}", *assess.class_table(result, kit, self.data))
+        self.mark.finish(ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+        terminal.say(f"kit: {self.folder / 'kit.safetensors'}")
+        return assess.flat(result.metrics).get("accuracy.test.retain")
+
+    def _kit(self, module: GeniuTraining) -> Kit:
+        from geniu_lightning.app import build
+        from geniu_lightning.kit import Kit, KitInfo
+
+        info = KitInfo(
+            classifier=self.classifier_spec,
+            generator=self.generator_spec,
+            class_names=self.data.names,
+            spec=self.data.spec,
+            class_counts=tuple(self.data.class_counts),
+            data_fingerprint=self.data.fingerprint,
+            seed=self.config.seed,
+            settings={
+                name: build.plain(self.config[name]) for name in ("data", "imbalance", "training")
+            }
+            | {"precision": str(self.config.trainer.precision)},
+            revision=revision(),
+        )
+        prompts = None
+        if module.exemplars is not None:
+            shape = (len(self.data.names), module.exemplars.per_class, *module.prompts.shape[1:])
+            prompts = module.prompts.detach().view(shape)
+        return Kit(module.classifier, info, module.proxy_generator, prompts).to(
+            build.device_of(self.config.trainer)
+        )

@@ -1,0 +1,275 @@
+"""``unlearn.py``: from a kit to a classifier that has forgotten."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from geniu_lightning.app.cli import entry
+from geniu_lightning.app.runs import (
+    RunFolder,
+    folder_of,
+    identity_of,
+    kit_metadata,
+    rank,
+    revision,
+    write_json,
+)
+from geniu_lightning.data.classes import class_indices
+from geniu_lightning.errors import DataNotFound, UserError
+
+if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished run needs neither
+    from pytorch_lightning import Trainer
+    from pytorch_lightning.loggers import Logger
+    from torch import nn
+
+    from geniu_lightning.app.assess import Assessment
+    from geniu_lightning.data.module import ImageData
+    from geniu_lightning.unlearning.base import Unlearner
+
+
+def main() -> None:
+    """Run the command."""
+    entry("unlearn", unlearn)
+
+
+def unlearn(config: DictConfig) -> float | None:
+    """Carry out one configuration; return retain minus forget accuracy on the test set."""
+    if config.kit is None:
+        raise UserError("name the kit to unlearn from: kit=FOLDER/kit.safetensors")
+    path = Path(config.kit).expanduser()
+    path = path / "kit.safetensors" if path.is_dir() else path
+    metadata = kit_metadata(path)
+    forget = _forgotten(config, metadata)
+    identity = identity_of(config, forget=list(forget), kit_sha256=metadata.get("sha256"))
+    method = str(config.unlearner.name)
+    folder = folder_of(
+        config,
+        identity,
+        "unlearn",
+        path.resolve().parent.name,
+        method,
+        "forget" + "_".join(map(str, forget)),
+    )
+    if folder.done and not config.force:
+        from geniu_lightning.app.terminal import say
+
+        say(f"already done: {folder.path} (force=true does it again)")
+        return None
+    with folder.claim(config.force):
+        return _Unlearning(config, folder, path, forget).run()
+
+
+def _forgotten(config: DictConfig, metadata: dict[str, str]) -> tuple[int, ...]:
+    """Return the classes to forget, having checked that the request makes sense."""
+    try:
+        names = json.loads(metadata["geniu"])["class_names"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError("the kit's description cannot be read") from None
+    wanted = config.forget if config.forget is not None else []
+    if isinstance(wanted, str | int):
+        wanted = [wanted]
+    forget = class_indices(list(wanted), names)
+    if not forget:
+        raise UserError("say what to forget: forget=[0], forget=[3,5] or forget=[ship]")
+    if len(forget) == len(names):
+        raise UserError("all classes are to be forgotten: then there is nothing to retain")
+    return forget
+
+
+class _Unlearning:
+    """One unlearning run."""
+
+    def __init__(
+        self, config: DictConfig, folder: RunFolder, path: Path, forget: tuple[int, ...]
+    ) -> None:
+        from geniu_lightning.app import build, terminal
+        from geniu_lightning.kit import Kit
+
+        terminal.quiet()
+        build.refuse_distributed_sweep(config)
+        build.set_threads(config.trainer.threads)
+        self.config = config
+        self.folder = folder.path
+        self.mark = folder
+        self.forget = forget
+        self.kit = Kit.load(path, config.allow_custom).to(build.device_of(config.trainer))
+        self.data: ImageData | None = None
+
+    def run(self) -> float | None:
+        """Unlearn, write the weights, evaluate, and mark the folder as done."""
+        from geniu_lightning.app import trackers
+
+        method = self.config.unlearner.name
+        names = [self.kit.info.class_names[k] for k in self.forget]
+        facts = self.mark.identity | {"revision": revision(), "forget_names": names}
+        facts["trained"] = self.kit.info.settings
+        tags = [method, *(f"forget {name}" for name in names)]
+        loggers = trackers.loggers_of(self.config.logger, self.folder, "unlearn", facts, tags)
+        failed = True
+        try:
+            unlearner = self._unlearner()
+            classifier = self._unlearn(unlearner, loggers)
+            value = None
+            if rank() == 0:
+                value = self._hand_over(unlearner, classifier, loggers)
+            failed = False
+            return value
+        finally:
+            trackers.close(loggers, failed)
+
+    def _unlearner(self) -> Unlearner:
+        from geniu_lightning.app import build
+
+        settings = build.plain(self.config.unlearner)
+        settings.pop("name")
+        method: Unlearner = build.built(settings, forget=self.forget, seed=self.config.seed)
+        return method
+
+    def _unlearn(self, unlearner: Unlearner, loggers: list[Logger]) -> nn.Module:
+        from geniu_lightning.app import build, terminal
+        from geniu_lightning.unlearning.sources import Sources
+
+        def trainer(steps: int) -> Trainer:
+            recorded = self.kit.info.settings.get("precision")
+            return build.trainer_of(
+                self.config.trainer,
+                self.folder,
+                label="unlearning",
+                precision=recorded if unlearner.from_scratch else None,
+                loggers=loggers,
+                callbacks=[],
+                max_steps=steps,
+                max_epochs=-1,
+                enable_checkpointing=False,
+            )
+
+        def open_split(split: str, batch_size: int, seed: int) -> Any:  # a loader of real images
+            return data.loader(split, batch_size=batch_size, seed=seed)
+
+        if unlearner.access:
+            data = self._open_data()
+        if rank() == 0:
+            names = ", ".join(self.kit.info.class_names[k] for k in self.forget)
+            terminal.say(
+                f"forgetting {names} with {self.config.unlearner.name}, which reads"
+                f" {unlearner.access}"
+            )
+        return unlearner.run(self.kit, Sources(unlearner.access, self.forget, open_split), trainer)
+
+    def _open_data(self) -> ImageData:
+        """Return the kit's images, opened once and only when something asks for them.
+
+        Raises:
+            DataNotFound: If they are nowhere.
+        """
+        from geniu_lightning.app import build, terminal
+
+        if self.data is None:
+            self.data = build.recorded_data(
+                self.kit.info.settings,
+                self.config.data.root,
+                self.config.data.name,
+                self.config.allow_custom,
+                on_decode=terminal.decoding_progress(),
+            )
+            if self.data.fingerprint != self.kit.info.data_fingerprint:
+                raise UserError(
+                    "the images found are not those that the kit was trained on (their fingerprint"
+                    f" is {self.data.fingerprint[:12]}…, the kit's"
+                    f" {self.kit.info.data_fingerprint[:12]}…); set data.root and data.name"
+                )
+            self.data.set_forget(self.forget)
+            self.data.place(build.device_of(self.config.trainer))
+        return self.data
+
+    def _hand_over(
+        self, unlearner: Unlearner, classifier: nn.Module, loggers: list[Logger]
+    ) -> float | None:
+        """Write what the run leaves, and say what it is."""
+        from geniu_lightning.app import assess, build, terminal, trackers
+        from geniu_lightning.kit import Kit
+
+        read_before = sum(self.data.reads.values()) if self.data is not None else 0
+        info = dataclasses.replace(
+            self.kit.info, generator=None, forgotten=self.forget, revision=revision()
+        )
+        weights = self.folder / "unlearned.safetensors"
+        Kit(classifier, info).save(weights)
+        self.kit.to(build.device_of(self.config.trainer))
+        result, reason = self._assess(classifier)
+        steps = unlearner.steps
+        cost = {
+            "seconds": unlearner.clock.seconds,
+            "steps": steps,
+            "training_images_read": read_before,
+            "access": str(unlearner.access),
+        }
+        document = {
+            "version": assess.VERSION,
+            "word": None,
+            "word_reason": "accuracy alone cannot tell forgetting from hiding: no oracles were read",
+            "run": self.mark.identity | {"job": "unlearn", "revision": revision()},
+            "cost": cost,
+            "metrics": result.metrics or {"accuracy": {"absent": reason}},
+        }
+        write_json(self.folder / "metrics.json", document)
+        trackers.log_pictures(loggers, self._draw(result))
+        numbers = assess.flat(result.metrics)
+        trackers.log_summary(loggers, numbers | {"cost.seconds": unlearner.clock.seconds})
+        self._report(result, reason, cost)
+        self.mark.finish(ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+        terminal.say(f"weights: {weights}")
+        retain, forget = (numbers.get(f"accuracy.test.{side}") for side in ("retain", "forget"))
+        return None if retain is None or forget is None else retain - forget
+
+    def _assess(self, classifier: nn.Module) -> tuple[Assessment, str]:
+        from geniu_lightning.app import assess, terminal
+
+        if not self.config.evaluation.metrics:
+            return assess.Assessment({}), "evaluation=none"
+        try:
+            data = self._open_data()
+        except DataNotFound as error:
+            terminal.say(f"evaluation is left out: {error}")
+            return assess.Assessment({}), str(error)
+        return assess.assess(self.config.evaluation, self.kit, classifier, data, self.forget), ""
+
+    def _draw(self, result: Assessment) -> dict[str, Path]:
+        from geniu_lightning import pictures
+
+        drawn = {}
+        for when, counts in (
+            ("before", result.confusion_before),
+            ("after", result.confusion_after),
+        ):
+            if counts is not None:
+                drawn[f"confusion_{when}"] = self.folder / f"confusion_{when}.png"
+                pictures.confusion(
+                    counts,
+                    self.kit.info.class_names,
+                    f"{when} unlearning, test",
+                    drawn[f"confusion_{when}"],
+                )
+        return drawn
+
+    def _report(self, result: Assessment, reason: str, cost: dict[str, Any]) -> None:
+        from geniu_lightning.app import terminal
+
+        if result.before is not None and result.after is not None:
+            rows = [
+                [name, "forget" if k in self.forget else "", before, after]
+                for k, (name, before, after) in enumerate(
+                    zip(self.kit.info.class_names, result.before, result.after, strict=True)
+                )
+            ]
+            terminal.table("test accuracy", ["class", "", "before", "after"], rows)
+        terminal.say(
+            f"{cost['seconds']:.2f} s, {cost['steps']} steps,"
+            f" {cost['training_images_read']:,} training images read"
+        )

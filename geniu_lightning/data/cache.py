@@ -1,0 +1,156 @@
+"""A data set decoded once into tensors on disk, memory-mapped ever after."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL.Image import Image, Resampling
+from torch import Tensor
+
+from geniu_lightning.data.sources import Pictures, Source
+from geniu_lightning.errors import UserError
+
+FORMAT = 1
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A data set as tensors.
+
+    Args:
+        images: By split, uint8, shape ``(N, channels, size, size)``, mapped from the file.
+        labels: By split, int64, shape ``(N,)``.
+        names: Class names.
+        fingerprint: SHA-256 over all pixels and labels: equal data have equal fingerprints
+            wherever they came from.
+    """
+
+    images: dict[str, Tensor]
+    labels: dict[str, Tensor]
+    names: tuple[str, ...]
+    fingerprint: str
+
+
+def cache_root(folder: str | None) -> Path:
+    """Return the folder of caches: the given one, else ``$GENIU_CACHE``, else the user's own."""
+    own = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "geniu_lightning"
+    return Path(folder or os.environ.get("GENIU_CACHE") or own).expanduser()
+
+
+def load(
+    source: Source,
+    size: int,
+    channels: int,
+    folder: str | None = None,
+    on_decode: Callable[[str, int, int], None] | None = None,
+) -> Decoded:
+    """Return the decoded set, decoding it first where no cache has it.
+
+    Several processes may race: each decodes into a folder of its own, the first rename wins, and
+    a reader never sees half a cache.
+
+    Args:
+        source: Where the pictures come from.
+        size: Side of the square images; others are resized bilinearly.
+        channels: 1 (grey) or 3 (colour).
+        folder: Folder of caches; see :func:`cache_root`.
+        on_decode: Called with (split, images done, images in all) now and then while decoding.
+
+    Raises:
+        UserError: If the splits do not have the same classes, or a split is empty.
+    """
+    what = f"{FORMAT}|{source.key()}|{size}|{channels}"
+    place = cache_root(folder) / hashlib.sha256(what.encode()).hexdigest()[:24]
+    if not (place / "meta.json").exists():
+        _decode(source, size, channels, place, on_decode)
+    return _open(place)
+
+
+def _decode(
+    source: Source,
+    size: int,
+    channels: int,
+    place: Path,
+    on_decode: Callable[[str, int, int], None] | None,
+) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".decoding-", dir=place.parent))
+    try:
+        digest = hashlib.sha256()
+        counts: dict[str, int] = {}
+        names: tuple[str, ...] = ()
+        for split in SPLITS:
+            pictures = source.read(split)
+            counts[split] = len(pictures.labels)
+            if not counts[split]:
+                raise UserError(f"the {split} split of the data set is empty")
+            if names and pictures.names != names:
+                raise UserError(
+                    f"the train and test splits have different classes: {', '.join(names[:10])}"
+                    f" and {', '.join(pictures.names[:10])}"
+                )
+            names = pictures.names
+            labels = np.asarray(pictures.labels, dtype=np.int64)
+            labels.tofile(work / f"{split}.labels")
+            digest.update(labels.tobytes())
+            with (work / f"{split}.images").open("wb") as file:
+                for pixels in _pixels(pictures, split, size, channels, on_decode):
+                    file.write(pixels)
+                    digest.update(pixels)
+        meta = {
+            "counts": counts,
+            "shape": [channels, size, size],
+            "names": names,
+            "fingerprint": digest.hexdigest(),
+        }
+        (work / "meta.json").write_text(json.dumps(meta))
+        try:
+            work.rename(place)
+        except OSError:
+            if not (place / "meta.json").exists():
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _pixels(
+    pictures: Pictures,
+    split: str,
+    size: int,
+    channels: int,
+    on_decode: Callable[[str, int, int], None] | None,
+) -> Iterator[bytes]:
+    total = len(pictures.labels)
+    for done, picture in enumerate(pictures.images, start=1):
+        yield _to_array(picture, size, channels).tobytes()
+        if on_decode is not None and (done % 2000 == 0 or done == total):
+            on_decode(split, done, total)
+
+
+def _to_array(picture: Image, size: int, channels: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Resampling.BILINEAR)
+    array = np.asarray(picture, dtype=np.uint8).reshape(size, size, channels)
+    return np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _open(place: Path) -> Decoded:
+    meta = json.loads((place / "meta.json").read_text())
+    images, labels = {}, {}
+    for split, count in meta["counts"].items():
+        shape = [count, *meta["shape"]]
+        flat = torch.from_file(
+            str(place / f"{split}.images"), shared=False, size=int(np.prod(shape)), dtype=torch.uint8
+        )
+        images[split] = flat.view(shape)
+        labels[split] = torch.from_numpy(np.fromfile(place / f"{split}.labels", dtype=np.int64))
+    return Decoded(images, labels, tuple(meta["names"]), meta["fingerprint"])

@@ -1,0 +1,21 @@
+"""What a person asked for that cannot work: told in one sentence, exit status 2."""
+
+
+class UserError(Exception):
+    """A request that cannot be carried out; the message is the one sentence its reader needs."""
+
+
+class DataNotFound(UserError):
+    """The images are neither at the local place nor at the remote one."""
+
+
+class AccessError(UserError):
+    """A method asked for training images that it did not declare."""
+
+
+class KitError(UserError):
+    """A file is no kit, is damaged, or holds what may not be loaded."""
+
+
+class TrainingDiverged(UserError):
+    """The loss stopped being a finite number."""

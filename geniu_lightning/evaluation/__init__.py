@@ -1,0 +1,1 @@
+"""What became of the model: measured after the clock has stopped."""

@@ -1,0 +1,227 @@
+"""One safetensors file that holds a kit, or the weights that unlearning made of it."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from geniu_lightning import __version__
+from geniu_lightning.data.images import ImageSpec
+from geniu_lightning.errors import KitError
+from geniu_lightning.kit.networks import NetworkSpec
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class KitInfo:
+    """What a kit says of itself.
+
+    Args:
+        classifier: Class and arguments of the classifier.
+        generator: Those of the generator; ``None`` without one.
+        class_names: In the order of their indices.
+        spec: Form and normalisation of the images.
+        class_counts: Training images of each class that the classifier saw, for priors.
+        data_fingerprint: SHA-256 over the whole data set's pixels and labels.
+        seed: Training seed.
+        settings: The resolved configuration of training, to find the data and to retrain.
+        forgotten: Classes that were unlearned, by index.
+        library: Version of this package that wrote the file.
+        revision: Its git revision, where it ran from a checkout.
+        format: Version of the file's form.
+    """
+
+    classifier: NetworkSpec
+    generator: NetworkSpec | None
+    class_names: tuple[str, ...]
+    spec: ImageSpec
+    class_counts: tuple[int, ...]
+    data_fingerprint: str
+    seed: int
+    settings: dict[str, Any] = field(default_factory=dict)  # any JSON value
+    forgotten: tuple[int, ...] = ()
+    library: str = __version__
+    revision: str | None = None
+    format: int = FORMAT
+
+    @classmethod
+    def from_json(cls, text: str) -> "KitInfo":
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            KitError: If a field is missing, unknown or of another form.
+        """
+        try:
+            raw = json.loads(text)
+            for name in ("class_names", "class_counts", "forgotten"):
+                raw[name] = tuple(raw[name])
+            for name in ("classifier", "generator"):
+                raw[name] = raw[name] and NetworkSpec(**raw[name])
+            spec = raw["spec"]
+            raw["spec"] = ImageSpec(**spec | {k: tuple(spec[k]) for k in ("mean", "std")})
+            return cls(**raw)
+        except (ValueError, TypeError, KeyError) as error:
+            raise KitError(f"the kit's description cannot be read: {error!r}") from error
+
+    def to_json(self) -> str:
+        """Return the description as JSON with sorted keys."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Proxies:
+    """Decoded stand-ins for training images.
+
+    Attributes:
+        images: In [0, 1], float32, shape ``(N, C, H, W)``.
+        labels: int64, shape ``(N,)``.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass
+class Kit:
+    """Classifier, generator and prompts.
+
+    Args:
+        classifier: In evaluation mode, without gradients.
+        info: What it says of itself.
+        generator: ``None`` where there is none: classifier-only training, or unlearned weights.
+        prompts: Learned noise, shape ``(classes, per class, C, H, W)``; ``None`` likewise.
+    """
+
+    classifier: nn.Module
+    info: KitInfo
+    generator: nn.Module | None = None
+    prompts: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for network in (self.classifier, self.generator):
+            if network is not None:
+                network.eval().requires_grad_(False)
+
+    def save(self, path: Path) -> None:
+        """Write the file whole or not at all."""
+        tensors = {f"classifier.{k}": v for k, v in self.classifier.state_dict().items()}
+        if self.generator is not None and self.prompts is not None:
+            tensors |= {f"generator.{k}": v for k, v in self.generator.state_dict().items()}
+            tensors["prompts"] = self.prompts
+        # a clone drops strides and shared storage: only these numbers may be in the file
+        tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+        text = self.info.to_json()
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file(tensors, partial, metadata={"geniu": text, "sha256": checksum(tensors, text)})
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path, allow_custom: bool = False) -> "Kit":
+        """Read and verify a kit or unlearned weights.
+
+        Args:
+            path: The file.
+            allow_custom: Build networks from outside this package too, which runs their code.
+
+        Raises:
+            KitError: If the file is missing, no kit, truncated, altered, of another format
+                version, or of a network that is not allowed.
+        """
+        tensors, text = _read(path)
+        info = KitInfo.from_json(text)
+        classifier = info.classifier.build_classifier(allow_custom)
+        _fill(classifier, tensors, "classifier.", path)
+        if info.generator is None:
+            return cls(classifier, info)
+        generator = info.generator.build(allow_custom)
+        _fill(generator, tensors, "generator.", path)
+        return cls(classifier, info, generator, tensors["prompts"])
+
+    @torch.no_grad()
+    def proxies(
+        self, classes: Sequence[int] | None = None, per_class: int | None = None
+    ) -> Proxies:
+        """Decode the prompts of some classes: the mean of each latent code, so always the same.
+
+        Args:
+            classes: Class indices; ``None`` takes all.
+            per_class: The first so many prompts of each class; ``None`` takes all.
+
+        Raises:
+            KitError: If the kit has no generator, or fewer prompts a class.
+        """
+        if self.generator is None or self.prompts is None:
+            raise KitError(
+                "this file holds no generator and no prompts: train with generator=vae to make a kit"
+            )
+        available = self.prompts.shape[1]
+        count = available if per_class is None else per_class
+        if not 1 <= count <= available:
+            raise KitError(f"the kit has {available} prompts a class, {count} were asked for")
+        wanted = list(range(self.prompts.shape[0])) if classes is None else list(classes)
+        prompts = self.prompts[wanted, :count].flatten(0, 1)
+        labels = torch.tensor(wanted, device=prompts.device).repeat_interleave(count)
+        return Proxies(self.generator(prompts, sample=False).images.float(), labels)
+
+    def to(self, device: torch.device) -> "Kit":
+        """Move networks and prompts to a device, in place."""
+        self.classifier.to(device)
+        if self.generator is not None and self.prompts is not None:
+            self.generator.to(device)
+            self.prompts = self.prompts.to(device)
+        return self
+
+
+def checksum(tensors: dict[str, Tensor], text: str) -> str:
+    """Return SHA-256 over every tensor's name, type, shape and bytes in sorted order, and the text."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    digest.update(text.encode())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], str]:
+    if not path.is_file():
+        raise KitError(f"there is no kit at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
+    except (SafetensorError, OSError) as error:
+        raise KitError(f"{path} is truncated or is no safetensors file ({error})") from error
+    text = metadata.get("geniu")
+    if text is None:
+        raise KitError(f"{path} is a safetensors file, but no kit of geniu_lightning")
+    version = _format_of(text)
+    if version != FORMAT:
+        raise KitError(f"{path} has format version {version}; this version reads {FORMAT}")
+    if metadata.get("sha256") != checksum(tensors, text):
+        raise KitError(f"{path} was altered after it was written: its checksum does not match")
+    return tensors, text
+
+
+def _format_of(text: str) -> Any:  # whatever the file says
+    try:
+        return json.loads(text).get("format")
+    except (ValueError, AttributeError):
+        return None
+
+
+def _fill(network: nn.Module, tensors: dict[str, Tensor], prefix: str, path: Path) -> None:
+    state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise KitError(f"the weights in {path} do not fit the network it names: {error}") from error

@@ -1,0 +1,69 @@
+"""Networks by class path and arguments: how a kit says what to rebuild, and what it may not."""
+
+import importlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from geniu_lightning.errors import KitError
+
+OURS = "geniu_lightning.models."
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network's class and arguments.
+
+    Args:
+        target: Dotted path of an ``nn.Module`` class.
+        arguments: Its keyword arguments, plain values.
+    """
+
+    target: str
+    arguments: dict[str, Any] = field(default_factory=dict)  # any JSON value
+
+    def build(self, allow_custom: bool = True) -> nn.Module:
+        """Return a new network with fresh weights.
+
+        Args:
+            allow_custom: Also build classes from outside ``geniu_lightning.models``, which means
+                importing their code.
+
+        Raises:
+            KitError: If the class is not allowed, cannot be imported, is no network, or does not
+                take the arguments.
+        """
+        if not allow_custom and not self.target.startswith(OURS):
+            raise KitError(
+                f"the network {self.target} is not one of ours, and loading it would run its code;"
+                " pass allow_custom=true if you trust it"
+            )
+        module_name, _, name = self.target.rpartition(".")
+        try:
+            network = getattr(importlib.import_module(module_name), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise KitError(f"the network {self.target} cannot be imported: {error}") from error
+        if not (isinstance(network, type) and issubclass(network, nn.Module)):
+            raise KitError(f"{self.target} is no torch.nn.Module class")
+        try:
+            built: nn.Module = network(**self.arguments)
+        except (TypeError, ValueError) as error:
+            raise KitError(f"{self.target} cannot be built: {error}") from error
+        return built
+
+    def build_classifier(self, allow_custom: bool = True) -> nn.Module:
+        """Return a new classifier, having checked that it keeps to the interface of one.
+
+        Raises:
+            KitError: As :meth:`build`, and if ``features`` or a linear ``head`` is missing.
+        """
+        classifier = self.build(allow_custom)
+        if not callable(getattr(classifier, "features", None)) or not isinstance(
+            getattr(classifier, "head", None), nn.Linear
+        ):
+            raise KitError(
+                f"{self.target} must have a method features(images) and a torch.nn.Linear named"
+                " head, with forward(images) = head(features(images))"
+            )
+        return classifier

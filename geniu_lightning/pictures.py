@@ -1,0 +1,71 @@
+"""Pictures of a run: confusion matrices and grids of small images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+MOST_CLASSES = 20  # rows of a grid, and cells with numbers, that can still be read
+
+
+def confusion(counts: Tensor, names: Sequence[str], title: str, path: Path) -> None:
+    """Draw a confusion matrix.
+
+    Args:
+        counts: Images of each true class (row) that are answered as each class, ``(K, K)``.
+        names: Class names.
+        title: Stands above it.
+        path: PNG to write.
+    """
+    figure, axes = _figure(min(12.0, 2.5 + 0.45 * len(names)), min(11.0, 2.2 + 0.45 * len(names)))
+    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    shown = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    if len(names) <= MOST_CLASSES:
+        for row in range(len(names)):
+            for column in range(len(names)):
+                if count := int(counts[row, column]):
+                    colour = "white" if shares[row, column] > 0.6 else "black"
+                    axes.text(
+                        column, row, str(count), ha="center", va="center", fontsize=7, color=colour
+                    )
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xlabel("answered")
+    axes.set_ylabel("true class")
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(shown, ax=axes, fraction=0.046, label="share of the true class")
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+def grid(images: Tensor, names: Sequence[str], title: str, path: Path) -> None:
+    """Draw a few images of each class, one row a class.
+
+    Args:
+        images: In [0, 1], shape ``(classes, per class, C, H, W)``.
+        names: Class names, one a row.
+        title: Stands above it.
+        path: PNG to write.
+    """
+    images = images[:MOST_CLASSES, :MOST_CLASSES].detach().cpu()
+    classes, count = images.shape[:2]
+    figure, _ = _figure(max(3.0, 0.6 * count + 1.2), 0.6 * classes + 0.6, axes=False)
+    cells = figure.subplots(classes, count, squeeze=False)
+    for k in range(classes):
+        for j in range(count):
+            cells[k, j].imshow(
+                images[k, j].permute(1, 2, 0).squeeze(), vmin=0, vmax=1, cmap="gray"
+            )
+            cells[k, j].set_xticks([])
+            cells[k, j].set_yticks([])
+        cells[k, 0].set_ylabel(names[k], rotation=0, ha="right", va="center", fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+def _figure(width: float, height: float, axes: bool = True):  # type: ignore[no-untyped-def]  # matplotlib is imported late
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot() if axes else None

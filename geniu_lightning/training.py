@@ -1,0 +1,375 @@
+"""Training: a classifier, and beside it the prompts and the generator that will stand for its data."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from geniu_lightning.data.images import ImageSpec
+from geniu_lightning.data.loader import Batch
+from geniu_lightning.errors import UserError
+from geniu_lightning.exemplars import Exemplars
+from geniu_lightning.models.vae import Generated
+from geniu_lightning.optim import OptimizerFactory, Schedule, average_gradients, schedule_of
+from geniu_lightning.seeds import generator, stream
+from geniu_lightning.watch import LossWatch
+
+When = Literal["beside", "after"]
+
+
+class GeniuTraining(LightningModule):
+    """Couples classifier, noise prompts and generator in one combined loss.
+
+    ``L = CE(f(x), y) + w_p CE(f(z), k) + w_r ‖g(z) − x*‖² + w_d KL(q(z) ‖ N(0, I))``
+
+    The first term moves the classifier f only, the second the prompts z only (f fixed and in
+    evaluation mode), the last two the generator g only (z detached). x* are training images that
+    :class:`~geniu_lightning.exemplars.Exemplars` chose in the epoch before, so generator and prompts
+    start with the second epoch. Without a generator the first term stands alone.
+
+    The generator's work is spread evenly: one update every ``every_n_steps`` classifier steps, or
+    more where that would be fewer than ``min_generator_steps`` in all, each on ``prompt_batch``
+    prompts.
+
+    Args:
+        classifier: Network with ``features`` and ``head``; trained in place.
+        proxy_generator: Turns prompts into images; ``None`` trains the classifier alone.
+        spec: Form of the images.
+        exemplars: Chooses the supervision; ``None`` without a generator.
+        exemplar_images: Returns training images in [0, 1] by their indices.
+        steps_per_epoch: Batches in an epoch.
+        epochs: Epochs of the classifier.
+        optimizer: Of the classifier.
+        schedule: Of its learning rate.
+        generator_optimizer: Of the generator.
+        prompt_optimizer: Of the prompts.
+        when: ``beside`` the classifier (the paper's) or ``after`` it: an epoch's worth of steps with
+            the classifier frozen (the paper's post-hoc ablation).
+        every_n_steps: Classifier steps for each generator step.
+        min_generator_steps: Generator steps in all, at least.
+        prompt_batch: Prompts in a generator step.
+        prompt_weight: w_p.
+        reconstruction_weight: w_r; the squared error is summed over pixels.
+        divergence_weight: w_d; the divergence is summed over latents, in nats.
+        max_gradient_norm: Bound of the classifier's gradient; ``None`` leaves it.
+        seed: Training seed.
+        log_every_n_steps: Steps between two entries in the logs.
+
+    Raises:
+        UserError: If settings contradict each other.
+        TrainingDiverged: During training, if the loss is no finite number.
+
+    Source:
+        GENIU, arXiv 2406.07885, sections 4.2 to 4.4. Weights, optimisers and cadence are ours: the
+        paper's are not recovered.
+    """
+
+    def __init__(
+        self,
+        *,
+        classifier: nn.Module,
+        proxy_generator: nn.Module | None,
+        spec: ImageSpec,
+        exemplars: Exemplars | None,
+        exemplar_images: Callable[[Tensor], Tensor],
+        steps_per_epoch: int,
+        epochs: int,
+        optimizer: OptimizerFactory,
+        schedule: Schedule,
+        generator_optimizer: OptimizerFactory,
+        prompt_optimizer: OptimizerFactory,
+        when: When = "beside",
+        every_n_steps: int = 4,
+        min_generator_steps: int = 1000,
+        prompt_batch: int = 32,
+        prompt_weight: float = 1.0,
+        reconstruction_weight: float = 1.0,
+        divergence_weight: float = 0.1,
+        max_gradient_norm: float | None = None,
+        seed: int = 0,
+        log_every_n_steps: int = 50,
+    ) -> None:
+        super().__init__()
+        # three optimizers at their own pace; the sum of the terms is one loss all the same
+        self.automatic_optimization = False
+        if epochs < 1 or every_n_steps < 1 or prompt_batch < 2:
+            raise UserError(
+                "training.epochs and training.every_n_steps must be at least 1 and"
+                f" training.prompt_batch 2, got {epochs}, {every_n_steps} and {prompt_batch}"
+            )
+        if proxy_generator is not None and when == "beside" and epochs < 2:
+            raise UserError(
+                "a generator beside the classifier needs training.epochs of at least 2: its"
+                " exemplars are chosen in the epoch before"
+            )
+        self.classifier = classifier
+        self.proxy_generator = proxy_generator
+        self.spec = spec
+        self.exemplars = exemplars
+        self.exemplar_images = exemplar_images
+        self.steps_per_epoch = steps_per_epoch
+        self.epochs = epochs
+        self.optimizer_factory = optimizer
+        self.schedule = schedule
+        self.generator_optimizer_factory = generator_optimizer
+        self.prompt_optimizer_factory = prompt_optimizer
+        self.when = when
+        self.prompt_batch = prompt_batch
+        self.weights = (prompt_weight, reconstruction_weight, divergence_weight)
+        self.max_gradient_norm = max_gradient_norm
+        self.seed = seed
+        self.log_every_n_steps = log_every_n_steps
+        self.proxy_steps = 0
+        if proxy_generator is not None:
+            assert exemplars is not None  # the two come together
+            shape = (exemplars.num_classes * exemplars.per_class, spec.channels, spec.size, spec.size)
+            self.prompts = nn.Parameter(torch.randn(shape, generator=generator("prompts", seed)))
+            self.proxy_steps = max(min_generator_steps, self._proxy_ticks // every_n_steps)
+        self._exemplars_now: Tensor | None = None
+        self.watch = LossWatch(
+            "the last good checkpoint is kept: lower training.optimizer.lr, or bound the gradient by"
+            " training.max_gradient_norm"
+        )
+        self._right_and_seen = torch.zeros(2)
+
+    # ---- when --------------------------------------------------------------------------------
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of the whole training, the post-hoc one included."""
+        return self.epochs + (self.proxy_generator is not None and self.when == "after")
+
+    @property
+    def _first_proxy_tick(self) -> int:
+        return self.steps_per_epoch * (1 if self.when == "beside" else self.epochs)
+
+    @property
+    def _proxy_ticks(self) -> int:
+        return self.steps_per_epoch * self.max_epochs - self._first_proxy_tick
+
+    def proxy_steps_due(self, tick: int) -> int:
+        """Return how many generator steps fall on a tick; their sum over all is ``proxy_steps``."""
+        done = tick - self._first_proxy_tick
+        if self.proxy_generator is None or done < 0:
+            return 0
+        total, ticks = self.proxy_steps, self._proxy_ticks
+        return (done + 1) * total // ticks - done * total // ticks
+
+    # ---- the combined loss -------------------------------------------------------------------
+
+    def classifier_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the cross-entropy of a batch of real images, in nats; moves the classifier."""
+        features = self.classifier.features(batch.images)  # type: ignore[operator]  # by contract
+        logits = cast(Tensor, self.classifier.head(features)).float()  # type: ignore[operator]
+        if self.exemplars is not None:
+            self.exemplars.observe(batch.indices, batch.labels, logits, features)
+        self._right_and_seen[0] += (logits.detach().argmax(dim=1) == batch.labels).sum()
+        self._right_and_seen[1] += len(logits)
+        return {"classifier": F.cross_entropy(logits, batch.labels) * batch.weight}
+
+    def proxy_terms(self, tick: int, repetition: int = 0) -> dict[str, Tensor]:
+        """Return the terms of prompts and generator on a draw of prompts, weighted, in nats."""
+        assert self.exemplars is not None  # called with a generator only
+        assert self.proxy_generator is not None
+        assert self._exemplars_now is not None
+        rng = generator("proxies", self.seed, tick, repetition)
+        chosen = torch.randperm(len(self.prompts), generator=rng)[: self.prompt_batch]
+        labels = (chosen // self.exemplars.per_class).to(self.device)
+        prompts = self.prompts[chosen.to(self.device)]
+        with fixed(self.classifier):
+            logits = self.classifier(prompts).float()
+        made: Generated = self.proxy_generator(prompts.detach(), generator=rng)
+        prompt_weight, reconstruction_weight, divergence_weight = self.weights
+        target = self._exemplars_now[chosen.to(self.device)]
+        return {
+            "prompts": prompt_weight * F.cross_entropy(logits, labels),
+            "reconstruction": reconstruction_weight * reconstruction(made.images, target),
+            "divergence": divergence_weight * divergence(made.mean, made.log_variance),
+        }
+
+    # ---- Lightning's hooks -------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:  # Lightning's own union of six forms
+        """Return the classifier's optimizer and schedule, and those of generator and prompts."""
+        first = self.optimizer_factory(self.classifier.parameters())
+        courses = [schedule_of(first, self.schedule, self.epochs * self.steps_per_epoch)]
+        optimizers = [first]
+        if self.proxy_generator is not None:
+            for factory, parameters in (
+                (self.generator_optimizer_factory, self.proxy_generator.parameters()),
+                (self.prompt_optimizer_factory, iter([self.prompts])),
+            ):
+                optimizers.append(factory(parameters))
+                courses.append(schedule_of(optimizers[-1], "cosine", self.proxy_steps))
+        return optimizers, courses
+
+    def on_fit_start(self) -> None:
+        """Bring scores and exemplars to the device; a resumed run fetches its exemplars anew."""
+        if self.exemplars is not None:
+            self.exemplars.to(self.device)
+            if self.exemplars.chosen is not None:
+                self._fetch_exemplars(self.exemplars.chosen)
+
+    def on_train_epoch_start(self) -> None:
+        """Freeze the classifier where its epochs are over."""
+        self._right_and_seen = torch.zeros(2, device=self.device)
+        self.classifier.train(self.current_epoch < self.epochs)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Step what is due: the classifier on a batch, generator and prompts on a draw of prompts."""
+        tick = self.current_epoch * self.steps_per_epoch + batch_idx
+        torch.manual_seed(stream("step", self.seed, tick, self.global_rank))
+        due = self.proxy_steps_due(tick)
+        with self._one_message_a_step():
+            terms = self.classifier_terms(batch) if self.current_epoch < self.epochs else {}
+            if due:
+                terms |= self.proxy_terms(tick)
+            self._update(terms, tick)
+            for repetition in range(1, due):
+                self._update(self.proxy_terms(tick, repetition), tick)
+        if (tick + 1) % self.log_every_n_steps == 0:
+            self._log(terms, tick)
+
+    def on_train_epoch_end(self) -> None:
+        """Choose the exemplars of the next epoch, and say how training goes."""
+        self.watch.stop_if_bad()
+        if self.exemplars is not None and self.current_epoch < self.epochs:
+            self._fetch_exemplars(self.exemplars.select())
+        if self._right_and_seen[1]:
+            right, seen = self._right_and_seen
+            self.log("train/accuracy", right / seen, prog_bar=True, sync_dist=True)
+        if self.proxy_generator is not None and self.current_epoch > 0:
+            self.log("train/proxy_accuracy", self.proxy_accuracy(), prog_bar=True, sync_dist=True)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure accuracy on images that were held back from training."""
+        right = (self.classifier(batch.images).argmax(dim=1) == batch.labels).float().mean()
+        self.log(
+            "validation/accuracy",
+            right,
+            prog_bar=True,
+            on_epoch=True,
+            sync_dist=True,
+            batch_size=len(batch.labels),
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the scores and indices of exemplars; refuse to replace a good state by a bad one."""
+        self.watch.stop_if_bad()
+        if self.exemplars is not None:
+            checkpoint["exemplars"] = self.exemplars.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the scores and indices back."""
+        if self.exemplars is not None:
+            self.exemplars.load_state_dict(checkpoint["exemplars"])
+
+    # ---- helpers -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def proxies(self) -> Tensor:
+        """Return the proxy of every prompt as the kit will decode it, in [0, 1]."""
+        assert self.proxy_generator is not None  # called with a generator only
+        with fixed(self.proxy_generator):
+            return cast(Tensor, self.proxy_generator(self.prompts, sample=False).images)
+
+    @torch.no_grad()
+    def proxy_accuracy(self) -> Tensor:
+        """Return the share of proxies that the classifier assigns to their class, in [0, 1]."""
+        assert self.exemplars is not None  # called with a generator only
+        with fixed(self.classifier):
+            found = self.classifier(self.spec.normalise(self.proxies())).argmax(dim=1)
+        labels = torch.arange(len(self.prompts), device=self.device) // self.exemplars.per_class
+        return (found == labels).float().mean()
+
+    def _update(self, terms: dict[str, Tensor], tick: int) -> None:
+        """Go down the sum of the terms with every optimizer that they reach."""
+        if not terms:
+            return
+        loss = torch.stack(list(terms.values())).sum()
+        self.watch.see(loss, tick)
+        self.manual_backward(loss)
+        optimizers, courses = _listed(self.optimizers()), _listed(self.lr_schedulers())
+        for which, (optimizer, course) in enumerate(zip(optimizers, courses, strict=True)):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            if all(p.grad is None for p in parameters):
+                continue
+            average_gradients(parameters)
+            if which == 0 and self.max_gradient_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm)
+            # only the classifier's steps count as Lightning's, whatever else is stepped beside them
+            (optimizer if which == 0 else optimizer.optimizer).step()
+            optimizer.zero_grad()
+            course.step()
+
+    def _one_message_a_step(self) -> AbstractContextManager[None]:
+        """Keep DDP from averaging by itself: it cannot follow terms that come and go."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) else nullcontext()
+
+    def _fetch_exemplars(self, chosen: Tensor) -> None:
+        self._exemplars_now = self.exemplar_images(chosen.flatten()).to(self.device)
+
+    def _log(self, terms: dict[str, Tensor], tick: int) -> None:
+        self.watch.stop_if_bad()
+        values = {f"train/loss/{name}": float(term.detach()) for name, term in terms.items()}
+        total = sum(values.values())
+        self.log("train/loss", total, prog_bar=True, logger=False)
+        rate = _listed(self.optimizers())[0].param_groups[0]["lr"]
+        for logger in self.loggers:
+            logger.log_metrics({**values, "train/loss": total, "train/rate": rate}, step=tick)
+
+
+def reconstruction(images: Tensor, target: Tensor) -> Tensor:
+    """Return the squared error summed over pixels, averaged over images ``(N, C, H, W)``.
+
+    Summed, because an average over pixels lets the divergence win and every proxy become the same
+    image. Source: GENIU, Eq. 3; the square is our reading.
+    """
+    return (images.float() - target.float()).square().sum(dim=(1, 2, 3)).mean()
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Return KL(N(mean, variance) ‖ N(0, I)) summed over latents, averaged over codes, in nats.
+
+    Args:
+        mean: Shape ``(N, latent)``.
+        log_variance: Same shape.
+
+    Source:
+        GENIU, Eq. 4; the standard normal is our reading.
+
+    Example:
+        >>> divergence(torch.ones(1, 3), torch.zeros(1, 3))
+        tensor(1.5000)
+    """
+    mean, log_variance = mean.float(), log_variance.float()
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
+
+
+@contextmanager
+def fixed(network: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode, its parameters out of reach of gradients, for a while.
+
+    Gradients still flow through it to its inputs; its running statistics stay as they are.
+    """
+    training = network.training
+    wanted = [(p, p.requires_grad) for p in network.parameters()]
+    network.eval()
+    for parameter, _ in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.train(training)
+        for parameter, gradient in wanted:
+            parameter.requires_grad_(gradient)
+
+
+def _listed(one_or_many: Any) -> list[Any]:  # Lightning returns one thing or a list of them
+    return one_or_many if isinstance(one_or_many, list) else [one_or_many]

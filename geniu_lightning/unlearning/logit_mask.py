@@ -1,0 +1,33 @@
+"""Logit mask: forbid the answer. The baseline that every method has to be compared with."""
+
+import torch
+from torch import nn
+
+from geniu_lightning.unlearning.base import Unlearner
+
+
+class LogitMask(Unlearner):
+    """Zeroes the forgotten rows of the head and sinks their biases below every possible logit.
+
+    Nothing else moves: features and membership of the class are as they were, and a head row set to
+    the mean feature of the class brings all of it back. It hides; it does not forget.
+
+    Args:
+        offset: The bias, negated; finite, for minus infinity breaks cross-entropy and export.
+        **settings: Those of the base.
+
+    Source:
+        Folklore.
+    """
+
+    def __init__(self, *, offset: float = 1e4, **settings: object) -> None:
+        super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
+        self.offset = offset
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Edit the head."""
+        head = self.classifier.head
+        assert isinstance(head, nn.Linear)  # the classifier's interface
+        head.weight[list(self.forget)] = 0.0
+        head.bias[list(self.forget)] = -self.offset

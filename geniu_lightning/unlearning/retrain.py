@@ -1,0 +1,71 @@
+"""Retraining without the forgotten classes: the oracle that others are judged by."""
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geniu_lightning.errors import UserError
+from geniu_lightning.kit import Kit
+from geniu_lightning.seeds import stream
+from geniu_lightning.unlearning.base import Unlearner
+from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
+
+
+class Retrain(Unlearner):
+    """Trains a new network on the retained images by the recipe that the kit's classifier had.
+
+    A new object, not a reset one, so every parameter and buffer starts anew. The head keeps its
+    width and labels are not renumbered. Epochs are the original's, so steps are fewer, as the
+    images are.
+
+    Args:
+        training_seed: Seed of initialisation, order and augmentation; ``None`` takes the kit's, which
+            pairs the oracle with its original.
+        **settings: Those of the base.
+
+    Raises:
+        UserError: In :meth:`prepare`, if the kit does not say how it was trained.
+    """
+
+    access = Access.RETAIN
+    from_scratch = True
+
+    def __init__(self, *, training_seed: int | None = None, **settings: object) -> None:
+        super().__init__(batch_norm="train", **settings)  # type: ignore[arg-type]  # the base checks
+        self.training_seed = training_seed
+
+    def prepare(self, kit: Kit, sources: Sources) -> None:
+        """Build a fresh network and take the recipe from the kit."""
+        recipe = kit.info.settings.get("training")
+        if recipe is None:
+            raise UserError("the kit does not say how it was trained, so it cannot be retrained")
+        seed = kit.info.seed if self.training_seed is None else self.training_seed
+        with torch.random.fork_rng():
+            torch.manual_seed(stream("init", seed))
+            self.classifier = kit.info.classifier.build_classifier()
+        self.classifier.to(next(kit.classifier.parameters()).device)
+        self.batches = sources.retain(recipe["batch_size"], seed)
+        self.steps = recipe["epochs"] * len(self.batches)
+        self.optimizer_factory = _optimizer_of(recipe["optimizer"])
+        self.schedule = recipe["schedule"]
+        self.max_gradient_norm = recipe["max_gradient_norm"]
+
+    def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
+        """Return the cross-entropy on retained images, in nats."""
+        return {"retain": F.cross_entropy(self.classifier(batch.images).float(), batch.labels)}
+
+
+def _optimizer_of(settings: dict[str, Any]) -> Any:  # a partial of an optimizer class
+    """Rebuild an optimizer factory from a kit, which may come from anyone: torch's own only."""
+    arguments = {k: v for k, v in settings.items() if not k.startswith("_")}
+    package, _, name = str(settings.get("_target_")).rpartition(".")
+    optimizer = getattr(torch.optim, name, None)
+    if package != "torch.optim" or not isinstance(optimizer, type):
+        raise UserError(
+            f"the kit was trained with {settings.get('_target_')}; only optimizers of torch.optim"
+            " can be taken from a kit"
+        )
+    return partial(optimizer, **arguments)

@@ -1,0 +1,37 @@
+"""A watch on the loss that names the first bad step without waiting for the device at every one."""
+
+import torch
+from torch import Tensor
+
+from geniu_lightning.errors import TrainingDiverged
+
+
+class LossWatch:
+    """Remembers the first step whose loss was no finite number.
+
+    The record stays on the loss's device; reading it is what costs, so it is read now and then and
+    before anything is saved.
+
+    Args:
+        remedy: What the reader of the error can do.
+    """
+
+    def __init__(self, remedy: str) -> None:
+        self.remedy = remedy
+        self._first: Tensor | None = None
+
+    def see(self, loss: Tensor, step: int) -> None:
+        """Note the loss of a step, a scalar."""
+        bad = torch.where(loss.detach().isfinite(), torch.inf, float(step))
+        self._first = bad if self._first is None else torch.minimum(self._first, bad)
+
+    def stop_if_bad(self) -> None:
+        """Raise if a step was bad.
+
+        Raises:
+            TrainingDiverged: Naming the first such step.
+        """
+        if self._first is not None and self._first.isfinite():
+            raise TrainingDiverged(
+                f"the loss stopped being a finite number at step {int(self._first)}; {self.remedy}"
+            )
