@@ -5,7 +5,7 @@ class UserError(Exception):
     """A request that cannot be carried out; the message is the one sentence its reader needs."""
 
 
-class DataNotFound(UserError):
+class DataNotFoundError(UserError):
     """The images are neither at the local place nor at the remote one."""
 
 
@@ -17,5 +17,5 @@ class KitError(UserError):
     """A file is no kit, is damaged, or holds what may not be loaded."""
 
 
-class TrainingDiverged(UserError):
+class TrainingDivergedError(UserError):
     """The loss stopped being a finite number."""

@@ -52,9 +52,7 @@ def grid(images: Tensor, names: Sequence[str], title: str, path: Path) -> None:
     cells = figure.subplots(classes, count, squeeze=False)
     for k in range(classes):
         for j in range(count):
-            cells[k, j].imshow(
-                images[k, j].permute(1, 2, 0).squeeze(), vmin=0, vmax=1, cmap="gray"
-            )
+            cells[k, j].imshow(images[k, j].permute(1, 2, 0).squeeze(), vmin=0, vmax=1, cmap="gray")
             cells[k, j].set_xticks([])
             cells[k, j].set_yticks([])
         cells[k, 0].set_ylabel(names[k], rotation=0, ha="right", va="center", fontsize=8)

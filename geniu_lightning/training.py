@@ -1,4 +1,4 @@
-"""Training: a classifier, and beside it the prompts and the generator that will stand for its data."""
+"""Training: a classifier, and beside it prompts and generator that will stand for its data."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -29,12 +29,13 @@ class GeniuTraining(LightningModule):
 
     The first term moves the classifier f only, the second the prompts z only (f fixed and in
     evaluation mode), the last two the generator g only (z detached). x* are training images that
-    :class:`~geniu_lightning.exemplars.Exemplars` chose in the epoch before, so generator and prompts
-    start with the second epoch. Without a generator the first term stands alone.
+    :class:`~geniu_lightning.exemplars.Exemplars` chose in the epoch before, so generator and
+    prompts start with the second epoch. Without a generator the first term stands alone.
 
-    The generator's work is spread evenly: one update every ``every_n_steps`` classifier steps, or
-    more where that would be fewer than ``min_generator_steps`` in all, each on ``prompt_batch``
-    prompts.
+    The work beside the classifier is spread evenly over its steps: one update of prompts and
+    generator every ``every_n_steps``, each on a draw of ``prompt_batch`` prompts. On a small set
+    that is too little, so the generator gets at least ``min_generator_steps`` updates, and the
+    prompts an ``every_n_steps``-th of these, as far as there are classifier steps to go with.
 
     Args:
         classifier: Network with ``features`` and ``head``; trained in place.
@@ -48,11 +49,14 @@ class GeniuTraining(LightningModule):
         schedule: Of its learning rate.
         generator_optimizer: Of the generator.
         prompt_optimizer: Of the prompts.
-        when: ``beside`` the classifier (the paper's) or ``after`` it: an epoch's worth of steps with
-            the classifier frozen (the paper's post-hoc ablation).
-        every_n_steps: Classifier steps for each generator step.
+        when: ``beside`` the classifier (the paper's) or ``after`` it, in one more epoch with the
+            classifier frozen (the paper's post-hoc ablation).
+        exemplars_until: Share of the classifier's epochs in which exemplars are chosen anew, in
+            (0, 1]. What is uncertain changes from epoch to epoch, and a generator that is given
+            other images to the end shows the mean of them.
+        every_n_steps: Classifier steps for each update of prompts and generator.
         min_generator_steps: Generator steps in all, at least.
-        prompt_batch: Prompts in a generator step.
+        prompt_batch: Prompts in an update.
         prompt_weight: w_p.
         reconstruction_weight: w_r; the squared error is summed over pixels.
         divergence_weight: w_d; the divergence is summed over latents, in nats.
@@ -62,7 +66,7 @@ class GeniuTraining(LightningModule):
 
     Raises:
         UserError: If settings contradict each other.
-        TrainingDiverged: During training, if the loss is no finite number.
+        TrainingDivergedError: During training, if the loss is no finite number.
 
     Source:
         GENIU, arXiv 2406.07885, sections 4.2 to 4.4. Weights, optimisers and cadence are ours: the
@@ -84,6 +88,7 @@ class GeniuTraining(LightningModule):
         generator_optimizer: OptimizerFactory,
         prompt_optimizer: OptimizerFactory,
         when: When = "beside",
+        exemplars_until: float = 0.5,
         every_n_steps: int = 4,
         min_generator_steps: int = 1000,
         prompt_batch: int = 32,
@@ -119,21 +124,30 @@ class GeniuTraining(LightningModule):
         self.generator_optimizer_factory = generator_optimizer
         self.prompt_optimizer_factory = prompt_optimizer
         self.when = when
+        self.exemplars_until = exemplars_until
         self.prompt_batch = prompt_batch
         self.weights = (prompt_weight, reconstruction_weight, divergence_weight)
         self.max_gradient_norm = max_gradient_norm
         self.seed = seed
         self.log_every_n_steps = log_every_n_steps
-        self.proxy_steps = 0
+        self.generator_steps = self.prompt_steps = 0
         if proxy_generator is not None:
             assert exemplars is not None  # the two come together
-            shape = (exemplars.num_classes * exemplars.per_class, spec.channels, spec.size, spec.size)
+            shape = (
+                exemplars.num_classes * exemplars.per_class,
+                spec.channels,
+                spec.size,
+                spec.size,
+            )
             self.prompts = nn.Parameter(torch.randn(shape, generator=generator("prompts", seed)))
-            self.proxy_steps = max(min_generator_steps, self._proxy_ticks // every_n_steps)
+            ticks = self._proxy_ticks
+            self.generator_steps = max(min_generator_steps, ticks // every_n_steps)
+            self.prompt_steps = min(ticks, self.generator_steps // every_n_steps)
+            self.prompt_steps = max(self.prompt_steps, ticks // every_n_steps, 1)
         self._exemplars_now: Tensor | None = None
         self.watch = LossWatch(
-            "the last good checkpoint is kept: lower training.optimizer.lr, or bound the gradient by"
-            " training.max_gradient_norm"
+            "the last good checkpoint is kept: lower training.optimizer.lr, or bound the gradient"
+            " by training.max_gradient_norm"
         )
         self._right_and_seen = torch.zeros(2)
 
@@ -152,13 +166,17 @@ class GeniuTraining(LightningModule):
     def _proxy_ticks(self) -> int:
         return self.steps_per_epoch * self.max_epochs - self._first_proxy_tick
 
-    def proxy_steps_due(self, tick: int) -> int:
-        """Return how many generator steps fall on a tick; their sum over all is ``proxy_steps``."""
+    @property
+    def _chooses_exemplars(self) -> bool:
+        """Whether this epoch's scores decide; the first epoch's do in any case."""
+        return self.current_epoch < max(1, round(self.exemplars_until * self.epochs))
+
+    def due(self, tick: int, steps: int) -> int:
+        """Return how many of ``steps`` updates fall on a tick; over all ticks they add up to it."""
         done = tick - self._first_proxy_tick
-        if self.proxy_generator is None or done < 0:
+        if done < 0:
             return 0
-        total, ticks = self.proxy_steps, self._proxy_ticks
-        return (done + 1) * total // ticks - done * total // ticks
+        return (done + 1) * steps // self._proxy_ticks - done * steps // self._proxy_ticks
 
     # ---- the combined loss -------------------------------------------------------------------
 
@@ -166,31 +184,38 @@ class GeniuTraining(LightningModule):
         """Return the cross-entropy of a batch of real images, in nats; moves the classifier."""
         features = self.classifier.features(batch.images)  # type: ignore[operator]  # by contract
         logits = cast(Tensor, self.classifier.head(features)).float()  # type: ignore[operator]
-        if self.exemplars is not None:
+        if self.exemplars is not None and self._chooses_exemplars:
             self.exemplars.observe(batch.indices, batch.labels, logits, features)
         self._right_and_seen[0] += (logits.detach().argmax(dim=1) == batch.labels).sum()
         self._right_and_seen[1] += len(logits)
         return {"classifier": F.cross_entropy(logits, batch.labels) * batch.weight}
 
-    def proxy_terms(self, tick: int, repetition: int = 0) -> dict[str, Tensor]:
-        """Return the terms of prompts and generator on a draw of prompts, weighted, in nats."""
+    def prompt_terms(self, tick: int) -> dict[str, Tensor]:
+        """Return the cross-entropy of a draw of prompts, weighted, in nats; moves the prompts."""
         assert self.exemplars is not None  # called with a generator only
-        assert self.proxy_generator is not None
-        assert self._exemplars_now is not None
-        rng = generator("proxies", self.seed, tick, repetition)
-        chosen = torch.randperm(len(self.prompts), generator=rng)[: self.prompt_batch]
-        labels = (chosen // self.exemplars.per_class).to(self.device)
-        prompts = self.prompts[chosen.to(self.device)]
+        chosen = self._draw(tick, 0)
         with fixed(self.classifier):
-            logits = self.classifier(prompts).float()
-        made: Generated = self.proxy_generator(prompts.detach(), generator=rng)
-        prompt_weight, reconstruction_weight, divergence_weight = self.weights
-        target = self._exemplars_now[chosen.to(self.device)]
+            logits = self.classifier(self.prompts[chosen]).float()
+        loss = F.cross_entropy(logits, chosen // self.exemplars.per_class)
+        return {"prompts": self.weights[0] * loss}
+
+    def generator_terms(self, tick: int, repetition: int) -> dict[str, Tensor]:
+        """Return the terms of a draw of proxies, weighted; they move the generator."""
+        assert self.proxy_generator is not None  # called with a generator only
+        assert self._exemplars_now is not None
+        chosen = self._draw(tick, repetition)
+        noise = generator("latents", self.seed, tick, repetition)
+        made: Generated = self.proxy_generator(self.prompts.detach()[chosen], generator=noise)
+        target = self._exemplars_now[chosen]
         return {
-            "prompts": prompt_weight * F.cross_entropy(logits, labels),
-            "reconstruction": reconstruction_weight * reconstruction(made.images, target),
-            "divergence": divergence_weight * divergence(made.mean, made.log_variance),
+            "reconstruction": self.weights[1] * reconstruction(made.images, target),
+            "divergence": self.weights[2] * divergence(made.mean, made.log_variance),
         }
+
+    def _draw(self, tick: int, repetition: int) -> Tensor:
+        """Return positions of the prompts of a generator step."""
+        rng = generator("draw", self.seed, tick, repetition)
+        return torch.randperm(len(self.prompts), generator=rng)[: self.prompt_batch].to(self.device)
 
     # ---- Lightning's hooks -------------------------------------------------------------------
 
@@ -200,12 +225,16 @@ class GeniuTraining(LightningModule):
         courses = [schedule_of(first, self.schedule, self.epochs * self.steps_per_epoch)]
         optimizers = [first]
         if self.proxy_generator is not None:
-            for factory, parameters in (
-                (self.generator_optimizer_factory, self.proxy_generator.parameters()),
-                (self.prompt_optimizer_factory, iter([self.prompts])),
+            for factory, parameters, steps in (
+                (
+                    self.generator_optimizer_factory,
+                    self.proxy_generator.parameters(),
+                    self.generator_steps,
+                ),
+                (self.prompt_optimizer_factory, iter([self.prompts]), self.prompt_steps),
             ):
                 optimizers.append(factory(parameters))
-                courses.append(schedule_of(optimizers[-1], "cosine", self.proxy_steps))
+                courses.append(schedule_of(optimizers[-1], "cosine", steps))
         return optimizers, courses
 
     def on_fit_start(self) -> None:
@@ -221,24 +250,26 @@ class GeniuTraining(LightningModule):
         self.classifier.train(self.current_epoch < self.epochs)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Step what is due: the classifier on a batch, generator and prompts on a draw of prompts."""
+        """Step what is due: the classifier on a batch, generator and prompts on a draw."""
         tick = self.current_epoch * self.steps_per_epoch + batch_idx
         torch.manual_seed(stream("step", self.seed, tick, self.global_rank))
-        due = self.proxy_steps_due(tick)
         with self._one_message_a_step():
             terms = self.classifier_terms(batch) if self.current_epoch < self.epochs else {}
+            if self.due(tick, self.prompt_steps):
+                terms |= self.prompt_terms(tick)
+            due = self.due(tick, self.generator_steps)
             if due:
-                terms |= self.proxy_terms(tick)
+                terms |= self.generator_terms(tick, 0)
             self._update(terms, tick)
             for repetition in range(1, due):
-                self._update(self.proxy_terms(tick, repetition), tick)
+                self._update(self.generator_terms(tick, repetition), tick)
         if (tick + 1) % self.log_every_n_steps == 0:
             self._log(terms, tick)
 
     def on_train_epoch_end(self) -> None:
         """Choose the exemplars of the next epoch, and say how training goes."""
         self.watch.stop_if_bad()
-        if self.exemplars is not None and self.current_epoch < self.epochs:
+        if self.exemplars is not None and self._chooses_exemplars:
             self._fetch_exemplars(self.exemplars.select())
         if self._right_and_seen[1]:
             right, seen = self._right_and_seen
@@ -285,7 +316,7 @@ class GeniuTraining(LightningModule):
         with fixed(self.classifier):
             found = self.classifier(self.spec.normalise(self.proxies())).argmax(dim=1)
         labels = torch.arange(len(self.prompts), device=self.device) // self.exemplars.per_class
-        return (found == labels).float().mean()
+        return cast(Tensor, found == labels).float().mean()
 
     def _update(self, terms: dict[str, Tensor], tick: int) -> None:
         """Go down the sum of the terms with every optimizer that they reach."""
@@ -310,7 +341,9 @@ class GeniuTraining(LightningModule):
     def _one_message_a_step(self) -> AbstractContextManager[None]:
         """Keep DDP from averaging by itself: it cannot follow terms that come and go."""
         strategy = self.trainer.strategy
-        return strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) else nullcontext()
+        return (
+            strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) else nullcontext()
+        )
 
     def _fetch_exemplars(self, chosen: Tensor) -> None:
         self._exemplars_now = self.exemplar_images(chosen.flatten()).to(self.device)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from geniu_lightning.errors import TrainingDiverged
+from geniu_lightning.errors import TrainingDivergedError
 
 
 class LossWatch:
@@ -29,9 +29,9 @@ class LossWatch:
         """Raise if a step was bad.
 
         Raises:
-            TrainingDiverged: Naming the first such step.
+            TrainingDivergedError: Naming the first such step.
         """
         if self._first is not None and self._first.isfinite():
-            raise TrainingDiverged(
+            raise TrainingDivergedError(
                 f"the loss stopped being a finite number at step {int(self._first)}; {self.remedy}"
             )

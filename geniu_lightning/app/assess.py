@@ -1,6 +1,6 @@
 """Evaluation of a run: opens the images, runs the battery, lays out what it found."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +100,7 @@ def class_table(
 ) -> tuple[list[str], list[list[object]]]:
     """Return columns and rows of a table of classes after training."""
     tested = torch.bincount(data.labels("test"), minlength=len(data.names)).tolist()
-    accuracies = result.after or ["–"] * len(data.names)
+    accuracies: Sequence[object] = result.after or ["not measured"] * len(data.names)
     rows: list[list[object]] = [
         [name, count, n, accuracy]
         for name, count, n, accuracy in zip(

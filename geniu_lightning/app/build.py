@@ -45,7 +45,7 @@ def data_of(settings: Mapping[str, Any], imbalance: Mapping[str, Any], **more: A
 
     Raises:
         UserError: If a setting does not fit.
-        DataNotFound: If the images are nowhere.
+        DataNotFoundError: If the images are nowhere.
     """
     return cast(ImageData, built(dict(settings), imbalance=built(dict(imbalance)), **more))
 
@@ -64,7 +64,7 @@ def recorded_data(
 
     Raises:
         UserError: If the record names classes that may not be used, or is missing.
-        DataNotFound: If the images are nowhere.
+        DataNotFoundError: If the images are nowhere.
     """
     if "data" not in settings or "imbalance" not in settings:
         raise UserError("the kit does not say which data it was trained on")
@@ -112,8 +112,8 @@ def trainer_of(
     settings["precision"] = precision or settings["precision"]
     if settings["precision"] in ("16-mixed", "16-true", 16, "16"):
         raise UserError(
-            "trainer.precision=16-mixed is not supported: on a CPU it would silently be bfloat16, and"
-            " the generator's optimizers are not scaled; use bf16-mixed"
+            "trainer.precision=16-mixed is not supported: on a CPU it would silently be bfloat16,"
+            " and the generator's optimizers are not scaled; use bf16-mixed"
         )
     try:
         return cast(

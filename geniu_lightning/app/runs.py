@@ -162,7 +162,11 @@ def revision() -> str | None:
     def git(*words: str) -> str:
         folder = Path(__file__).parent
         return subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=5
+            ["git", "-C", str(folder), *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=5,
         ).stdout.strip()
 
     try:

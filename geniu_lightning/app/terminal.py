@@ -20,6 +20,7 @@ def quiet() -> None:
     """Silence what other packages say on every run and nobody can act on."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
     for message in (
         ".*LeafSpec.*",
@@ -28,6 +29,7 @@ def quiet() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*lr_scheduler.step.*before.*optimizer.step.*",
         ".*Experiment logs directory.*",
+        ".*in eval mode at the start of training.*",
     ):
         warnings.filterwarnings("ignore", message=message)
 

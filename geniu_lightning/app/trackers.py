@@ -92,4 +92,4 @@ def close(loggers: Sequence[Logger], failed: bool = False) -> None:
 def _has_key() -> bool:
     import wandb
 
-    return bool(os.environ.get("WANDB_API_KEY") or wandb.Api.__module__ and wandb.api.api_key)
+    return bool(wandb.api.api_key)

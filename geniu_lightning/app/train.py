@@ -83,6 +83,7 @@ class _Training:
                 loggers=loggers,
                 callbacks=self._checkpoints(),
                 max_epochs=module.max_epochs,
+                limit_val_batches=1.0 if len(self.data.indices("validation")) else 0,
             )
             trainer.fit(module, self.data, ckpt_path=self._resume_point())
             if rank() > 0:

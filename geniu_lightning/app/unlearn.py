@@ -21,7 +21,7 @@ from geniu_lightning.app.runs import (
     write_json,
 )
 from geniu_lightning.data.classes import class_indices
-from geniu_lightning.errors import DataNotFound, UserError
+from geniu_lightning.errors import DataNotFoundError, UserError
 
 if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished run needs neither
     from pytorch_lightning import Trainer
@@ -166,7 +166,7 @@ class _Unlearning:
         """Return the kit's images, opened once and only when something asks for them.
 
         Raises:
-            DataNotFound: If they are nowhere.
+            DataNotFoundError: If they are nowhere.
         """
         from geniu_lightning.app import build, terminal
 
@@ -213,7 +213,7 @@ class _Unlearning:
         document = {
             "version": assess.VERSION,
             "word": None,
-            "word_reason": "accuracy alone cannot tell forgetting from hiding: no oracles were read",
+            "word_reason": "no oracles were read, and accuracy cannot tell forgetting from hiding",
             "run": self.mark.identity | {"job": "unlearn", "revision": revision()},
             "cost": cost,
             "metrics": result.metrics or {"accuracy": {"absent": reason}},
@@ -235,7 +235,7 @@ class _Unlearning:
             return assess.Assessment({}), "evaluation=none"
         try:
             data = self._open_data()
-        except DataNotFound as error:
+        except DataNotFoundError as error:
             terminal.say(f"evaluation is left out: {error}")
             return assess.Assessment({}), str(error)
         return assess.assess(self.config.evaluation, self.kit, classifier, data, self.forget), ""

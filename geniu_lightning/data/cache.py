@@ -135,7 +135,9 @@ def _pixels(
             on_decode(split, done, total)
 
 
-def _to_array(picture: Image, size: int, channels: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _to_array(
+    picture: Image, size: int, channels: int
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     picture = picture.convert("L" if channels == 1 else "RGB")
     if picture.size != (size, size):
         picture = picture.resize((size, size), Resampling.BILINEAR)
@@ -149,7 +151,10 @@ def _open(place: Path) -> Decoded:
     for split, count in meta["counts"].items():
         shape = [count, *meta["shape"]]
         flat = torch.from_file(
-            str(place / f"{split}.images"), shared=False, size=int(np.prod(shape)), dtype=torch.uint8
+            str(place / f"{split}.images"),
+            shared=False,
+            size=int(np.prod(shape)),
+            dtype=torch.uint8,
         )
         images[split] = flat.view(shape)
         labels[split] = torch.from_numpy(np.fromfile(place / f"{split}.labels", dtype=np.int64))

@@ -33,11 +33,13 @@ class ImageSpec:
         """Build from one value for all channels or one for each.
 
         Raises:
-            UserError: If the number of channels or of values is off, or a deviation is not positive.
+            UserError: If channels or values are off in number, or a deviation is not positive.
         """
         if channels not in (1, 3):
             raise UserError(f"data.channels must be 1 or 3, got {channels}")
-        each = [tuple(v) if isinstance(v, Sequence) else (float(v),) * channels for v in (mean, std)]
+        each = [
+            tuple(v) if isinstance(v, Sequence) else (float(v),) * channels for v in (mean, std)
+        ]
         if any(len(values) != channels for values in each) or min(each[1]) <= 0:
             raise UserError(
                 f"data.mean and data.std must be one value or {channels}, data.std above 0;"

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -44,12 +44,12 @@ class ImageData(LightningDataModule):
         flip: Augmentation: mirror half of the images.
         validation: Share of each class's training images that validates, in [0, 1).
         seed: Key of the order and augmentation of training batches.
-        cache_folder: Where decoded sets are kept; see :func:`geniu_lightning.data.cache.cache_root`.
-        on_decode: Told how decoding goes; see :func:`geniu_lightning.data.cache.load`.
+        cache_folder: Where decoded sets are kept; ``None`` is the usual place.
+        on_decode: Told how decoding goes; for both see :mod:`geniu_lightning.data.cache`.
 
     Raises:
         UserError: If a setting does not fit the images.
-        DataNotFound: If the images are nowhere.
+        DataNotFoundError: If the images are nowhere.
     """
 
     def __init__(
@@ -80,7 +80,9 @@ class ImageData(LightningDataModule):
         self.seed = seed
         self.reads: Counter[str] = Counter()
         self.name = name
-        decoded = cache.load(source(name=name, root=root), image_size, channels, cache_folder, on_decode)
+        decoded = cache.load(
+            source(name=name, root=root), image_size, channels, cache_folder, on_decode
+        )
         self.names = decoded.names
         self.fingerprint = decoded.fingerprint
         self._images = decoded.images
@@ -150,7 +152,7 @@ class ImageData(LightningDataModule):
         seed: int | None = None,
         device: torch.device | None = None,
     ) -> IndexLoader:
-        """Return batches of a split: shuffled and augmented where a seed is given, else in order."""
+        """Return batches of a split: shuffled and augmented with a seed, in order without."""
         labels = self._labels["test" if which == "test" else "train"]
 
         def fetch(indices: Tensor, augmentation: int | None) -> tuple[Tensor, Tensor]:
@@ -172,9 +174,9 @@ class ImageData(LightningDataModule):
         """Return this process's share of the training batches."""
         return self._of_trainer("train", self.seed)
 
-    def val_dataloader(self) -> IndexLoader | list[Any]:
-        """Return this process's share of the validation images, or nothing."""
-        return self._of_trainer("validation", None) if len(self._indices["validation"]) else []
+    def val_dataloader(self) -> IndexLoader:
+        """Return this process's share of the validation images; there must be some."""
+        return self._of_trainer("validation", None)
 
     def _of_trainer(self, which: str, seed: int | None) -> IndexLoader:
         trainer = self.trainer

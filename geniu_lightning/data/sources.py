@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL.Image import Image, fromarray
 
-from geniu_lightning.errors import DataNotFound, UserError
+from geniu_lightning.errors import DataNotFoundError, UserError
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class HubSet:
         """Return one split.
 
         Raises:
-            DataNotFound: If neither the local copy nor the Hub has the set.
+            DataNotFoundError: If neither the local copy nor the Hub has the set.
             UserError: If the set lacks a named column or split.
         """
         rows = self._rows(self.splits[split])
@@ -137,7 +137,7 @@ class HubSet:
         datasets.disable_progress_bars()
         where = str(self.local) if self.local.is_dir() else self.hub_id
         if where is None:
-            raise DataNotFound(
+            raise DataNotFoundError(
                 f"there is no data set at {self.local}, and no Hub id was given; set data.root,"
                 " data.name or data.source.hub_id"
             )
@@ -154,9 +154,9 @@ class HubSet:
         except (OSError, RuntimeError) as error:
             raise self._not_found(error) from error
 
-    def _not_found(self, error: Exception) -> DataNotFound:
+    def _not_found(self, error: Exception) -> DataNotFoundError:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return DataNotFound(
+        return DataNotFoundError(
             f"the data set is neither at {self.local} (data.root, data.name) nor could"
             f" {self.hub_id!r} be loaded from the Hugging Face Hub ({reason})"
         )
@@ -179,14 +179,16 @@ class ImageFolder(HubSet):
         datasets.disable_progress_bars()
         for part in self.splits.values():
             if not any(p.is_dir() for p in (self.local / part).glob("*")):
-                raise DataNotFound(
+                raise DataNotFoundError(
                     f"{self.local / part} does not exist or has no folders of classes; a folder"
                     " of images is <data.root>/<data.name>/{train,test}/<class>/*.png"
                 )
         try:
             return datasets.load_dataset("imagefolder", data_dir=str(self.local), split=split)
         except (ValueError, OSError, RuntimeError) as error:
-            raise UserError(f"{self.local} cannot be read as a folder of images: {error}") from error
+            raise UserError(
+                f"{self.local} cannot be read as a folder of images: {error}"
+            ) from error
 
 
 def _listing(folder: Path) -> str:

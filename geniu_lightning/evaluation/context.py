@@ -13,8 +13,13 @@ Model = Literal["original", "unlearned"]
 class LabelledBatch(Protocol):
     """Normalised images ``(N, C, H, W)`` and their labels ``(N,)``."""
 
-    images: Tensor
-    labels: Tensor
+    @property
+    def images(self) -> Tensor:
+        """Normalised, on the models' device."""
+
+    @property
+    def labels(self) -> Tensor:
+        """In the order of the images, int64."""
 
 
 @dataclass(frozen=True)

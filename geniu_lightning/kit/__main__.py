@@ -19,7 +19,9 @@ def main(arguments: list[str] | None = None) -> int:
     show.add_argument("file", type=Path)
     show.add_argument("--proxies", type=Path, metavar="PNG", help="draw the decoded proxies")
     show.add_argument(
-        "--allow-custom", action="store_true", help="build networks that are not ours: runs their code"
+        "--allow-custom",
+        action="store_true",
+        help="build networks that are not ours: runs their code",
     )
     options = parser.parse_args(arguments)
     try:
@@ -54,16 +56,18 @@ def _describe(kit: Kit, path: Path) -> None:
     rows = {
         "file": f"{path}, {path.stat().st_size:,} bytes, checksum right",
         "classifier": f"{info.classifier.target} {info.classifier.arguments}",
-        "generator": f"{info.generator.target} {info.generator.arguments}" if info.generator else "–",
-        "prompts": "–" if kit.prompts is None else f"{tuple(kit.prompts.shape)}",
+        "generator": f"{info.generator.target} {info.generator.arguments}"
+        if info.generator
+        else "none",
+        "prompts": "none" if kit.prompts is None else f"{tuple(kit.prompts.shape)}",
         "bytes": ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
-        "images": f"{info.spec.channels}×{info.spec.size}×{info.spec.size},"
+        "images": f"{info.spec.channels}x{info.spec.size}x{info.spec.size},"
         f" mean {info.spec.mean}, deviation {info.spec.std}",
         "classes": ", ".join(
             f"{name} ({count:,})"
             for name, count in zip(info.class_names, info.class_counts, strict=True)
         ),
-        "forgotten": ", ".join(info.class_names[k] for k in info.forgotten) or "–",
+        "forgotten": ", ".join(info.class_names[k] for k in info.forgotten) or "none",
         "data": f"fingerprint {info.data_fingerprint[:16]}…",
         "training seed": str(info.seed),
         "written by": f"geniu_lightning {info.library}, revision {info.revision or 'unknown'},"

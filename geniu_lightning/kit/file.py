@@ -118,7 +118,10 @@ class Kit:
             tensors |= {f"generator.{k}": v for k, v in self.generator.state_dict().items()}
             tensors["prompts"] = self.prompts
         # a clone drops strides and shared storage: only these numbers may be in the file
-        tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+        tensors = {
+            k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for k, v in tensors.items()
+        }
         text = self.info.to_json()
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         save_file(tensors, partial, metadata={"geniu": text, "sha256": checksum(tensors, text)})
@@ -161,7 +164,7 @@ class Kit:
         """
         if self.generator is None or self.prompts is None:
             raise KitError(
-                "this file holds no generator and no prompts: train with generator=vae to make a kit"
+                "this file holds no generator and no prompts: train with generator=vae to make one"
             )
         available = self.prompts.shape[1]
         count = available if per_class is None else per_class
@@ -182,12 +185,14 @@ class Kit:
 
 
 def checksum(tensors: dict[str, Tensor], text: str) -> str:
-    """Return SHA-256 over every tensor's name, type, shape and bytes in sorted order, and the text."""
+    """Return SHA-256 over names, types, shapes and bytes in sorted order, and the text."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        digest.update(
+            tensor.view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+        )
     digest.update(text.encode())
     return digest.hexdigest()
 

@@ -20,7 +20,7 @@ BatchNorm = Literal["frozen", "frozen_affine", "train"]
 
 
 class Clock:
-    """Adds up the seconds of ``with`` blocks and of starts and stops, the device at rest at each."""
+    """Adds up seconds between starts and stops, the device at rest at each."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -136,7 +136,7 @@ class Unlearner(LightningModule):
 
         Raises:
             AccessError: If the method reads what it did not declare.
-            TrainingDiverged: If the loss stops being a finite number.
+            TrainingDivergedError: If the loss stops being a finite number.
         """
         with self.clock:
             torch.manual_seed(stream("unlearn", self.seed))

@@ -64,7 +64,9 @@ class Geniu(Unlearner):
             ("retain_term", retain_term, get_args(RetainTerm)),
         ):
             if value not in known:
-                raise UserError(f"unlearner.{name} must be one of {', '.join(known)}, got {value!r}")
+                raise UserError(
+                    f"unlearner.{name} must be one of {', '.join(known)}, got {value!r}"
+                )
         self.forget_term = forget_term
         self.retain_term = retain_term
         self.retain_weight = retain_weight

@@ -6,6 +6,7 @@ Each returns one value a sample, shape ``(N,)``, in nats where not said otherwis
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +72,7 @@ def divergence(target: Tensor, logits: Tensor) -> Tensor:
         logits: Shape ``(N, K)``.
     """
     log_probabilities = logits.float().log_softmax(dim=1)
-    return (torch.special.xlogy(target, target) - target * log_probabilities).sum(dim=1)
+    return cast(Tensor, torch.special.xlogy(target, target) - target * log_probabilities).sum(dim=1)
 
 
 def uniform_divergence(logits: Tensor) -> Tensor:

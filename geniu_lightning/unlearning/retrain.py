@@ -22,8 +22,8 @@ class Retrain(Unlearner):
     images are.
 
     Args:
-        training_seed: Seed of initialisation, order and augmentation; ``None`` takes the kit's, which
-            pairs the oracle with its original.
+        training_seed: Seed of initialisation, order and augmentation; ``None`` takes the kit's,
+            which pairs the oracle with its original.
         **settings: Those of the base.
 
     Raises:

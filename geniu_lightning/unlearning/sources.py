@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from enum import Flag, auto
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -51,20 +51,13 @@ class Batches(Protocol):
         """Take the share of one of ``world`` processes."""
 
 
-class _Read(NamedTuple):  # the form of geniu_lightning.data.loader.Batch
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    weight: float
-
-
 class ReadBatches(Protocol):
     """A loader of real images, as :meth:`geniu_lightning.data.module.ImageData.loader` gives it."""
 
     def __len__(self) -> int:
         """Batches in an epoch."""
 
-    def __iter__(self) -> Iterator[_Read]:
+    def __iter__(self) -> Iterator[Any]:  # anything with images, labels and weight
         """Go through one epoch."""
 
     def shard(self, rank: int, world: int) -> None:
