@@ -64,6 +64,6 @@ def _figure(width: float, height: float, axes: bool = True):  # type: ignore[no-
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height))
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot() if axes else None

@@ -224,7 +224,8 @@ class _Training:
             data_fingerprint=self.data.fingerprint,
             seed=self.config.seed,
             settings={
-                name: build.plain(self.config[name]) for name in ("data", "imbalance", "training")
+                name: build.plain(self.config[name])
+                for name in ("data", "imbalance", "model", "training")
             }
             | {"precision": str(self.config.trainer.precision)},
             revision=revision(),

@@ -214,7 +214,12 @@ class _Unlearning:
             "version": assess.VERSION,
             "word": None,
             "word_reason": "no oracles were read, and accuracy cannot tell forgetting from hiding",
-            "run": self.mark.identity | {"job": "unlearn", "revision": revision()},
+            "run": self.mark.identity
+            | {
+                "job": "unlearn",
+                "revision": revision(),
+                "trained": self.kit.info.settings | {"seed": self.kit.info.seed},
+            },
             "cost": cost,
             "metrics": result.metrics or {"accuracy": {"absent": reason}},
         }

@@ -1,0 +1,36 @@
+# make demo   train on handwritten digits, forget a class, compare with a retrained model
+# make test   the default tests; make test-all adds those that need minutes; make check lints
+PYTHON ?= python3
+# 2.13.0 is what the project is tested with; TORCH=torch takes the newest that pyproject admits
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-all check clean
+
+demo: $(READY)
+	$(BIN)/python train.py data=digits imbalance=step imbalance.ratio=0.3 model.width=32 seed=1 out=runs/demo/train
+	$(BIN)/python unlearn.py -m kit=runs/demo/train forget=[0] unlearner=none,geniu,logit_mask,retrain 'out=runs/demo/$${unlearner.name}'
+	$(BIN)/python -m geniu_lightning.report runs/demo
+	@echo "Results: runs/demo (proxies.png, metrics.json, confusion_after.png, ...)"
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $(READY)
+
+clean:
+	rm -rf .venv runs

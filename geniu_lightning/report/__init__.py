@@ -1,0 +1,1 @@
+"""From metrics.json files to tables: reads no model and no image."""

@@ -1,0 +1,80 @@
+"""``python -m geniu_lightning.report FOLDER …``: what finished runs found, as tables."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from geniu_lightning.errors import UserError
+from geniu_lightning.report.runs import Row, find, gather
+
+COLUMNS = {
+    "A_f test": "accuracy.test.forget",
+    "A_r test": "accuracy.test.retain",
+    "worst retained": "accuracy.test.worst_retained",
+    "A_f train": "accuracy.train.forget",
+    "seconds": "cost.seconds",
+    "images read": "cost.training_images_read",
+}
+EXPLANATION = (
+    "A_f: accuracy on forgotten classes, A_r: mean over retained classes. The yardstick is the"
+    " retrained model, not A_f = 0: logit_mask reaches that too, and forgets nothing."
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the tables; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m geniu_lightning.report", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders of them")
+    parser.add_argument("--markdown", action="store_true", help="for a document, not for a screen")
+    options = parser.parse_args(arguments)
+    try:
+        rows = gather(find(options.folders))
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    console = Console(highlight=False)
+    for setting in sorted({row.setting for row in rows}):
+        here = [row for row in rows if row.setting == setting]
+        if options.markdown:
+            console.out(_markdown(setting, here))
+        else:
+            console.print(_table(setting, here))
+    console.print(EXPLANATION)
+    return 0
+
+
+def _cells(row: Row) -> list[str]:
+    return [row.method, str(len(row.seeds)), *(_cell(row, name) for name in COLUMNS.values())]
+
+
+def _cell(row: Row, name: str) -> str:
+    if name not in row.mean:
+        return "not measured"
+    if name == "cost.training_images_read":
+        return f"{row.mean[name]:,.0f}"
+    digits = 2 if name == "cost.seconds" else 4
+    spread = f" ± {row.std[name]:.{digits}f}" if name in row.std else ""
+    return f"{row.mean[name]:.{digits}f}{spread}"
+
+
+def _table(setting: str, rows: list[Row]) -> Table:
+    table = Table(title=setting, title_justify="left", title_style="bold")
+    for k, column in enumerate(["method", "seeds", *COLUMNS]):
+        table.add_column(column, justify="left" if k == 0 else "right")
+    for row in rows:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _markdown(setting: str, rows: list[Row]) -> str:
+    columns = ["method", "seeds", *COLUMNS]
+    lines = [f"**{setting}**", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

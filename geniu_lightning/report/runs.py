@@ -1,0 +1,143 @@
+"""Finished runs as they describe themselves, gathered over seeds."""
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from geniu_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished unlearning run.
+
+    Attributes:
+        folder: Where it is.
+        setting: What was forgotten from what: data, imbalance, network, classes.
+        method: Name of the method; an experiment that changes its settings changes its name too.
+        seed: Training seed of the kit it began with.
+        values: Numbers by dotted names, such as ``accuracy.test.forget`` and ``cost.seconds``.
+    """
+
+    folder: Path
+    setting: str
+    method: str
+    seed: int
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method in one setting, over seeds.
+
+    Attributes:
+        setting: As in :class:`Run`.
+        method: As in :class:`Run`.
+        seeds: Training seeds, sorted.
+        mean: Of each number over the seeds that have it.
+        std: Its deviation (divisor n - 1); absent with one seed.
+    """
+
+    setting: str
+    method: str
+    seeds: tuple[int, ...]
+    mean: dict[str, float]
+    std: dict[str, float]
+
+
+def find(folders: Sequence[Path]) -> list[Run]:
+    """Return the finished unlearning runs at or below some folders.
+
+    Raises:
+        UserError: If there is none, or a file cannot be read.
+    """
+    files = sorted({file for folder in folders for file in folder.rglob("metrics.json")})
+    runs = [run for file in files if (run := _read(file)) is not None]
+    if not runs:
+        raise UserError(f"no finished unlearning run in {', '.join(map(str, folders))}")
+    return runs
+
+
+def gather(runs: Iterable[Run]) -> list[Row]:
+    """Return a row for each method in each setting.
+
+    Raises:
+        UserError: If a method has two runs of one seed: their mean would count a seed twice.
+    """
+    groups: dict[tuple[str, str], dict[int, Run]] = {}
+    for run in runs:
+        members = groups.setdefault((run.setting, run.method), {})
+        if run.seed in members:
+            raise UserError(
+                f"{members[run.seed].folder} and {run.folder} are the same method and seed;"
+                " name one of them"
+            )
+        members[run.seed] = run
+    rows = []
+    for (setting, method), members in sorted(groups.items()):
+        values: dict[str, list[float]] = {}
+        for run in members.values():
+            for name, value in run.values.items():
+                values.setdefault(name, []).append(value)
+        rows.append(
+            Row(
+                setting,
+                method,
+                tuple(sorted(members)),
+                {name: statistics.fmean(found) for name, found in values.items()},
+                {k: statistics.stdev(found) for k, found in values.items() if len(found) > 1},
+            )
+        )
+    return rows
+
+
+def _read(file: Path) -> Run | None:
+    try:
+        document = json.loads(file.read_text())
+        run = document["run"]
+        if run["job"] != "unlearn":
+            return None
+        trained = run["trained"]
+        return Run(
+            folder=file.parent,
+            setting=_setting(trained, run["forget"]),
+            method=str(run["unlearner"]["name"]),
+            seed=trained["seed"],
+            values=_numbers(document["metrics"])
+            | {f"cost.{k}": float(v) for k, v in document["cost"].items() if _is_number(v)},
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read as the metrics of a run: {error!r}") from error
+
+
+def _setting(trained: dict[str, Any], forget: list[int]) -> str:
+    imbalance = dict(trained["imbalance"])
+    kind = str(imbalance.pop("_target_")).rpartition(".")[2]
+    imbalance.pop("_partial_", None)
+    imbalance.pop("seed", None)
+    details = ", ".join(f"{k} {v}" for k, v in sorted(imbalance.items()))
+    network = str(trained["model"]["_target_"]).rpartition(".")[2]
+    width = trained["model"].get("width")
+    return (
+        f"{trained['data']['name']}, {kind}{f' ({details})' if details else ''},"
+        f" {network}{f' width {width}' if width else ''}, forget {forget}"
+    )
+
+
+def _numbers(tree: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, node in tree.items():
+        if not isinstance(node, dict) or "absent" in node:
+            continue
+        if "value" not in node:
+            found |= _numbers(node, f"{prefix}{name}.")
+        elif _is_number(node["value"]):
+            found[prefix + name] = float(node["value"])
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,160 @@
+"""A kit small enough to unlearn from in a tenth of a second, and training images behind a gate."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import Trainer
+from torch import Tensor, nn
+
+from geniu_lightning.data.images import ImageSpec
+from geniu_lightning.data.loader import IndexLoader
+from geniu_lightning.kit import Kit, KitInfo, NetworkSpec
+from geniu_lightning.unlearning.sources import Access, Sources
+
+CLASSES, PER_CLASS, SIZE = 5, 2, 16
+IMAGES_PER_CLASS = 9
+RECIPE = {
+    "batch_size": 12,
+    "epochs": 2,
+    "schedule": "onecycle",
+    "max_gradient_norm": 1.0,
+    "optimizer": {
+        "_target_": "torch.optim.SGD",
+        "_partial_": True,
+        "lr": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+    },
+}
+
+SPEC = ImageSpec.of(SIZE, 1, 0.2, 0.4)
+
+
+def pictures(labels: Tensor, seed: int) -> Tensor:
+    """Return images in [0, 1]: a bright band whose place is the class, and noise."""
+    noise = torch.rand(len(labels), 1, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    rows = torch.arange(SIZE).view(1, 1, SIZE, 1)
+    band = (rows - 3 * labels.view(-1, 1, 1, 1)).abs() <= 2
+    return 0.7 * band + 0.3 * noise
+
+
+class Archive:
+    """Training images, opened as the app opens them; remembers what was opened and read."""
+
+    def __init__(self) -> None:
+        self.labels = torch.arange(CLASSES).repeat(IMAGES_PER_CLASS)
+        self.images = SPEC.normalise(pictures(self.labels, seed=11))
+        self.opened: list[tuple[str, int, int]] = []
+        self.read: list[int] = []  # labels, in the order of reading
+        self.forget: tuple[int, ...] = ()
+
+    def sources(self, access: Access, forget: tuple[int, ...]) -> Sources:
+        self.forget = forget
+        return Sources(access, forget, self.open_split)
+
+    def open_split(self, split: str, batch_size: int, seed: int) -> IndexLoader:
+        self.opened.append((split, batch_size, seed))
+        gone = torch.isin(self.labels, torch.tensor(self.forget))
+        indices = {"forget": gone, "retain": ~gone}[split].nonzero().flatten()
+
+        def read(chosen: Tensor, augmentation: int | None) -> tuple[Tensor, Tensor]:
+            self.read += self.labels[chosen].tolist()
+            return self.images[chosen], self.labels[chosen]
+
+        return IndexLoader(read, indices, batch_size, seed)
+
+
+@pytest.fixture(scope="session")
+def fitted_kit() -> Kit:
+    """Return a kit whose classifier is sure of every proxy; shared, so not to be handed out."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        specs = (
+            NetworkSpec(
+                "geniu_lightning.models.allcnn.AllCNN",
+                {"channels": 1, "num_classes": CLASSES, "width": 4},
+            ),
+            NetworkSpec(
+                "geniu_lightning.models.vae.VAE",
+                {"channels": 1, "image_size": SIZE, "latent": 8},
+            ),
+        )
+        kit = Kit(
+            specs[0].build_classifier(),
+            KitInfo(
+                classifier=specs[0],
+                generator=specs[1],
+                class_names=tuple("abcde"),
+                spec=SPEC,
+                class_counts=(IMAGES_PER_CLASS,) * CLASSES,
+                data_fingerprint="none",
+                seed=7,
+                settings={"training": RECIPE, "precision": "32-true"},
+            ),
+            specs[1].build(),
+            torch.randn(CLASSES, PER_CLASS, 1, SIZE, SIZE),
+        )
+        _fit(kit)
+    return kit
+
+
+def _fit(kit: Kit) -> None:
+    """Teach the generator to show each class, and the classifier to tell them apart."""
+    labels = torch.arange(CLASSES).repeat_interleave(PER_CLASS)
+    shown = pictures(labels, seed=5)
+    prompts = kit.prompts.flatten(0, 1)
+    _descend(
+        kit.generator, 40, lambda network: F.mse_loss(network(prompts, sample=False).images, shown)
+    )
+    images = SPEC.normalise(torch.cat([kit.proxies().images, pictures(labels, seed=6)]))
+    _descend(kit.classifier, 60, lambda network: F.cross_entropy(network(images), labels.repeat(2)))
+
+
+def _descend(network: nn.Module, steps: int, loss: Callable[[nn.Module], Tensor]) -> None:
+    network.train().requires_grad_(True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss(network).backward()
+        optimizer.step()
+    network.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def kit(fitted_kit: Kit) -> Kit:
+    """Return a kit of the test's own."""
+    return copy.deepcopy(fitted_kit)
+
+
+@pytest.fixture(scope="session")
+def new_archive() -> type[Archive]:
+    return Archive
+
+
+@pytest.fixture
+def archive() -> Archive:
+    return Archive()
+
+
+@pytest.fixture(scope="session")
+def trainer_of() -> Callable[[int], Trainer]:
+    """Return what makes a real trainer for a number of steps, as the app does."""
+
+    def make(steps: int) -> Trainer:
+        return Trainer(
+            max_steps=steps,
+            max_epochs=-1,
+            accelerator="cpu",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+
+    return make
