@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from geniu_lightning.app.build import built, plain
-from geniu_lightning.app.terminal import say
+from geniu_lightning.app.cli import say
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.evaluation import battery
 from geniu_lightning.evaluation.accuracy import confusion, per_class

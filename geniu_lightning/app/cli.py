@@ -8,9 +8,12 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -27,14 +30,34 @@ def entry(name: str, job: Callable[[DictConfig], float | None]) -> None:
         name: Primary configuration.
         job: Carries out one composed configuration; returns the value a sweeper optimises.
     """
+
+    def told(config: DictConfig) -> float | None:
+        try:
+            return job(config)
+        except UserError as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # the sweep goes on, and ends with this error
+            refuse(error)
+
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of to Hydra's own printer
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(told)()
     except KeyboardInterrupt:
         sys.exit(130)
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+        refuse(error)
     except Exception:
         traceback.print_exc()
         sys.exit(1)
+
+
+def refuse(error: Exception) -> NoReturn:
+    """Say what was asked that cannot work, and end."""
+    sys.stderr.write(f"error: {error}\n")
+    sys.exit(2)
+
+
+def say(text: str) -> None:
+    """Print a line."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -32,6 +32,8 @@ INCIDENTAL = (
     "trainer.checkpoint_every_n_steps",
     "kit",
 )
+RESULTS = ("kit.safetensors", "unlearned.safetensors", "metrics.json", "checkpoints")
+LEFTOVERS = (*RESULTS, "done.json", "run.json", "log", "wandb", "*.png")
 
 
 class RunFolder:
@@ -87,16 +89,17 @@ class RunFolder:
 
     def _differences(self) -> list[str]:
         there = self.path / "run.json"
+        if not any((self.path / name).exists() for name in RESULTS):
+            return []  # nothing came of whatever was begun here
         if not there.is_file():
-            return []
+            return ["who made it"]
         other, own = (_flat(x) for x in (json.loads(there.read_text()), self.identity))
         return [key for key in sorted(other | own) if other.get(key) != own.get(key)]
 
     def _clear(self) -> None:
-        for child in self.path.iterdir():
-            if child.name == ".lock":
-                continue
-            shutil.rmtree(child) if child.is_dir() else child.unlink()
+        for pattern in LEFTOVERS:
+            for child in self.path.glob(pattern):
+                shutil.rmtree(child) if child.is_dir() else child.unlink()
 
 
 def identity_of(config: DictConfig, **more: Any) -> dict[str, Any]:  # any JSON value

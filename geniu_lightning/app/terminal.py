@@ -12,6 +12,8 @@ from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
 from rich.console import Console
 from rich.table import Table
 
+from geniu_lightning.app.cli import say
+
 console = Console(highlight=False)
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -32,11 +34,6 @@ def quiet() -> None:
         ".*in eval mode at the start of training.*",
     ):
         warnings.filterwarnings("ignore", message=message)
-
-
-def say(text: str) -> None:
-    """Print a line."""
-    console.print(text, soft_wrap=True)
 
 
 def progress_of(label: str) -> Callback:

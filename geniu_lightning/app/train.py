@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from geniu_lightning.app.cli import entry
+from geniu_lightning.app.cli import entry, say
 from geniu_lightning.app.runs import RunFolder, folder_of, identity_of, rank, revision, write_json
 from geniu_lightning.errors import UserError
 
@@ -35,8 +35,6 @@ def train(config: DictConfig) -> float | None:
         config, identity, "train", config.data.name, imbalance, network, f"seed{config.seed}"
     )
     if folder.done and not config.force:
-        from geniu_lightning.app.terminal import say
-
         say(f"already done: {folder.path} (force=true does it again)")
         return None
     with folder.claim(config.force):
@@ -155,8 +153,6 @@ class _Training:
         ]
 
     def _resume_point(self) -> str | None:
-        from geniu_lightning.app.terminal import say
-
         found = sorted(
             (self.folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime
         )
@@ -208,7 +204,7 @@ class _Training:
         trackers.log_summary(loggers, assess.flat(result.metrics))
         terminal.table(f"trained on {self.data.name}", *assess.class_table(result, kit, self.data))
         self.mark.finish(ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
-        terminal.say(f"kit: {self.folder / 'kit.safetensors'}")
+        say(f"kit: {self.folder / 'kit.safetensors'}")
         return assess.flat(result.metrics).get("accuracy.test.retain")
 
     def _kit(self, module: GeniuTraining) -> Kit:

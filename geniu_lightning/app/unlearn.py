@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from geniu_lightning.app.cli import entry
+from geniu_lightning.app.cli import entry, say
 from geniu_lightning.app.runs import (
     RunFolder,
     folder_of,
@@ -57,8 +57,6 @@ def unlearn(config: DictConfig) -> float | None:
         "forget" + "_".join(map(str, forget)),
     )
     if folder.done and not config.force:
-        from geniu_lightning.app.terminal import say
-
         say(f"already done: {folder.path} (force=true does it again)")
         return None
     with folder.claim(config.force):
@@ -132,7 +130,7 @@ class _Unlearning:
         return method
 
     def _unlearn(self, unlearner: Unlearner, loggers: list[Logger]) -> nn.Module:
-        from geniu_lightning.app import build, terminal
+        from geniu_lightning.app import build
         from geniu_lightning.unlearning.sources import Sources
 
         def trainer(steps: int) -> Trainer:
@@ -156,7 +154,7 @@ class _Unlearning:
             data = self._open_data()
         if rank() == 0:
             names = ", ".join(self.kit.info.class_names[k] for k in self.forget)
-            terminal.say(
+            say(
                 f"forgetting {names} with {self.config.unlearner.name}, which reads"
                 f" {unlearner.access}"
             )
@@ -192,7 +190,7 @@ class _Unlearning:
         self, unlearner: Unlearner, classifier: nn.Module, loggers: list[Logger]
     ) -> float | None:
         """Write what the run leaves, and say what it is."""
-        from geniu_lightning.app import assess, build, terminal, trackers
+        from geniu_lightning.app import assess, build, trackers
         from geniu_lightning.kit import Kit
 
         read_before = sum(self.data.reads.values()) if self.data is not None else 0
@@ -229,19 +227,19 @@ class _Unlearning:
         trackers.log_summary(loggers, numbers | {"cost.seconds": unlearner.clock.seconds})
         self._report(result, reason, cost)
         self.mark.finish(ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
-        terminal.say(f"weights: {weights}")
+        say(f"weights: {weights}")
         retain, forget = (numbers.get(f"accuracy.test.{side}") for side in ("retain", "forget"))
         return None if retain is None or forget is None else retain - forget
 
     def _assess(self, classifier: nn.Module) -> tuple[Assessment, str]:
-        from geniu_lightning.app import assess, terminal
+        from geniu_lightning.app import assess
 
         if not self.config.evaluation.metrics:
             return assess.Assessment({}), "evaluation=none"
         try:
             data = self._open_data()
         except DataNotFoundError as error:
-            terminal.say(f"evaluation is left out: {error}")
+            say(f"evaluation is left out: {error}")
             return assess.Assessment({}), str(error)
         return assess.assess(self.config.evaluation, self.kit, classifier, data, self.forget), ""
 
@@ -274,7 +272,7 @@ class _Unlearning:
                 )
             ]
             terminal.table("test accuracy", ["class", "", "before", "after"], rows)
-        terminal.say(
+        say(
             f"{cost['seconds']:.2f} s, {cost['steps']} steps,"
             f" {cost['training_images_read']:,} training images read"
         )
