@@ -1,4 +1,4 @@
-"""Optimizers and schedules that training and retraining share."""
+"""Optimizers, schedules and sums over processes that training and unlearning share."""
 
 from collections.abc import Callable, Iterable
 from typing import Literal
@@ -32,6 +32,16 @@ def schedule_of(optimizer: Optimizer, schedule: Schedule, steps: int) -> LRSched
     if schedule == "none":
         return LambdaLR(optimizer, lambda step: 1.0)
     raise UserError(f"schedule must be onecycle, cosine or none, got {schedule!r}")
+
+
+def total_over_ranks(count: int) -> int:
+    """Return the sum of a number over all processes."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return count
+    backend = torch.distributed.get_backend()
+    total = torch.tensor(count, device="cuda" if backend == "nccl" else "cpu")
+    torch.distributed.all_reduce(total)
+    return int(total)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

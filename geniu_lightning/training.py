@@ -146,7 +146,7 @@ class GeniuTraining(LightningModule):
             self.prompt_steps = max(self.prompt_steps, ticks // every_n_steps, 1)
         self._exemplars_now: Tensor | None = None
         self.watch = LossWatch(
-            "the last good checkpoint is kept: lower training.optimizer.lr, or bound the gradient"
+            "what was saved before it is kept: lower training.optimizer.lr, or bound the gradient"
             " by training.max_gradient_norm"
         )
         self._right_and_seen = torch.zeros(2)

@@ -207,7 +207,7 @@ def test_class_without_an_image_is_refused(rule: Any) -> None:
 
 
 def test_unknown_rule_is_refused_with_those_that_are_known() -> None:
-    with pytest.raises(UserError, match="max_entropy, min_entropy, random, nearest_mean.*'best'"):
+    with pytest.raises(UserError, match=r"max_entropy, min_entropy, random, nearest_mean.*'best'"):
         Exemplars(torch.zeros(2), torch.arange(2), 1, 1, "best")  # type: ignore[arg-type]
 
 
@@ -255,36 +255,32 @@ torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 cases = torch.load(f"{folder}/cases", weights_only=True)
 labels = cases.pop("labels")
-results = {}
-for rule, epochs in cases.items():
+
+def run(rule, checkpoint, resume):
+    # at a checkpoint Lightning asks every rank for its state, writes rank 0's, gives that to all
     exemplars = Exemplars(labels, torch.arange(len(labels)), 3, 2, rule, seed=1)
     chosen = []
-    for logits, features, order in epochs:
-        for rows in order.split(6):
-            mine = rows[rank::2]
-            exemplars.observe(mine, labels[mine], logits[mine], features[mine])
-        chosen.append(exemplars.select().tolist())
-    results[rule] = chosen
-
-# half an epoch, then a checkpoint: Lightning asks every rank for its state, writes rank 0's and
-# gives that back to all
-for rule, epochs in cases.items():
-    exemplars = Exemplars(labels, torch.arange(len(labels)), 3, 2, rule, seed=1)
-    for number, (logits, features, order) in enumerate(epochs):
+    for epoch, (logits, features, order) in enumerate(cases[rule]):
         for place, rows in enumerate(order.split(6)):
             mine = rows[rank::2]
             exemplars.observe(mine, labels[mine], logits[mine], features[mine])
-            if (number, place) == (1, 1):
+            if checkpoint and (epoch, place) == (1, 1):
                 state = exemplars.state_dict()
                 if rank == 0:
                     torch.save(state, f"{folder}/{rule}")
                 dist.barrier()
-                resumed = Exemplars(labels, torch.arange(len(labels)), 3, 2, rule, seed=1)
-                resumed.load_state_dict(torch.load(f"{folder}/{rule}", weights_only=True))
-                if "resume" in sys.argv:
-                    exemplars = resumed
-        chosen = exemplars.select()
-    results[rule].append(chosen.tolist())
+                if resume:
+                    exemplars = Exemplars(labels, torch.arange(len(labels)), 3, 2, rule, seed=1)
+                    exemplars.load_state_dict(torch.load(f"{folder}/{rule}", weights_only=True))
+                dist.barrier()
+        chosen.append(exemplars.select().tolist())
+    return chosen
+
+results = {
+    name: {rule: run(rule, *how) for rule in cases}
+    for name, how in
+    {"through": (False, False), "checkpointed": (True, False), "resumed": (True, True)}.items()
+}
 with open(f"{folder}/rank{rank}.json", "w") as file:
     json.dump(results, file)
 dist.destroy_process_group()
@@ -304,31 +300,29 @@ def case(rule: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
     return epochs
 
 
-def in_two_processes(folder: Path, *options: str) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("processes")
     cases = {rule: case(rule) for rule in RULES}
     torch.save({"labels": torch.arange(3).repeat(8)} | cases, folder / "cases")
     done = subprocess.run(
-        [sys.executable, "-c", TWO_PROCESSES, str(folder), *options],
+        [sys.executable, "-c", TWO_PROCESSES, str(folder)],
         timeout=60, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 
-def in_one_process() -> dict[str, Any]:
-    results = {}
-    for rule in RULES:
-        exemplars = Exemplars(torch.arange(3).repeat(8), torch.arange(24), 3, 2, rule, seed=1)  # type: ignore[arg-type]
-        results[rule] = []
-        for logits, features, order in case(rule):
-            show(exemplars, logits, features, order, batch=6)
-            results[rule].append(exemplars.select().tolist())
-        results[rule].append(results[rule][-1])
-    return results
-
-
-@pytest.mark.parametrize("options", [(), ("resume",)])
-def test_two_processes_choose_as_one_does(options: tuple[str, ...], tmp_path: Path) -> None:
-    first, second = in_two_processes(tmp_path, *options)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("how", ["through", "checkpointed", "resumed"])
+def test_two_processes_choose_as_one_does(
+    how: str, rule: Any, two_processes: list[dict[str, Any]]
+) -> None:
+    exemplars = Exemplars(torch.arange(3).repeat(8), torch.arange(24), 3, 2, rule, seed=1)
+    expected = []
+    for logits, features, order in case(rule):
+        show(exemplars, logits, features, order, batch=6)
+        expected.append(exemplars.select().tolist())
+    first, second = (results[how][rule] for results in two_processes)
     assert first == second
-    assert first == in_one_process()
+    assert first == expected

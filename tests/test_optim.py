@@ -1,9 +1,6 @@
 """Schedules against closed formulas, and the mean of gradients over processes."""
 
-import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +9,7 @@ from reference import training_loop
 from torch import nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.optim import average_gradients, schedule_of
+from geniu_lightning.optim import average_gradients, schedule_of, total_over_ranks
 
 
 def rates(schedule: str, steps: int, *starts: float) -> list[list[float]]:
@@ -98,36 +95,37 @@ def test_one_process_keeps_its_gradients() -> None:
     assert parameter.grad.tolist() == [1.0, 2.0]
 
 
-TWO_PROCESSES = """
-import json, os, sys
-import torch
-import torch.distributed as dist
-from geniu_lightning.optim import average_gradients
+def test_processes_get_the_mean_of_their_gradients_in_one_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    messages = []
 
-folder = sys.argv[1]
-rank = 0 if os.fork() else 1
-torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-matrix, vector, untouched = (torch.nn.Parameter(torch.zeros(s)) for s in ((2, 3), (2,), (4,)))
-matrix.grad = torch.arange(6.0).view(3, 2).T * (1 + 2 * rank)  # not contiguous
-vector.grad = torch.tensor([1.0, -1.0]) * (10 if rank else 0)
-average_gradients(iter([matrix, untouched, vector]))
-average_gradients(iter([untouched]))  # no message at all, so nobody waits for one
-result = [matrix.grad.tolist(), vector.grad.tolist(), untouched.grad is None]
-with open(f"{folder}/rank{rank}.json", "w") as file:
-    json.dump(result, file)
-dist.destroy_process_group()
-if rank:
-    os._exit(0)
-os.wait()
-"""
+    def add_the_other_process(message: torch.Tensor) -> None:
+        messages.append(message.clone())
+        message += torch.tensor([3.0, 6.0, 9.0, 12.0, 15.0, 18.0, 10.0, -10.0])
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", add_the_other_process)
+    matrix, vector, untouched = (nn.Parameter(torch.zeros(s)) for s in ((2, 3), (2,), (4,)))
+    matrix.grad = torch.tensor([[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]).T  # not contiguous
+    vector.grad = torch.zeros(2)
+    average_gradients(iter([matrix, untouched, vector]))
+    assert matrix.grad.tolist() == [[2.0, 4.0, 6.0], [8.0, 10.0, 12.0]]
+    assert vector.grad.tolist() == [5.0, -5.0]
+    assert untouched.grad is None
+    average_gradients(iter([untouched]))  # no message at all, so nobody waits for one
+    assert [len(message) for message in messages] == [8]
 
 
-def test_two_processes_get_the_mean_of_their_gradients(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_PROCESSES, str(tmp_path)],
-        timeout=60, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    results = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
-    assert results[0] == results[1] == [[[0.0, 4.0, 8.0], [2.0, 6.0, 10.0]], [5.0, -5.0], True]
+def test_numbers_are_summed_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert total_over_ranks(7) == 7  # one process
+
+    def add_the_other_process(message: torch.Tensor) -> None:
+        message += 2**40
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "gloo")
+    monkeypatch.setattr(torch.distributed, "all_reduce", add_the_other_process)
+    assert total_over_ranks(7) == 2**40 + 7

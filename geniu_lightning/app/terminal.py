@@ -31,6 +31,7 @@ def quiet() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*lr_scheduler.step.*before.*optimizer.step.*",
         ".*Experiment logs directory.*",
+        ".*no pre-optimization state was saved.*",
         ".*in eval mode at the start of training.*",
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -92,4 +92,9 @@ def close(loggers: Sequence[Logger], failed: bool = False) -> None:
 def _has_key() -> bool:
     import wandb
 
-    return bool(wandb.api.api_key)
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return bool(wandb.login(prompt=False))
+    except wandb.errors.Error:  # a key, but no way to its server: what is written can be synced
+        return False

@@ -102,6 +102,7 @@ class _Unlearning:
     def run(self) -> float | None:
         """Unlearn, write the weights, evaluate, and mark the folder as done."""
         from geniu_lightning.app import trackers
+        from geniu_lightning.optim import total_over_ranks
 
         method = self.config.unlearner.name
         names = [self.kit.info.class_names[k] for k in self.forget]
@@ -113,9 +114,10 @@ class _Unlearning:
         try:
             unlearner = self._unlearner()
             classifier = self._unlearn(unlearner, loggers)
+            reads = total_over_ranks(sum(self.data.reads.values()) if self.data is not None else 0)
             value = None
             if rank() == 0:
-                value = self._hand_over(unlearner, classifier, loggers)
+                value = self._hand_over(unlearner, classifier, reads, loggers)
             failed = False
             return value
         finally:
@@ -187,13 +189,12 @@ class _Unlearning:
         return self.data
 
     def _hand_over(
-        self, unlearner: Unlearner, classifier: nn.Module, loggers: list[Logger]
+        self, unlearner: Unlearner, classifier: nn.Module, reads: int, loggers: list[Logger]
     ) -> float | None:
         """Write what the run leaves, and say what it is."""
         from geniu_lightning.app import assess, build, trackers
         from geniu_lightning.kit import Kit
 
-        read_before = sum(self.data.reads.values()) if self.data is not None else 0
         info = dataclasses.replace(
             self.kit.info, generator=None, forgotten=self.forget, revision=revision()
         )
@@ -205,7 +206,7 @@ class _Unlearning:
         cost = {
             "seconds": unlearner.clock.seconds,
             "steps": steps,
-            "training_images_read": read_before,
+            "training_images_read": reads,
             "access": str(unlearner.access),
         }
         document = {

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL.Image import Image, Resampling
+from PIL.Image import DecompressionBombError, Image, Resampling, fromarray
 from torch import Tensor
 
 from geniu_lightning.data.sources import Pictures, Source
 from geniu_lightning.errors import UserError
 
 FORMAT = 1
+# what Pillow raises for a damaged file, and what comes of a value that is no picture
+UNREADABLE = (OSError, SyntaxError, DecompressionBombError, AttributeError, ValueError)
 SPLITS = ("train", "test")
 
 
@@ -129,8 +131,14 @@ def _pixels(
     on_decode: Callable[[str, int, int], None] | None,
 ) -> Iterator[bytes]:
     total = len(pictures.labels)
-    for done, picture in enumerate(pictures.images, start=1):
-        yield _to_array(picture, size, channels).tobytes()
+    images = iter(pictures.images)
+    for done in range(1, total + 1):
+        try:
+            yield _to_array(next(images), size, channels).tobytes()
+        except UNREADABLE as error:
+            raise UserError(
+                f"image {done} of the {split} split cannot be decoded: {error}"
+            ) from error
         if on_decode is not None and (done % 2000 == 0 or done == total):
             on_decode(split, done, total)
 
@@ -138,6 +146,8 @@ def _pixels(
 def _to_array(
     picture: Image, size: int, channels: int
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    if picture.mode.startswith("I"):  # 16 bits: a conversion would cut them off at 255
+        picture = fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
     picture = picture.convert("L" if channels == 1 else "RGB")
     if picture.size != (size, size):
         picture = picture.resize((size, size), Resampling.BILINEAR)

@@ -33,8 +33,10 @@ class ImageSpec:
         """Build from one value for all channels or one for each.
 
         Raises:
-            UserError: If channels or values are off in number, or a deviation is not positive.
+            UserError: If size, channels or values are off, or a deviation is not positive.
         """
+        if size < 1:
+            raise UserError(f"data.image_size must be at least 1, got {size}")
         if channels not in (1, 3):
             raise UserError(f"data.channels must be 1 or 3, got {channels}")
         each = [

@@ -83,9 +83,13 @@ def exponential(
     Source:
         Cui et al., Class-Balanced Loss, CVPR 2019, arXiv 1901.05555 (long-tailed CIFAR).
     """
-    if factor < 1.0:
+    if not factor >= 1.0:
         raise UserError(f"imbalance.factor must be at least 1, got {factor}")
-    ranks = [class_indices([one], names)[0] for one in order] if order else list(range(len(names)))
+    ranks = (
+        [class_indices([one], names)[0] for one in order]
+        if order is not None
+        else list(range(len(names)))
+    )
     if sorted(ranks) != list(range(len(names))):
         raise UserError(f"imbalance.order must name each of the {len(names)} classes once")
     last = max(1, len(names) - 1)

@@ -69,8 +69,8 @@ class IndexLoader:
         """
         if self.seed is not None and len(self.indices) // len(self) < 2 * world:
             raise UserError(
-                f"a batch of {self.batch_size} is too small for {world} process(es):"
-                " each needs at least two images"
+                f"{len(self.indices)} images in batches of {self.batch_size} are too few for"
+                f" {world} process(es): each needs at least two images of every batch"
             )
         self.rank, self.world = rank, world
 
@@ -78,6 +78,8 @@ class IndexLoader:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        if self.seed is None:
+            self.position = 0  # nothing to resume, and whoever broke off begins again
         if self.position >= len(self):
             self.epoch, self.position = self.epoch + 1, 0
         order = self.indices

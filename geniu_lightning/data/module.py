@@ -73,6 +73,8 @@ class ImageData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.spec = ImageSpec.of(image_size, channels, mean, std)
+        if pad < 0:
+            raise UserError(f"data.pad must be at least 0, got {pad}")
         if batch_size < 2:
             raise UserError(f"training.batch_size must be at least 2, got {batch_size}")
         self.batch_size = batch_size

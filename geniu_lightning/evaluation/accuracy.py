@@ -52,10 +52,13 @@ class Accuracy:
 
 
 def credits(outputs: Outputs) -> Tensor:
-    """Return what each image counts for: 1 right, 0 wrong, 1/n in a tie of n, shape ``(N,)``."""
+    """Return what each image counts for: 1 right, 0 wrong, 1/n in a tie of n, shape ``(N,)``.
+
+    Logits that are no numbers are wrong.
+    """
     largest = outputs.logits == outputs.logits.max(dim=1, keepdim=True).values
     own = largest.gather(1, outputs.labels[:, None]).squeeze(1)
-    return own.double() / largest.sum(dim=1)
+    return own.double() / largest.sum(dim=1).clamp(min=1)
 
 
 def per_class(outputs: Outputs, classes: int) -> Tensor:

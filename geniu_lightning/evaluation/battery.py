@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import nn
 
 from geniu_lightning.evaluation.context import Context
@@ -87,9 +88,13 @@ def _entry(value: Value | Absent, reading: Reading) -> dict[str, Any]:
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Return SHA-256 over all parameters and buffers: equal exactly where the networks are."""
+    """Return SHA-256 over all parameters, buffers and modes: equal where the networks are."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for name, module in network.named_modules():
+        digest.update(f"{name}|{module.training}".encode())
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        digest.update(f"{name}|{tensor.dtype}|{tensor.requires_grad}".encode())
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(raw.numpy().tobytes())
     return digest.hexdigest()

@@ -59,11 +59,11 @@ class NetworkSpec:
             KitError: As :meth:`build`, and if ``features`` or a linear ``head`` is missing.
         """
         classifier = self.build(allow_custom)
-        if not callable(getattr(classifier, "features", None)) or not isinstance(
-            getattr(classifier, "head", None), nn.Linear
-        ):
+        head = getattr(classifier, "head", None)
+        linear = isinstance(head, nn.Linear) and head.bias is not None
+        if not linear or not callable(getattr(classifier, "features", None)):
             raise KitError(
-                f"{self.target} must have a method features(images) and a torch.nn.Linear named"
-                " head, with forward(images) = head(features(images))"
+                f"{self.target} must have a method features(images) and a torch.nn.Linear with a"
+                " bias named head, with forward(images) = head(features(images))"
             )
         return classifier

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import TrainingDivergedError, UserError
 from geniu_lightning.kit import Kit
 from geniu_lightning.optim import OptimizerFactory, Schedule, schedule_of
 from geniu_lightning.seeds import stream
@@ -62,7 +62,7 @@ class Unlearner(LightningModule):
     Lightning's own set-up stand outside.
 
     Args:
-        forget: Forgotten classes, sorted indices.
+        forget: Forgotten classes, by index.
         steps: Updates.
         optimizer: Factory; ``None`` for a method without updates.
         schedule: Course of the learning rate.
@@ -91,14 +91,30 @@ class Unlearner(LightningModule):
         log_every_n_steps: int = 10,
     ) -> None:
         super().__init__()
-        if steps < 0 or (steps and optimizer is None and not self.from_scratch):
-            raise UserError(f"a method of {steps} steps needs a number >= 0 and an optimizer")
+        if not forget:
+            raise UserError("there is no class to forget")
+        if steps < 0 or (steps and optimizer is None):
+            raise UserError(
+                f"unlearner.steps must be at least 0, and with steps there must be"
+                f" an optimizer; got {steps} steps"
+            )
+        if schedule not in get_args(Schedule):
+            raise UserError(
+                f"unlearner.schedule must be one of {', '.join(get_args(Schedule))},"
+                f" got {schedule!r}"
+            )
+        if max_gradient_norm is not None and not max_gradient_norm > 0:
+            raise UserError(f"unlearner.max_gradient_norm must be above 0, got {max_gradient_norm}")
+        if log_every_n_steps < 1:
+            raise UserError(
+                f"unlearner.log_every_n_steps must be at least 1, got {log_every_n_steps}"
+            )
         if batch_norm not in get_args(BatchNorm):
             raise UserError(
                 f"unlearner.batch_norm must be one of {', '.join(get_args(BatchNorm))},"
                 f" got {batch_norm!r}"
             )
-        self.forget = forget
+        self.forget = tuple(sorted(set(forget)))
         self.steps = steps
         self.optimizer_factory = optimizer
         self.schedule = schedule
@@ -136,7 +152,7 @@ class Unlearner(LightningModule):
 
         Raises:
             AccessError: If the method reads what it did not declare.
-            TrainingDivergedError: If the loss stops being a finite number.
+            TrainingDivergedError: If loss or weights stop being finite numbers.
         """
         with self.clock:
             torch.manual_seed(stream("unlearn", self.seed))
@@ -147,6 +163,10 @@ class Unlearner(LightningModule):
             self.watch.stop_if_bad()
         with self.clock:
             self.finish()
+        if not all(p.isfinite().all() for p in self.classifier.parameters()):
+            raise TrainingDivergedError(
+                f"the weights stopped being finite numbers at the last step; {self.watch.remedy}"
+            )
         return self.classifier.eval().requires_grad_(False)
 
     def _set_batch_norm(self) -> None:
@@ -172,7 +192,8 @@ class Unlearner(LightningModule):
 
     def train_dataloader(self) -> Batches:
         """Return this rank's share of the batches."""
-        assert self.batches is not None  # prepare sets them where there are steps
+        if self.batches is None:
+            raise UserError(f"{type(self).__name__} has no batches: set its steps to 0")
         self.batches.shard(self.trainer.global_rank, self.trainer.world_size)
         return self.batches
 

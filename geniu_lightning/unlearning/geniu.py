@@ -41,7 +41,7 @@ class Geniu(Unlearner):
         **settings: Those of the base.
 
     Raises:
-        UserError: If a term does not exist.
+        UserError: If a term does not exist, or ``max_margin`` is outside (0, 40].
 
     Source:
         GENIU, arXiv 2406.07885, Eq. 7. Departures: the bound of the reciprocal, the terms that are
@@ -67,6 +67,8 @@ class Geniu(Unlearner):
                 raise UserError(
                     f"unlearner.{name} must be one of {', '.join(known)}, got {value!r}"
                 )
+        if not 0 < max_margin <= 40:  # e^40 squared is as far as 32 bits go
+            raise UserError(f"unlearner.max_margin must lie in (0, 40], got {max_margin}")
         self.forget_term = forget_term
         self.retain_term = retain_term
         self.retain_weight = retain_weight

@@ -1,8 +1,11 @@
 """Logit mask: forbid the answer. The baseline that every method has to be compared with."""
 
+import math
+
 import torch
 from torch import nn
 
+from geniu_lightning.errors import UserError
 from geniu_lightning.unlearning.base import Unlearner
 
 
@@ -16,12 +19,17 @@ class LogitMask(Unlearner):
         offset: The bias, negated; finite, for minus infinity breaks cross-entropy and export.
         **settings: Those of the base.
 
+    Raises:
+        UserError: If the offset is not positive and finite.
+
     Source:
         Folklore.
     """
 
     def __init__(self, *, offset: float = 1e4, **settings: object) -> None:
         super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
+        if not 0 < offset < math.inf:
+            raise UserError(f"unlearner.offset must be positive and finite, got {offset}")
         self.offset = offset
 
     @torch.no_grad()

@@ -49,7 +49,8 @@ def bounded_reciprocal(logits: Tensor, labels: Tensor, max_margin: float) -> Ten
     Args:
         logits: Shape ``(N, K)``.
         labels: int64, shape ``(N,)``.
-        max_margin: Where the tangent begins, in nats; the largest slope is about e^max_margin.
+        max_margin: Where the tangent begins, in nats, in (0, 40]; the largest slope is about
+            e^max_margin.
 
     Returns:
         Values in 1/nats, shape ``(N,)``; positive, smaller the more surely the label is missed.
@@ -59,8 +60,7 @@ def bounded_reciprocal(logits: Tensor, labels: Tensor, max_margin: float) -> Ten
     """
     gap = margin(logits, labels)
     inside = gap.clamp(max=max_margin)
-    at_bound = F.softplus(torch.tensor(-max_margin)).item()
-    slope = (1 / (1 + math.exp(max_margin))) / at_bound**2
+    slope = (1 / (1 + math.exp(max_margin))) / math.log1p(math.exp(-max_margin)) ** 2
     return F.softplus(-inside).reciprocal() + slope * (gap - inside)
 
 

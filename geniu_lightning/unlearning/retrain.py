@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit import Kit
+from geniu_lightning.optim import OptimizerFactory
 from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
@@ -22,43 +23,56 @@ class Retrain(Unlearner):
     images are.
 
     Args:
+        forget: Forgotten classes, by index.
         training_seed: Seed of initialisation, order and augmentation; ``None`` takes the kit's,
             which pairs the oracle with its original.
-        **settings: Those of the base.
+        seed: Unlearning seed; nothing is drawn from it.
+        log_every_n_steps: Steps between two entries in the logs.
 
     Raises:
-        UserError: In :meth:`prepare`, if the kit does not say how it was trained.
+        UserError: In :meth:`prepare`, if the kit does not say how it was trained, or in a way that
+            may not be followed.
     """
 
     access = Access.RETAIN
     from_scratch = True
 
-    def __init__(self, *, training_seed: int | None = None, **settings: object) -> None:
-        super().__init__(batch_norm="train", **settings)  # type: ignore[arg-type]  # the base checks
+    def __init__(
+        self,
+        *,
+        forget: tuple[int, ...],
+        training_seed: int | None = None,
+        seed: int = 0,
+        log_every_n_steps: int = 50,
+    ) -> None:
+        super().__init__(
+            forget=forget, batch_norm="train", seed=seed, log_every_n_steps=log_every_n_steps
+        )
         self.training_seed = training_seed
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
         """Build a fresh network and take the recipe from the kit."""
-        recipe = kit.info.settings.get("training")
-        if recipe is None:
-            raise UserError("the kit does not say how it was trained, so it cannot be retrained")
         seed = kit.info.seed if self.training_seed is None else self.training_seed
         with torch.random.fork_rng():
             torch.manual_seed(stream("init", seed))
             self.classifier = kit.info.classifier.build_classifier()
         self.classifier.to(next(kit.classifier.parameters()).device)
-        self.batches = sources.retain(recipe["batch_size"], seed)
-        self.steps = recipe["epochs"] * len(self.batches)
-        self.optimizer_factory = _optimizer_of(recipe["optimizer"])
-        self.schedule = recipe["schedule"]
-        self.max_gradient_norm = recipe["max_gradient_norm"]
+        try:
+            recipe = kit.info.settings["training"]
+            self.batches = sources.retain(recipe["batch_size"], seed)
+            self.steps = recipe["epochs"] * len(self.batches)
+            self.optimizer_factory = _optimizer_of(recipe["optimizer"])
+            self.schedule = recipe["schedule"]
+            self.max_gradient_norm = recipe["max_gradient_norm"]
+        except KeyError as error:
+            raise UserError(f"the kit does not say how it was trained: no {error}") from error
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return the cross-entropy on retained images, in nats."""
         return {"retain": F.cross_entropy(self.classifier(batch.images).float(), batch.labels)}
 
 
-def _optimizer_of(settings: dict[str, Any]) -> Any:  # a partial of an optimizer class
+def _optimizer_of(settings: dict[str, Any]) -> OptimizerFactory:
     """Rebuild an optimizer factory from a kit, which may come from anyone: torch's own only."""
     arguments = {k: v for k, v in settings.items() if not k.startswith("_")}
     package, _, name = str(settings.get("_target_")).rpartition(".")
@@ -68,4 +82,8 @@ def _optimizer_of(settings: dict[str, Any]) -> Any:  # a partial of an optimizer
             f"the kit was trained with {settings.get('_target_')}; only optimizers of torch.optim"
             " can be taken from a kit"
         )
+    try:
+        optimizer([nn.Parameter(torch.zeros(1))], **arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the kit's {name} does not take its settings: {error}") from error
     return partial(optimizer, **arguments)

@@ -1,3 +1,4 @@
+import io
 import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image, fromarray
+from PIL.Image import open as open_picture
 
 from geniu_lightning.data import cache
 from geniu_lightning.data.sources import Pictures
@@ -145,12 +147,14 @@ def test_grey_becomes_three_equal_channels_and_colour_its_luma() -> None:
     assert np.abs(decoded - luma).max() <= 1.0
 
 
-@pytest.mark.xfail(strict=True, reason="16-bit grey is cut off at 255 instead of scaled")
-def test_sixteen_bit_pictures_keep_their_greys() -> None:
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])  # both are how Pillow opens 16 bits
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bit_pictures_keep_their_greys(dtype: type[np.generic], channels: int) -> None:
     source = Painted()
-    source.pixels = {k: p.astype(np.uint16) * 257 for k, p in source.pixels.items()}
-    decoded = cache.load(source, 6, 1).images["train"][:, 0].numpy().astype(int)
-    assert np.abs(decoded - Painted().pixels["train"]).max() <= 1
+    source.pixels = {k: p.astype(dtype) * dtype(257) for k, p in source.pixels.items()}
+    decoded = cache.load(source, 6, channels).images["train"].numpy()
+    for channel in range(channels):
+        np.testing.assert_array_equal(decoded[:, channel], Painted().pixels["train"])
 
 
 def test_decoding_tells_how_far_it_is() -> None:
@@ -190,8 +194,48 @@ def test_a_picture_that_fails_half_way_leaves_no_folder_behind(root: Path) -> No
             yield from list(super().images(split))[:3]
             raise OSError("truncated picture")
 
-    with pytest.raises(OSError, match="truncated picture"):
+    with pytest.raises(UserError) as error:
         cache.load(Torn(), 6, 1)
+    assert str(error.value) == "image 4 of the train split cannot be decoded: truncated picture"
+    assert list(root.iterdir()) == []
+
+
+def spoilt(content: bytes) -> Image:
+    return open_picture(io.BytesIO(content))
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
+    fromarray(noise).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+# IHDR, 33 bytes; IDAT begins there, and its data eight bytes later
+TRUNCATED = png()[:400]
+BROKEN_CHUNK = png()[:33] + (200).to_bytes(4, "big") + png()[37:]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: spoilt(TRUNCATED),
+        lambda: spoilt(BROKEN_CHUNK),
+        lambda: spoilt(b"no picture"),
+        lambda: None,
+    ],
+    ids=["truncated", "broken chunk", "no picture", "missing"],
+)
+def test_a_picture_that_cannot_be_decoded_is_named(
+    root: Path, make: Callable[[], Image | None]
+) -> None:
+    class Spoilt(Painted):
+        def images(self, split: str) -> Iterator[Image]:
+            for k, image in enumerate(super().images(split)):
+                yield make() if (split, k) == ("test", 1) else image  # type: ignore[misc]
+
+    with pytest.raises(UserError, match=r"^image 2 of the test split cannot be decoded: ."):
+        cache.load(Spoilt(), 6, 1)
     assert list(root.iterdir()) == []
 
 

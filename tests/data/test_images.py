@@ -42,6 +42,14 @@ def test_spec_takes_one_value_for_all_channels_or_one_for_each() -> None:
     assert ImageSpec.of(28, 3, [0.1, 0.2, 0.3], 1) == ImageSpec(28, 3, (0.1, 0.2, 0.3), (1.0,) * 3)
 
 
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_side_below_one_pixel_is_refused(size: int) -> None:
+    with pytest.raises(UserError) as error:
+        ImageSpec.of(size, 1, 0.5, 0.5)
+    assert str(error.value) == f"data.image_size must be at least 1, got {size}"
+    assert ImageSpec.of(1, 1, 0.5, 0.5).size == 1
+
+
 @pytest.mark.parametrize("channels", [0, 2, 4])
 def test_channels_other_than_grey_and_colour_are_refused(channels: int) -> None:
     with pytest.raises(UserError) as error:

@@ -75,6 +75,14 @@ def test_without_a_seed_the_order_stays_and_nothing_is_augmented() -> None:
     assert gate.augmentations == [None] * 4
 
 
+def test_without_a_seed_a_loop_that_was_left_early_begins_again() -> None:
+    loader, _ = make(count=6, batch_size=2, seed=None)
+    next(iter(loader))
+    assert seen(list(loader)) == [[100, 101], [102, 103], [104, 105]]
+    loader.load_state_dict({"epoch": 0, "position": 2})
+    assert len(list(loader)) == 3
+
+
 def test_each_batch_of_each_epoch_and_rank_is_augmented_from_a_stream_of_its_own() -> None:
     drawn: list[int | None] = []
     for seed in (1, 2):
@@ -180,8 +188,8 @@ def test_a_training_batch_with_fewer_than_two_images_a_process_is_refused(
     with pytest.raises(UserError) as error:
         loader.shard(world - 1, world)
     assert str(error.value) == (
-        f"a batch of {batch_size} is too small for {world} process(es):"
-        " each needs at least two images"
+        f"{count} images in batches of {batch_size} are too few for {world} process(es):"
+        " each needs at least two images of every batch"
     )
 
 

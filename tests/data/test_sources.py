@@ -188,23 +188,48 @@ def test_a_set_that_is_nowhere_names_both_places(tmp_path: Path) -> None:
         HubSet("pets", str(tmp_path), hub_id="nobody/pets").read("train")
     message = str(error.value)
     assert f"neither at {tmp_path / 'pets'} (data.root, data.name)" in message
-    assert "nor could 'nobody/pets' be loaded from the Hugging Face Hub" in message
+    assert "nor could nobody/pets be loaded from the Hugging Face Hub (" in message
+    assert message.endswith("; data.source.hub_id)")
     assert "\n" not in message
+
+
+def test_of_an_error_of_many_lines_the_first_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("the Hub is away\nTraceback: line 1\nline 2")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(DataNotFoundError, match=r"\(the Hub is away; data\.source\.hub_id\)$"):
+        HubSet("pets", str(tmp_path), hub_id="nobody/pets").read("train")
 
 
 def test_a_set_that_is_nowhere_and_has_no_id_names_the_settings(tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError) as error:
         HubSet("pets", str(tmp_path)).read("train")
     assert str(error.value) == (
-        f"there is no data set at {tmp_path / 'pets'}, and no Hub id was given; set data.root,"
-        " data.name or data.source.hub_id"
+        f"the data set is neither at {tmp_path / 'pets'} (data.root, data.name) nor could it be"
+        " loaded from the Hugging Face Hub (no Hub id is given; data.source.hub_id)"
     )
 
 
-def test_an_empty_local_folder_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "pets").mkdir()
-    with pytest.raises(DataNotFoundError, match=str(tmp_path / "pets")):
-        HubSet("pets", str(tmp_path)).read("train")
+@pytest.mark.parametrize("hub_id", [None, "nobody/pets"])
+@pytest.mark.parametrize("content", [None, b"no parquet"])
+def test_a_local_folder_that_cannot_be_read_is_told_as_such(
+    tmp_path: Path, content: bytes | None, hub_id: str | None
+) -> None:
+    folder = tmp_path / "pets"
+    folder.mkdir()
+    if content is not None:
+        (folder / "train-00000-of-00001.parquet").write_bytes(content)
+    with pytest.raises(DataNotFoundError) as error:
+        HubSet("pets", str(tmp_path), hub_id=hub_id).read("train")
+    message = str(error.value)
+    assert message.startswith(f"{folder} holds no data set that can be read (")
+    assert "Hugging Face Hub" not in message
+    assert "\n" not in message
 
 
 def test_the_root_is_the_given_one_then_that_of_the_environment_then_data(
@@ -250,11 +275,23 @@ def test_a_local_copy_that_was_written_anew_is_decoded_anew(tmp_path: Path) -> N
     assert after.images["train"][:, 0, 0, 0].tolist() == [50, 51]
 
 
-@pytest.mark.xfail(strict=True, reason="labels of -1 (an unlabelled split) are taken as they are")
-def test_an_unlabelled_split_is_refused(tmp_path: Path) -> None:
-    write_set(tmp_path / "pets", test=[-1, -1])
-    with pytest.raises(UserError):
-        cache.load(HubSet("pets", str(tmp_path)), 8, 1)
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([-1, -1], ("cat", "dog")),
+        ([0, -1], ("cat", "dog")),
+        ([0, None], ("cat", "dog")),
+        (["cat", None], None),
+        ([1, None], None),
+    ],
+)
+def test_images_without_a_label_are_refused(
+    tmp_path: Path, labels: Sequence[Any], names: Sequence[str] | None
+) -> None:
+    write_set(tmp_path / "pets", labels, labels, names)
+    with pytest.raises(UserError) as error:
+        HubSet("pets", str(tmp_path)).read("test")
+    assert str(error.value) == "the column 'label' has images without a label"
 
 
 # --- folders of images ---
@@ -280,20 +317,53 @@ def test_file_names_that_sound_like_splits_do_not_move_images(tmp_path: Path) ->
     assert greys(source.read("test")) == [110, 100]
 
 
-@pytest.mark.xfail(strict=True, reason="test images of a class called train are trained on")
-def test_a_class_called_train_does_not_move_images_between_splits(tmp_path: Path) -> None:
-    write_folder(tmp_path / "vehicles", classes=("train", "boat"))
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_a_class_called_like_a_split_does_not_move_images(tmp_path: Path, name: str) -> None:
+    write_folder(tmp_path / "vehicles", classes=(name, "boat"))
     source = ImageFolder("vehicles", str(tmp_path))
-    assert sorted(greys(source.read("train"))) == [0, 1, 10, 11]
-    assert sorted(greys(source.read("test"))) == [100, 101, 110, 111]
+    train, test = source.read("train"), source.read("test")
+    assert train.names == test.names == ("boat", name)
+    assert (greys(train), list(train.labels)) == ([10, 11, 0, 1], [0, 0, 1, 1])
+    assert (greys(test), list(test.labels)) == ([110, 111, 100, 101], [0, 0, 1, 1])
 
 
-@pytest.mark.xfail(strict=True, reason="a class that is in test/ only ends in a TypeError")
-def test_a_folder_whose_splits_have_different_classes_is_refused(tmp_path: Path) -> None:
+def test_brackets_in_names_do_not_lose_images(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "pets", classes=("dog [big]", "cat"))
+    (folder / "train" / "cat" / "0.png").rename(folder / "train" / "cat" / "0 [1].png")
+    pictures = ImageFolder("pets", str(tmp_path)).read("train")
+    assert pictures.names == ("cat", "dog [big]")
+    assert sorted(greys(pictures)) == [0, 1, 10, 11]
+
+
+@pytest.mark.parametrize(
+    ("lacks", "sentence"),
+    [("train", "ant, dog and ant, cat, dog"), ("test", "ant, cat, dog and ant, dog")],
+)
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_folder_whose_splits_have_different_classes_is_refused(
+    tmp_path: Path, lacks: str, sentence: str, empty: bool
+) -> None:
     folder = write_folder(tmp_path / "pets", classes=("ant", "cat", "dog"))
-    shutil.rmtree(folder / "train" / "cat")
-    with pytest.raises(UserError, match="cat"):
+    shutil.rmtree(folder / lacks / "cat")
+    if empty:
+        (folder / lacks / "cat").mkdir()
+    with pytest.raises(UserError, match=f"different classes: {sentence}$"):
         cache.load(ImageFolder("pets", str(tmp_path)), 8, 1)
+
+
+def test_a_file_that_is_no_picture_is_named_by_its_number(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "pets")
+    (folder / "train" / "dog" / "1.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"^image 4 of the train split cannot be decoded: "):
+        cache.load(ImageFolder("pets", str(tmp_path)), 8, 1)
+
+
+def test_sixteen_bit_files_keep_their_greys(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "pets", each=1)
+    ramp = np.arange(64, dtype=np.uint16).reshape(8, 8) * 4
+    fromarray(ramp * np.uint16(257)).save(folder / "train" / "cat" / "0.png")
+    image = cache.load(ImageFolder("pets", str(tmp_path)), 8, 1).images["train"][0, 0]
+    np.testing.assert_array_equal(image.numpy(), ramp)
 
 
 def test_grey_pictures_of_any_size_become_colour_squares(tmp_path: Path) -> None:

@@ -52,7 +52,20 @@ def test_a_classifier_is_its_head_on_its_features(
     assert features.shape == (3, width)
     assert isinstance(model.head, nn.Linear)
     assert model(batch).shape == (3, settings["num_classes"])
-    torch.testing.assert_close(model(batch), features @ model.head.weight.T + model.head.bias)
+    assert torch.equal(model(batch), model.head(features))
+
+
+@pytest.mark.parametrize(("build", "settings", "width"), CLASSIFIERS)
+def test_features_are_the_average_over_the_last_maps(
+    build: type[nn.Module], settings: dict[str, int], width: int
+) -> None:
+    model = build(**settings).eval()
+    maps: list[torch.Tensor] = []
+    model.blocks.register_forward_hook(lambda module, inputs, output: maps.append(output))
+    features = model.features(images(3, settings["channels"], 24))
+    assert maps[0].shape[-1] > 1
+    wanted = torch.einsum("ncij->nc", maps[0]) / maps[0][0, 0].numel()
+    torch.testing.assert_close(features, wanted, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(("build", "settings", "width"), CLASSIFIERS)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 
 from geniu_lightning.errors import TrainingDivergedError, UserError
 from geniu_lightning.kit import Kit
+from geniu_lightning.unlearning import base
 from geniu_lightning.unlearning.base import Clock, Unlearner
 from geniu_lightning.unlearning.sources import Access, Repeated, Sources, UnlearnBatch
 
 TrainerOf = Callable[[int], Trainer]
-rough = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.1)
+rough = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=0.1)
 
 
 class Toy(Unlearner):
@@ -151,7 +153,7 @@ def test_the_learning_rate_follows_its_course_step_by_step(
 ) -> None:
     method = toy(steps=4, schedule="cosine")
     method.run(kit, archive.sources(Access.NONE, (0,)), trainer_of)
-    expected = [0.05 * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]
+    expected = [0.01 * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]
     assert method.rates == pytest.approx(expected)
 
 
@@ -179,12 +181,43 @@ def test_batches_are_shared_out_to_the_trainers_rank(
     assert shares == [(0, 1)]
 
 
+@pytest.mark.parametrize("where", ["prepare", "loss_terms", "finish"])
+def test_what_a_method_draws_follows_from_its_seed_alone(
+    kit: Kit, archive: Any, trainer_of: TrainerOf, where: str
+) -> None:
+    class Drawing(Toy):
+        draws: Tensor
+
+        def prepare(self, kit: Kit, sources: Sources) -> None:
+            super().prepare(kit, sources)
+            if where == "prepare":
+                self.draws = torch.rand(3)
+
+        def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
+            if where == "loss_terms":
+                self.draws = torch.rand(3)
+            return super().loss_terms(batch)
+
+        def finish(self) -> None:
+            if where == "finish":
+                self.draws = torch.rand(3)
+
+    def drawn(seed: int, random_state: int) -> Tensor:
+        torch.manual_seed(random_state)
+        method = Drawing(forget=(0,), steps=2, optimizer=rough, seed=seed)
+        method.run(kit, archive.sources(Access.NONE, (0,)), trainer_of)
+        return method.draws
+
+    assert torch.equal(drawn(1, 0), drawn(1, 8))
+    assert not torch.equal(drawn(1, 0), drawn(2, 0))
+
+
 # ---- what is refused -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("settings", [{"steps": -1}, {"steps": 5, "optimizer": None}])
 def test_steps_below_zero_or_without_an_optimizer_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=f"a method of {settings['steps']} steps needs"):
+    with pytest.raises(UserError, match=f"got {settings['steps']} steps"):
         toy(**settings)
 
 
@@ -260,29 +293,35 @@ def test_terms_are_logged_by_name_every_few_steps_and_at_the_last(
 
 
 def test_the_clock_counts_preparing_stepping_and_finishing_but_not_setting_up(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
+    kit: Kit, archive: Any, trainer_of: TrainerOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    now = [0.0]
+    monkeypatch.setattr(base, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
     class Slow(Toy):
         def prepare(self, kit: Kit, sources: Sources) -> None:
             super().prepare(kit, sources)
-            time.sleep(0.02)
+            now[0] += 1
 
         def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
-            time.sleep(0.02)
+            now[0] += 10
             return super().loss_terms(batch)
 
         def finish(self) -> None:
-            time.sleep(0.02)
+            now[0] += 100
+
+    def optimizer(parameters: Any) -> torch.optim.Optimizer:
+        now[0] += 1000
+        return rough(parameters)
 
     def slowly(steps: int) -> Trainer:
-        time.sleep(0.2)
+        now[0] += 10_000
         return trainer_of(steps)
 
-    method = Slow(forget=(0,), steps=3, optimizer=rough)
-    begin = time.perf_counter()
+    method = Slow(forget=(0,), steps=3, optimizer=optimizer)
     method.run(kit, archive.sources(Access.NONE, (0,)), slowly)
-    wall = time.perf_counter() - begin
-    assert 5 * 0.02 <= method.clock.seconds <= wall - 0.2
+    assert method.clock.seconds == 1 + 3 * 10 + 100 + 1000
+    assert now[0] == 11_131
 
 
 def test_a_clock_adds_up_and_stops_when_its_block_fails() -> None:

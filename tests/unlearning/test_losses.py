@@ -125,7 +125,6 @@ def test_bounded_reciprocal_pushes_a_confident_proxy_and_never_harder_than_its_b
     assert limit == pytest.approx(np.exp(bound), rel=0.02)  # as its docstring says
 
 
-@pytest.mark.xfail(strict=True, reason="softplus of an integer tensor: max_margin=5 fails")
 def test_bounded_reciprocal_takes_a_whole_number_as_its_bound() -> None:
     logits, labels = draw(0, 5.0)
     torch.testing.assert_close(

@@ -1,0 +1,59 @@
+"""Commands run in this process, on real digits and a tiny network."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from geniu_lightning.app.train import main as train_main
+from geniu_lightning.app.unlearn import main as unlearn_main
+
+TINY = (
+    "model.width=4",
+    "training.epochs=2",
+    "training.min_generator_steps=8",
+    "training.proxies_per_class=2",
+    "imbalance.ratio=0.3",
+    "trainer.threads=1",
+)
+
+
+@dataclass
+class Outcome:
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run ``train`` or ``unlearn`` as a person would, without starting a process."""
+
+    def run(name: str, *arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+        status = 0
+        try:
+            (train_main if name == "train" else unlearn_main)()
+        except SystemExit as ending:
+            status = int(ending.code or 0)
+        return Outcome(status, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one finished training run, not to be changed."""
+    folder = tmp_path_factory.mktemp("trained run")  # with a space, as on many a desktop
+    before = sys.argv
+    sys.argv = ["train.py", *TINY, "seed=1", f"out={folder}"]
+    try:
+        train_main()
+    finally:
+        sys.argv = before
+    return folder

@@ -1,0 +1,69 @@
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from geniu_lightning.app.runs import RunFolder, folder_of, identity_of, rank, write_json
+from geniu_lightning.errors import UserError
+
+
+def _try_to_claim(path: Path, answer: "multiprocessing.Queue[str]") -> None:
+    try:
+        with RunFolder(path, {"seed": 1}).claim(force=False):
+            answer.put("claimed")
+    except UserError as error:
+        answer.put(str(error))
+
+
+def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    answer: multiprocessing.Queue[str] = context.Queue()
+    with RunFolder(tmp_path, {"seed": 1}).claim(force=False):
+        other = context.Process(target=_try_to_claim, args=(tmp_path, answer))
+        other.start()
+        assert "another process is at work" in answer.get(timeout=20)
+        other.join()
+    _try_to_claim(tmp_path, answer)
+    assert answer.get(timeout=20) == "claimed"
+
+
+def test_what_another_program_made_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(UserError, match="differs in who made it"):
+        RunFolder(tmp_path, {"seed": 1}).claim(force=False).__enter__()
+
+
+def test_identity_leaves_out_how_and_keeps_what() -> None:
+    base = {"out": None, "seed": 1, "data": {"root": "/a", "name": "x"}, "trainer": {"devices": 1}}
+    one = identity_of(OmegaConf.create(base))
+    moved = base | {"out": "there", "data": {"root": "/b", "name": "x"}, "trainer": {"devices": 2}}
+    assert identity_of(OmegaConf.create(moved)) == one
+    assert identity_of(OmegaConf.create(base | {"seed": 2})) != one
+
+
+def test_a_name_is_safe_short_and_tells_settings_apart(tmp_path: Path) -> None:
+    config = OmegaConf.create({"out": None})
+    a = folder_of(config, {"lr": 1}, "train", "my set/…:*", "seed1", "x" * 200).path
+    b = folder_of(config, {"lr": 2}, "train", "my set/…:*", "seed1", "x" * 200).path
+    assert a != b
+    assert a.parent == b.parent == Path("runs/train")
+    assert len(a.name) < 100
+    assert not set(a.name) & set(" /:*…")
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
+def test_any_launchers_rank_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(other, raising=False)
+    assert rank() == 0
+    monkeypatch.setenv(name, "3")
+    assert rank() == 3

@@ -1,0 +1,162 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from geniu_lightning.kit import Kit
+from tests.app.conftest import TINY, Command
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_run_leaves_kit_metrics_and_pictures(trained: Path) -> None:
+    kit = Kit.load(trained / "kit.safetensors")
+    assert kit.prompts is not None
+    assert kit.prompts.shape == (10, 2, 1, 28, 28)
+    assert kit.info.class_counts[0] > 3 * kit.info.class_counts[1]  # the majority, ratio 0.3
+    metrics = json.loads((trained / "metrics.json").read_text())
+    entry = metrics["metrics"]["accuracy"]["test"]["retain"]
+    assert set(entry) == {"value", "direction", "ideal", "oracle_mean", "oracle_std", "z"}
+    assert metrics["word"] is None
+    assert metrics["word_reason"]
+    for name in ("proxies.png", "exemplars.png", "confusion.png", "done.json"):
+        assert (trained / name).stat().st_size > 0
+
+
+def test_a_finished_run_is_not_done_again(command: Command, trained: Path) -> None:
+    before = (trained / "kit.safetensors").stat().st_mtime_ns
+    outcome = command("train", *TINY, "seed=1", f"out={trained}")
+    assert outcome.status == 0
+    assert "already done" in outcome.out
+    assert (trained / "kit.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_folder_with_another_runs_results_is_refused(command: Command, trained: Path) -> None:
+    outcome = command("train", *TINY, "seed=2", f"out={trained}")
+    assert outcome.status == 2
+    assert outcome.err.count("\n") == 1
+    assert "holds another run, which differs in seed" in outcome.err
+
+
+def test_force_does_it_anew_and_spares_what_is_not_ours(command: Command, tmp_path: Path) -> None:
+    small = (*TINY, "generator=none", "training.epochs=1", "evaluation=none", f"out={tmp_path}")
+    assert command("train", *small, "seed=1").status == 0
+    (tmp_path / "notes.txt").write_text("mine")
+    first = load_file(tmp_path / "kit.safetensors")
+    assert command("train", *small, "seed=2", "force=true").status == 0
+    second = load_file(tmp_path / "kit.safetensors")
+    assert any(not torch.equal(first[k], second[k]) for k in first)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [
+        *TINY,
+        "training.epochs=12",
+        "training.supervision=nearest_mean",
+        "data.pad=2",
+        "evaluation=none",
+        "trainer.checkpoint_every_n_steps=4",
+    ]
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments, f"out={killed}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not list((killed / "checkpoints").glob("*.ckpt")):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "kit.safetensors").exists()
+
+    resumed = command("train", *arguments, f"out={killed}")
+    assert resumed.status == 0
+    assert "going on from" in resumed.out
+    whole = tmp_path / "whole"
+    assert command("train", *arguments, f"out={whole}").status == 0
+    a, b = (load_file(folder / "kit.safetensors") for folder in (killed, whole))
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_a_loss_that_is_no_number_stops_the_run(command: Command, tmp_path: Path) -> None:
+    outcome = command("train", *TINY, "training.optimizer.lr=1e30", f"out={tmp_path}")
+    assert outcome.status == 2
+    assert "stopped being a finite number at step" in outcome.err
+    assert not (tmp_path / "kit.safetensors").exists()
+    again = command("train", *TINY, "generator=none", "evaluation=none", f"out={tmp_path}")
+    assert again.status == 0  # nothing came of it, so nothing stands in the way
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["imbalance.ratio=0"], "imbalance.ratio must lie in (0, 1], got 0"),
+        (["imbalance.ratio=1.5"], "imbalance.ratio must lie in (0, 1], got 1.5"),
+        (["imbalance.majority=[ship]"], "there is no class 'ship'; the classes are: 0 0, 1 1"),
+        (
+            ["imbalance=custom", "imbalance.counts=[900,1,1,1,1,1,1,1,1,1]"],
+            "imbalance.counts[0] asks for 900 images of class '0', which has",
+        ),
+        (["data.image_size=8"], "image_size must lie in 16 to 64, got 8"),
+        (["data=mnist", "data.root=nowhere"], "neither at nowhere/mnist"),
+        (["training.epochs=1"], "training.epochs of at least 2"),
+        (["training.supervision=best"], "training.supervision must be one of max_entropy"),
+        (["trainer.precision=16-mixed"], "use bf16-mixed"),
+        (["model=custom", "model._target_=no.such.Net"], "cannot be imported"),
+        (["training.epocs=3"], "Could not override 'training.epocs'"),
+        (["data=nosuch"], "Could not find 'data/nosuch'"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_what_cannot_work_is_told_in_a_sentence(
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = [one for one in TINY if not (one.startswith("imb") and "imbalance=custom" in arguments)]
+    tiny = [one for one in tiny if not (one.startswith("model") and "model=custom" in arguments)]
+    outcome = command("train", *tiny, *arguments, "out=run")
+    assert outcome.status == 2
+    assert sentence in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "run" / "kit.safetensors").exists()
+
+
+def test_without_out_the_folder_follows_from_the_settings(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = (*TINY, "generator=none", "training.epochs=1", "evaluation=none")
+    assert command("train", "-m", *small, "seed=1,2").status == 0
+    folders = sorted(path.name for path in (tmp_path / "runs" / "train").iterdir())
+    assert [name.rsplit("-", 1)[0] for name in folders] == [
+        "digits-step-AllCNN-seed1",
+        "digits-step-AllCNN-seed2",
+    ]
+    again = command("train", *small, "seed=2")
+    assert "already done" in again.out
+
+
+def test_several_devices_in_a_multirun_are_refused(command: Command, tmp_path: Path) -> None:
+    outcome = command(
+        "train", "-m", *TINY, "trainer=ddp", "trainer.devices=2", f"out={tmp_path}/run"
+    )
+    assert outcome.status == 2
+    assert "cannot be used inside a multirun" in outcome.err
