@@ -9,6 +9,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -93,9 +94,9 @@ def decoding_progress() -> Callable[[str, int, int], None]:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table: text to the left, numbers to the right, fractions with four digits."""
-    made = Table(title=title, title_justify="left", title_style="bold")
+    made = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for k, column in enumerate(columns):
-        made.add_column(column, justify="left" if k == 0 else "right")
+        made.add_column(column, justify="left" if k == 0 else "right", no_wrap=True)
     for row in rows:
         made.add_row(*(f"{x:.4f}" if isinstance(x, float) else str(x) for x in row))
     console.print(made)

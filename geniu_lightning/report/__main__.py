@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -11,16 +12,18 @@ from geniu_lightning.errors import UserError
 from geniu_lightning.report.runs import Row, find, gather
 
 COLUMNS = {
-    "A_f test": "accuracy.test.forget",
-    "A_r test": "accuracy.test.retain",
-    "worst retained": "accuracy.test.worst_retained",
+    "A_f": "accuracy.test.forget",
+    "A_r": "accuracy.test.retain",
+    "worst": "accuracy.test.worst_retained",
     "A_f train": "accuracy.train.forget",
     "seconds": "cost.seconds",
-    "images read": "cost.training_images_read",
+    "read": "cost.training_images_read",
 }
+ROLES = {"none": "none (before)", "retrain": "retrain (oracle)"}
 EXPLANATION = (
-    "A_f: accuracy on forgotten classes, A_r: mean over retained classes. The yardstick is the"
-    " retrained model, not A_f = 0: logit_mask reaches that too, and forgets nothing."
+    "A_f: accuracy on forgotten classes, A_r: mean over retained classes, worst: the least of them,"
+    " on test images; read: training images read while unlearning. The yardstick is the retrained"
+    " model, not A_f = 0: logit_mask reaches that too, and forgets nothing."
 )
 
 
@@ -37,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     console = Console(highlight=False)
     for setting in sorted({row.setting for row in rows}):
-        here = [row for row in rows if row.setting == setting]
+        here = sorted((row for row in rows if row.setting == setting), key=_order)
         if options.markdown:
             console.out(_markdown(setting, here))
         else:
@@ -46,13 +49,22 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _order(row: Row) -> tuple[bool, bool, str]:
+    """The original first, its oracle last."""
+    return row.method != "none", row.method == "retrain", row.method
+
+
 def _cells(row: Row) -> list[str]:
-    return [row.method, str(len(row.seeds)), *(_cell(row, name) for name in COLUMNS.values())]
+    return [
+        ROLES.get(row.method, row.method),
+        str(len(row.seeds)),
+        *(_cell(row, name) for name in COLUMNS.values()),
+    ]
 
 
 def _cell(row: Row, name: str) -> str:
     if name not in row.mean:
-        return "not measured"
+        return "-"
     if name == "cost.training_images_read":
         return f"{row.mean[name]:,.0f}"
     digits = 2 if name == "cost.seconds" else 4
@@ -61,9 +73,9 @@ def _cell(row: Row, name: str) -> str:
 
 
 def _table(setting: str, rows: list[Row]) -> Table:
-    table = Table(title=setting, title_justify="left", title_style="bold")
+    table = Table(title=setting, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for k, column in enumerate(["method", "seeds", *COLUMNS]):
-        table.add_column(column, justify="left" if k == 0 else "right")
+        table.add_column(column, justify="left" if k == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*_cells(row))
     return table

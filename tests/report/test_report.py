@@ -1,0 +1,79 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geniu_lightning.errors import UserError
+from geniu_lightning.report.__main__ import main
+from geniu_lightning.report.runs import find, gather
+
+
+def write(folder: Path, method: str, seed: int, forget: float | None, job: str = "unlearn") -> None:
+    folder.mkdir(parents=True)
+    accuracy: dict[str, Any] = {"forget": {"absent": "no data"}}
+    if forget is not None:
+        accuracy = {"forget": {"value": forget, "direction": "oracle", "ideal": 0.0}}
+    document = {
+        "run": {
+            "job": job,
+            "forget": [0],
+            "unlearner": {"name": method},
+            "trained": {
+                "seed": seed,
+                "data": {"name": "digits"},
+                "imbalance": {"_target_": "x.step", "ratio": 0.1, "seed": 0},
+                "model": {"_target_": "x.AllCNN", "width": 4},
+            },
+        },
+        "cost": {"seconds": 1.0, "access": "no training data"},
+        "metrics": {"accuracy": {"test": accuracy}},
+    }
+    (folder / "metrics.json").write_text(json.dumps(document))
+
+
+def test_seeds_are_gathered_and_training_runs_left_out(tmp_path: Path) -> None:
+    for seed, value in ((1, 0.1), (2, 0.3), (3, 0.2)):
+        write(tmp_path / f"{seed}", "geniu", seed, value)
+    write(tmp_path / "train", "geniu", 1, 0.9, job="train")
+    (row,) = gather(find([tmp_path]))
+    assert row.seeds == (1, 2, 3)
+    assert row.mean["accuracy.test.forget"] == pytest.approx(0.2)
+    assert row.std["accuracy.test.forget"] == pytest.approx(0.1)  # divisor n - 1
+    assert row.setting == "digits, step (ratio 0.1), AllCNN width 4, forget [0]"
+
+
+def test_one_seed_twice_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a", "geniu", 1, 0.1)
+    write(tmp_path / "b", "geniu", 1, 0.1)
+    with pytest.raises(UserError, match="the same method and seed"):
+        gather(find([tmp_path]))
+
+
+def test_an_absent_value_is_no_number_and_one_seed_has_no_spread(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "a", "geniu", 1, None)
+    (row,) = gather(find([tmp_path]))
+    assert "accuracy.test.forget" not in row.mean
+    assert row.std == {}
+    assert main([str(tmp_path), "--markdown"]) == 0
+    assert "| geniu | 1 | - | - |" in capsys.readouterr().out
+
+
+def test_the_original_comes_first_and_the_oracle_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method in ("retrain", "zzz", "none", "aaa"):
+        write(tmp_path / method, method, 1, 0.0)
+    main([str(tmp_path), "--markdown"])
+    lines = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[4:8]]
+    assert lines == ["none (before)", "aaa", "zzz", "retrain (oracle)"]
+
+
+def test_nothing_and_nonsense_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "no finished unlearning run" in capsys.readouterr().err
+    (tmp_path / "metrics.json").write_text("{}")
+    assert main([str(tmp_path)]) == 2
+    assert "cannot be read" in capsys.readouterr().err
