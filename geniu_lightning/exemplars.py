@@ -126,7 +126,7 @@ class Exemplars:
         Returns:
             Positions in the data set, int64, shape ``(K, per_class)``.
         """
-        self._merge_ranks()
+        self.scores, self._sums = self._merged()
         scores = self.scores.cpu()
         best = []
         for k in range(self.num_classes):
@@ -146,22 +146,24 @@ class Exemplars:
             self._sums = None
         return self.chosen
 
-    def _merge_ranks(self) -> None:
-        """Give every rank the scores of all; repeating it changes nothing."""
+    def _merged(self) -> tuple[Tensor, Tensor | None]:
+        """Return the scores and sums of all ranks together; those of this one stay as they are."""
         if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-            return
-        torch.distributed.all_reduce(self.scores, torch.distributed.ReduceOp.MAX)
-        if self._sums is not None:
-            torch.distributed.all_reduce(self._sums)
+            return self.scores, self._sums
+        scores, sums = self.scores.clone(), self._sums
+        torch.distributed.all_reduce(scores, torch.distributed.ReduceOp.MAX)
+        if sums is not None:
+            sums = sums.clone()
+            torch.distributed.all_reduce(sums)
+        return scores, sums
 
     def state_dict(self) -> dict[str, Tensor | None]:
-        """Return what an exact resume needs: scores of the running epoch, indices, means."""
-        return {
-            "scores": self.scores.cpu(),
-            "chosen": self.chosen,
-            "means": self.means,
-            "sums": self._sums,
-        }
+        """Return what an exact resume needs: scores of the running epoch, indices, means.
+
+        With several ranks it is what all of them saw, and all have to call it.
+        """
+        scores, sums = self._merged()
+        return {"scores": scores.cpu(), "chosen": self.chosen, "means": self.means, "sums": sums}
 
     def load_state_dict(self, state: dict[str, Tensor | None]) -> None:
         """Go on where ``state`` was taken."""
@@ -169,6 +171,8 @@ class Exemplars:
         assert scores is not None  # it is never written without
         self.scores = scores.to(self.scores.device)
         self.chosen, self.means, self._sums = state["chosen"], state["means"], state["sums"]
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+            self._sums = None  # they are everybody's: only one rank may add them again
 
 
 def _keep_places(before: Tensor, now: Tensor) -> Tensor:

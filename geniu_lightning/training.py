@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,8 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
-from geniu_lightning.data.loader import Batch
-from geniu_lightning.errors import UserError
+from geniu_lightning.data.loader import Batch, IndexLoader
+from geniu_lightning.errors import TrainingDivergedError, UserError
 from geniu_lightning.exemplars import Exemplars
 from geniu_lightning.models.vae import Generated
 from geniu_lightning.optim import OptimizerFactory, Schedule, average_gradients, schedule_of
@@ -107,6 +107,12 @@ class GeniuTraining(LightningModule):
                 "training.epochs and training.every_n_steps must be at least 1 and"
                 f" training.prompt_batch 2, got {epochs}, {every_n_steps} and {prompt_batch}"
             )
+        if when not in get_args(When):
+            raise UserError(
+                f"training.when must be one of {', '.join(get_args(When))}, got {when!r}"
+            )
+        if not 0 < exemplars_until <= 1:
+            raise UserError(f"training.exemplars_until must lie in (0, 1], got {exemplars_until}")
         if proxy_generator is not None and when == "beside" and epochs < 2:
             raise UserError(
                 "a generator beside the classifier needs training.epochs of at least 2: its"
@@ -239,13 +245,18 @@ class GeniuTraining(LightningModule):
 
     def on_fit_start(self) -> None:
         """Bring scores and exemplars to the device; a resumed run fetches its exemplars anew."""
+        self._right_and_seen = self._right_and_seen.to(self.device)
         if self.exemplars is not None:
             self.exemplars.to(self.device)
             if self.exemplars.chosen is not None:
                 self._fetch_exemplars(self.exemplars.chosen)
 
     def on_train_epoch_start(self) -> None:
-        """Freeze the classifier where its epochs are over."""
+        """Freeze the classifier where its epochs are over, and tell the loader its epoch."""
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, IndexLoader):
+            # Lightning gives a loader its state back in the middle of an epoch, not between two
+            loader.set_epoch(self.current_epoch)
         self._right_and_seen = torch.zeros(2, device=self.device)
         self.classifier.train(self.current_epoch < self.epochs)
 
@@ -263,14 +274,15 @@ class GeniuTraining(LightningModule):
             self._update(terms, tick)
             for repetition in range(1, due):
                 self._update(self.generator_terms(tick, repetition), tick)
+        if batch_idx + 1 == self.steps_per_epoch and self._chooses_exemplars:
+            # here and not in the hook below, which a run resumed from this very step would miss
+            self._choose_exemplars()
         if (tick + 1) % self.log_every_n_steps == 0:
             self._log(terms, tick)
 
     def on_train_epoch_end(self) -> None:
-        """Choose the exemplars of the next epoch, and say how training goes."""
+        """Say how training goes."""
         self.watch.stop_if_bad()
-        if self.exemplars is not None and self._chooses_exemplars:
-            self._fetch_exemplars(self.exemplars.select())
         if self._right_and_seen[1]:
             right, seen = self._right_and_seen
             self.log("train/accuracy", right / seen, prog_bar=True, sync_dist=True)
@@ -290,8 +302,17 @@ class GeniuTraining(LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the scores and indices of exemplars; refuse to replace a good state by a bad one."""
+        """Add the scores and indices of exemplars; refuse to replace a good state by a bad one.
+
+        Raises:
+            TrainingDivergedError: If the loss or a weight is no finite number.
+        """
         self.watch.stop_if_bad()
+        if not all(p.isfinite().all() for p in self.parameters()):
+            raise TrainingDivergedError(
+                f"a weight stopped being a finite number by step {self.global_step};"
+                f" {self.watch.remedy}"
+            )
         if self.exemplars is not None:
             checkpoint["exemplars"] = self.exemplars.state_dict()
 
@@ -344,6 +365,11 @@ class GeniuTraining(LightningModule):
         return (
             strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) else nullcontext()
         )
+
+    def _choose_exemplars(self) -> None:
+        if self.exemplars is not None:
+            self.watch.stop_if_bad()  # scores of broken logits choose nothing
+            self._fetch_exemplars(self.exemplars.select())
 
     def _fetch_exemplars(self, chosen: Tensor) -> None:
         self._exemplars_now = self.exemplar_images(chosen.flatten()).to(self.device)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference import training_loop
 from torch import nn
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.optim import average_gradients, schedule_of, total_over_ranks
+from tests.reference import training_loop
 
 
 def rates(schedule: str, steps: int, *starts: float) -> list[list[float]]:

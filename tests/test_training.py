@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from PIL.Image import fromarray
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from reference import training_loop
 from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
@@ -25,6 +24,7 @@ from geniu_lightning.exemplars import Exemplars
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.models.vae import VAE
 from geniu_lightning.training import GeniuTraining, divergence, fixed, reconstruction
+from tests.reference import training_loop
 
 CLASSES, PER_CLASS, SIZE = 3, 2, 16
 BATCH, BATCHES, EPOCHS = 6, 4, 3

@@ -94,7 +94,9 @@ def decoding_progress() -> Callable[[str, int, int], None]:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table: text to the left, numbers to the right, fractions with four digits."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    made = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
     for k, column in enumerate(columns):
         made.add_column(column, justify="left" if k == 0 else "right", no_wrap=True)
     for row in rows:

@@ -101,6 +101,11 @@ class IndexLoader:
             images, labels = self.read(mine, augmentation)
             yield Batch(images, labels, mine, len(mine) * self.world / len(chosen))
 
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch, or go on where it stands if that is this one."""
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+
     def state_dict(self) -> dict[str, int]:
         """Return epoch and position."""
         return {"epoch": self.epoch, "position": self.position}

@@ -66,6 +66,9 @@ class KitInfo:
                 raw[name] = tuple(raw[name])
             for name in ("classifier", "generator"):
                 raw[name] = raw[name] and NetworkSpec(**raw[name])
+            specs = [raw["classifier"], *filter(None, [raw["generator"]])]
+            if not all(isinstance(s, NetworkSpec) and isinstance(s.target, str) for s in specs):
+                raise ValueError("a network without a name")
             spec = raw["spec"]
             raw["spec"] = ImageSpec(**spec | {k: tuple(spec[k]) for k in ("mean", "std")})
             return cls(**raw)
@@ -107,6 +110,9 @@ class Kit:
     prompts: Tensor | None = None
 
     def __post_init__(self) -> None:
+        parts = [self.info.generator, self.generator, self.prompts]
+        if any(part is None for part in parts) and any(part is not None for part in parts):
+            raise ValueError("generator, its description and prompts come together or not at all")
         for network in (self.classifier, self.generator):
             if network is not None:
                 network.eval().requires_grad_(False)
@@ -124,8 +130,11 @@ class Kit:
         }
         text = self.info.to_json()
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(tensors, partial, metadata={"geniu": text, "sha256": checksum(tensors, text)})
-        partial.replace(path)
+        try:
+            save_file(tensors, partial, metadata={"geniu": text, "sha256": checksum(tensors, text)})
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path, allow_custom: bool = False) -> "Kit":
@@ -141,6 +150,7 @@ class Kit:
         """
         tensors, text = _read(path)
         info = KitInfo.from_json(text)
+        _check(info, tensors, path)
         classifier = info.classifier.build_classifier(allow_custom)
         _fill(classifier, tensors, "classifier.", path)
         if info.generator is None:
@@ -171,6 +181,8 @@ class Kit:
         if not 1 <= count <= available:
             raise KitError(f"the kit has {available} prompts a class, {count} were asked for")
         wanted = list(range(self.prompts.shape[0])) if classes is None else list(classes)
+        if not all(0 <= k < self.prompts.shape[0] for k in wanted):
+            raise KitError(f"the kit has classes 0 to {self.prompts.shape[0] - 1}, not {wanted}")
         prompts = self.prompts[wanted, :count].flatten(0, 1)
         labels = torch.tensor(wanted, device=prompts.device).repeat_interleave(count)
         return Proxies(self.generator(prompts, sample=False).images.float(), labels)
@@ -222,6 +234,26 @@ def _format_of(text: str) -> Any:  # whatever the file says
         return json.loads(text).get("format")
     except (ValueError, AttributeError):
         return None
+
+
+def _check(info: KitInfo, tensors: dict[str, Tensor], path: Path) -> None:
+    """Refuse a file whose parts contradict each other, however right its checksum is."""
+    classes, spec = len(info.class_names), info.spec
+    prefixes = ("classifier.", "generator.") if info.generator else ("classifier.",)
+    foreign = [k for k in tensors if not k.startswith(prefixes) and k != "prompts"]
+    prompts = tensors.get("prompts")
+    shape = (classes, spec.channels, spec.size, spec.size)
+    wrong = {
+        f"the tensor {foreign[:1]} belongs to no part": bool(foreign),
+        "prompts and generator do not come together": (prompts is None) != (info.generator is None),
+        "the prompts are not of the images' form": prompts is not None
+        and (prompts.dim() != 5 or (prompts.shape[0], *prompts.shape[2:]) != shape),
+        "classes and their counts differ in number": len(info.class_counts) != classes,
+        "a forgotten class does not exist": not all(0 <= k < classes for k in info.forgotten),
+    }
+    for reason, found in wrong.items():
+        if found:
+            raise KitError(f"{path} contradicts itself: {reason}")
 
 
 def _fill(network: nn.Module, tensors: dict[str, Tensor], prefix: str, path: Path) -> None:

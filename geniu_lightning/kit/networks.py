@@ -42,13 +42,13 @@ class NetworkSpec:
         module_name, _, name = self.target.rpartition(".")
         try:
             network = getattr(importlib.import_module(module_name), name)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
             raise KitError(f"the network {self.target} cannot be imported: {error}") from error
         if not (isinstance(network, type) and issubclass(network, nn.Module)):
             raise KitError(f"{self.target} is no torch.nn.Module class")
         try:
             built: nn.Module = network(**self.arguments)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise KitError(f"{self.target} cannot be built: {error}") from error
         return built
 

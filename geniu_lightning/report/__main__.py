@@ -16,14 +16,15 @@ COLUMNS = {
     "A_r": "accuracy.test.retain",
     "worst": "accuracy.test.worst_retained",
     "A_f train": "accuracy.train.forget",
-    "seconds": "cost.seconds",
+    "time, s": "cost.seconds",
     "read": "cost.training_images_read",
 }
 ROLES = {"none": "none (before)", "retrain": "retrain (oracle)"}
 EXPLANATION = (
     "A_f: accuracy on forgotten classes, A_r: mean over retained classes, worst: the least of them,"
-    " on test images; read: training images read while unlearning. The yardstick is the retrained"
-    " model, not A_f = 0: logit_mask reaches that too, and forgets nothing."
+    " on test images; n: training seeds; read: training images read while unlearning. The"
+    " yardstick is the retrained model, not A_f = 0: logit_mask reaches that too, and forgets"
+    " nothing."
 )
 
 
@@ -73,8 +74,10 @@ def _cell(row: Row, name: str) -> str:
 
 
 def _table(setting: str, rows: list[Row]) -> Table:
-    table = Table(title=setting, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    for k, column in enumerate(["method", "seeds", *COLUMNS]):
+    table = Table(
+        title=setting, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
+    for k, column in enumerate(["method", "n", *COLUMNS]):
         table.add_column(column, justify="left" if k == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*_cells(row))
@@ -82,7 +85,7 @@ def _table(setting: str, rows: list[Row]) -> Table:
 
 
 def _markdown(setting: str, rows: list[Row]) -> str:
-    columns = ["method", "seeds", *COLUMNS]
+    columns = ["method", "n", *COLUMNS]
     lines = [f"**{setting}**", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
     return "\n".join(lines) + "\n"

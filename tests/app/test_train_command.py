@@ -56,16 +56,13 @@ def test_force_does_it_anew_and_spares_what_is_not_ours(command: Command, tmp_pa
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_goes_on_to_the_same_bits(command: Command, tmp_path: Path) -> None:
     arguments = [
         *TINY,
         "training.epochs=12",
         "training.supervision=nearest_mean",
         "data.pad=2",
         "evaluation=none",
-        "trainer.checkpoint_every_n_steps=4",
     ]
     killed = tmp_path / "killed"
     process = subprocess.Popen(

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from small_kits import make_kit
 
 from geniu_lightning.kit import Kit
+from tests.kit.small_kits import make_kit
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from small_kits import CLASSES, PER_CLASS, forge
 
 from geniu_lightning.kit import Kit
 from geniu_lightning.kit.__main__ import main
+from tests.kit.small_kits import CLASSES, PER_CLASS, forge
 
 
 @pytest.fixture(autouse=True)
