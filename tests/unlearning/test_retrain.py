@@ -155,7 +155,7 @@ def test_what_is_no_optimizer_of_torch_is_refused_and_not_called(
 
 
 def test_a_kit_without_a_recipe_is_refused(kit: Kit, archive: Any) -> None:
-    bare = Kit(kit.classifier, dataclasses.replace(kit.info, settings={}))
+    bare = Kit(kit.classifier, dataclasses.replace(kit.info, settings={}, generator=None))
     with pytest.raises(UserError, match="does not say how it was trained"):
         Retrain(forget=(0,)).prepare(bare, archive.sources(Access.RETAIN, (0,)))
     assert archive.opened == []
