@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
+from geniu_lightning.cadence import Cadence, When
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.data.loader import Batch, IndexLoader
 from geniu_lightning.errors import TrainingDivergedError, UserError
@@ -17,9 +18,8 @@ from geniu_lightning.exemplars import Exemplars
 from geniu_lightning.models.vae import Generated
 from geniu_lightning.optim import OptimizerFactory, Schedule, average_gradients, schedule_of
 from geniu_lightning.seeds import generator, stream
+from geniu_lightning.terms import divergence, reconstruction
 from geniu_lightning.watch import LossWatch
-
-When = Literal["beside", "after"]
 
 
 class GeniuTraining(LightningModule):
@@ -102,41 +102,31 @@ class GeniuTraining(LightningModule):
         super().__init__()
         # three optimizers at their own pace; the sum of the terms is one loss all the same
         self.automatic_optimization = False
-        if epochs < 1 or every_n_steps < 1 or prompt_batch < 2:
-            raise UserError(
-                "training.epochs and training.every_n_steps must be at least 1 and"
-                f" training.prompt_batch 2, got {epochs}, {every_n_steps} and {prompt_batch}"
-            )
-        if when not in get_args(When):
-            raise UserError(
-                f"training.when must be one of {', '.join(get_args(When))}, got {when!r}"
-            )
-        if not 0 < exemplars_until <= 1:
-            raise UserError(f"training.exemplars_until must lie in (0, 1], got {exemplars_until}")
-        if proxy_generator is not None and when == "beside" and epochs < 2:
-            raise UserError(
-                "a generator beside the classifier needs training.epochs of at least 2: its"
-                " exemplars are chosen in the epoch before"
-            )
+        if prompt_batch < 2:
+            raise UserError(f"training.prompt_batch must be at least 2, got {prompt_batch}")
+        self.cadence = Cadence(
+            steps_per_epoch=steps_per_epoch,
+            epochs=epochs,
+            with_generator=proxy_generator is not None,
+            when=when,
+            exemplars_until=exemplars_until,
+            every_n_steps=every_n_steps,
+            min_generator_steps=min_generator_steps,
+        )
         self.classifier = classifier
         self.proxy_generator = proxy_generator
         self.spec = spec
         self.exemplars = exemplars
         self.exemplar_images = exemplar_images
-        self.steps_per_epoch = steps_per_epoch
-        self.epochs = epochs
         self.optimizer_factory = optimizer
         self.schedule = schedule
         self.generator_optimizer_factory = generator_optimizer
         self.prompt_optimizer_factory = prompt_optimizer
-        self.when = when
-        self.exemplars_until = exemplars_until
         self.prompt_batch = prompt_batch
         self.weights = (prompt_weight, reconstruction_weight, divergence_weight)
         self.max_gradient_norm = max_gradient_norm
         self.seed = seed
         self.log_every_n_steps = log_every_n_steps
-        self.generator_steps = self.prompt_steps = 0
         if proxy_generator is not None:
             assert exemplars is not None  # the two come together
             shape = (
@@ -146,10 +136,6 @@ class GeniuTraining(LightningModule):
                 spec.size,
             )
             self.prompts = nn.Parameter(torch.randn(shape, generator=generator("prompts", seed)))
-            ticks = self._proxy_ticks
-            self.generator_steps = max(min_generator_steps, ticks // every_n_steps)
-            self.prompt_steps = min(ticks, self.generator_steps // every_n_steps)
-            self.prompt_steps = max(self.prompt_steps, ticks // every_n_steps, 1)
         self._exemplars_now: Tensor | None = None
         self.watch = LossWatch(
             "what was saved before it is kept: lower training.optimizer.lr, or bound the gradient"
@@ -157,40 +143,13 @@ class GeniuTraining(LightningModule):
         )
         self._right_and_seen = torch.zeros(2)
 
-    # ---- when --------------------------------------------------------------------------------
-
-    @property
-    def max_epochs(self) -> int:
-        """Epochs of the whole training, the post-hoc one included."""
-        return self.epochs + (self.proxy_generator is not None and self.when == "after")
-
-    @property
-    def _first_proxy_tick(self) -> int:
-        return self.steps_per_epoch * (1 if self.when == "beside" else self.epochs)
-
-    @property
-    def _proxy_ticks(self) -> int:
-        return self.steps_per_epoch * self.max_epochs - self._first_proxy_tick
-
-    @property
-    def _chooses_exemplars(self) -> bool:
-        """Whether this epoch's scores decide; the first epoch's do in any case."""
-        return self.current_epoch < max(1, round(self.exemplars_until * self.epochs))
-
-    def due(self, tick: int, steps: int) -> int:
-        """Return how many of ``steps`` updates fall on a tick; over all ticks they add up to it."""
-        done = tick - self._first_proxy_tick
-        if done < 0:
-            return 0
-        return (done + 1) * steps // self._proxy_ticks - done * steps // self._proxy_ticks
-
     # ---- the combined loss -------------------------------------------------------------------
 
     def classifier_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return the cross-entropy of a batch of real images, in nats; moves the classifier."""
         features = self.classifier.features(batch.images)  # type: ignore[operator]  # by contract
         logits = cast(Tensor, self.classifier.head(features)).float()  # type: ignore[operator]
-        if self.exemplars is not None and self._chooses_exemplars:
+        if self.exemplars is not None and self.cadence.chooses_exemplars(self.current_epoch):
             self.exemplars.observe(batch.indices, batch.labels, logits, features)
         self._right_and_seen[0] += (logits.detach().argmax(dim=1) == batch.labels).sum()
         self._right_and_seen[1] += len(logits)
@@ -228,16 +187,18 @@ class GeniuTraining(LightningModule):
     def configure_optimizers(self) -> Any:  # Lightning's own union of six forms
         """Return the classifier's optimizer and schedule, and those of generator and prompts."""
         first = self.optimizer_factory(self.classifier.parameters())
-        courses = [schedule_of(first, self.schedule, self.epochs * self.steps_per_epoch)]
+        courses = [
+            schedule_of(first, self.schedule, self.cadence.epochs * self.cadence.steps_per_epoch)
+        ]
         optimizers = [first]
         if self.proxy_generator is not None:
             for factory, parameters, steps in (
                 (
                     self.generator_optimizer_factory,
                     self.proxy_generator.parameters(),
-                    self.generator_steps,
+                    self.cadence.generator_steps,
                 ),
-                (self.prompt_optimizer_factory, iter([self.prompts]), self.prompt_steps),
+                (self.prompt_optimizer_factory, iter([self.prompts]), self.cadence.prompt_steps),
             ):
                 optimizers.append(factory(parameters))
                 courses.append(schedule_of(optimizers[-1], "cosine", steps))
@@ -258,23 +219,25 @@ class GeniuTraining(LightningModule):
             # Lightning gives a loader its state back in the middle of an epoch, not between two
             loader.set_epoch(self.current_epoch)
         self._right_and_seen = torch.zeros(2, device=self.device)
-        self.classifier.train(self.current_epoch < self.epochs)
+        self.classifier.train(self.current_epoch < self.cadence.epochs)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Step what is due: the classifier on a batch, generator and prompts on a draw."""
-        tick = self.current_epoch * self.steps_per_epoch + batch_idx
+        tick = self.current_epoch * self.cadence.steps_per_epoch + batch_idx
         torch.manual_seed(stream("step", self.seed, tick, self.global_rank))
         with self._one_message_a_step():
-            terms = self.classifier_terms(batch) if self.current_epoch < self.epochs else {}
-            if self.due(tick, self.prompt_steps):
+            terms = self.classifier_terms(batch) if self.current_epoch < self.cadence.epochs else {}
+            if self.cadence.due(tick, self.cadence.prompt_steps):
                 terms |= self.prompt_terms(tick)
-            due = self.due(tick, self.generator_steps)
+            due = self.cadence.due(tick, self.cadence.generator_steps)
             if due:
                 terms |= self.generator_terms(tick, 0)
             self._update(terms, tick)
             for repetition in range(1, due):
                 self._update(self.generator_terms(tick, repetition), tick)
-        if batch_idx + 1 == self.steps_per_epoch and self._chooses_exemplars:
+        if batch_idx + 1 == self.cadence.steps_per_epoch and self.cadence.chooses_exemplars(
+            self.current_epoch
+        ):
             # here and not in the hook below, which a run resumed from this very step would miss
             self._choose_exemplars()
         if (tick + 1) % self.log_every_n_steps == 0:
@@ -382,33 +345,6 @@ class GeniuTraining(LightningModule):
         rate = _listed(self.optimizers())[0].param_groups[0]["lr"]
         for logger in self.loggers:
             logger.log_metrics({**values, "train/loss": total, "train/rate": rate}, step=tick)
-
-
-def reconstruction(images: Tensor, target: Tensor) -> Tensor:
-    """Return the squared error summed over pixels, averaged over images ``(N, C, H, W)``.
-
-    Summed, because an average over pixels lets the divergence win and every proxy become the same
-    image. Source: GENIU, Eq. 3; the square is our reading.
-    """
-    return (images.float() - target.float()).square().sum(dim=(1, 2, 3)).mean()
-
-
-def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Return KL(N(mean, variance) ‖ N(0, I)) summed over latents, averaged over codes, in nats.
-
-    Args:
-        mean: Shape ``(N, latent)``.
-        log_variance: Same shape.
-
-    Source:
-        GENIU, Eq. 4; the standard normal is our reading.
-
-    Example:
-        >>> divergence(torch.ones(1, 3), torch.zeros(1, 3))
-        tensor(1.5000)
-    """
-    mean, log_variance = mean.float(), log_variance.float()
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
 
 
 @contextmanager

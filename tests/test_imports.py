@@ -1,7 +1,7 @@
 """Which way imports point, read from the import statements themselves.
 
-``errors <- seeds <- data, models, pictures <- kit, exemplars, optim, watch <- training, unlearning
-<- evaluation, report <- app``: a room imports what stands to its left. Some may import less.
+``errors <- seeds <- data, models, pictures <- kit, exemplars, optim, watch, cadence, terms <-
+training, unlearning <- evaluation, report <- app``: a room imports what stands to its left. Some may import less.
 """
 
 import ast
@@ -23,7 +23,7 @@ LADDER = (
     {"errors"},
     {"seeds"},
     {"data", "models", "pictures"},
-    {"kit", "exemplars", "optim", "watch"},
+    {"kit", "exemplars", "optim", "watch", "cadence", "terms"},
     {"training", "unlearning"},
     {"evaluation", "report"},
     {"app"},

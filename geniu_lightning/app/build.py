@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 
-from geniu_lightning.app.terminal import progress_of
+from geniu_lightning.app.terminal import progress_of, quiet
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit import NetworkSpec
@@ -135,7 +135,18 @@ def trainer_of(
         raise UserError(f"the trainer cannot be made of these settings: {error}") from error
 
 
-def set_threads(threads: int | None) -> None:
+def begin(config: DictConfig) -> None:
+    """Prepare the process for a run.
+
+    Raises:
+        UserError: If the run asks for what a multirun cannot give.
+    """
+    quiet()
+    _refuse_distributed_sweep(config)
+    _set_threads(config.trainer.threads)
+
+
+def _set_threads(threads: int | None) -> None:
     """Fix the number of threads of this process: on a CPU the same bits need the same number."""
     if threads is not None:
         # Lightning would set its own number in the processes of a distributed run
@@ -149,7 +160,7 @@ def device_of(trainer: DictConfig) -> torch.device:
     return torch.device("cuda", 0) if cuda else torch.device("cpu")
 
 
-def refuse_distributed_sweep(config: DictConfig) -> None:
+def _refuse_distributed_sweep(config: DictConfig) -> None:
     """Refuse several devices in a multirun.
 
     Raises:

@@ -47,9 +47,7 @@ class _Training:
     def __init__(self, config: DictConfig, folder: RunFolder) -> None:
         from geniu_lightning.app import build, terminal
 
-        terminal.quiet()
-        build.refuse_distributed_sweep(config)
-        build.set_threads(config.trainer.threads)
+        build.begin(config)
         self.config = config
         self.folder = folder.path
         self.mark = folder
@@ -80,7 +78,7 @@ class _Training:
                 label="training",
                 loggers=loggers,
                 callbacks=self._checkpoints(),
-                max_epochs=module.max_epochs,
+                max_epochs=module.cadence.max_epochs,
                 limit_val_batches=1.0 if len(self.data.indices("validation")) else 0,
             )
             trainer.fit(module, self.data, ckpt_path=self._resume_point())

@@ -86,12 +86,10 @@ class _Unlearning:
     def __init__(
         self, config: DictConfig, folder: RunFolder, path: Path, forget: tuple[int, ...]
     ) -> None:
-        from geniu_lightning.app import build, terminal
+        from geniu_lightning.app import build
         from geniu_lightning.kit import Kit
 
-        terminal.quiet()
-        build.refuse_distributed_sweep(config)
-        build.set_threads(config.trainer.threads)
+        build.begin(config)
         self.config = config
         self.folder = folder.path
         self.mark = folder
