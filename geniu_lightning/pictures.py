@@ -34,7 +34,7 @@ def confusion(counts: Tensor, names: Sequence[str], title: str, path: Path) -> N
     axes.set_ylabel("true class")
     axes.set_title(title, fontsize=10)
     figure.colorbar(shown, ax=axes, fraction=0.046, label="share of the true class")
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def grid(images: Tensor, names: Sequence[str], title: str, path: Path) -> None:
@@ -57,7 +57,7 @@ def grid(images: Tensor, names: Sequence[str], title: str, path: Path) -> None:
             cells[k, j].set_yticks([])
         cells[k, 0].set_ylabel(names[k], rotation=0, ha="right", va="center", fontsize=8)
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def _figure(width: float, height: float, axes: bool = True):  # type: ignore[no-untyped-def]  # matplotlib is imported late

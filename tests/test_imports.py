@@ -1,7 +1,8 @@
 """Which way imports point, read from the import statements themselves.
 
 ``errors <- seeds <- data, models, pictures <- kit, exemplars, optim, watch, cadence, terms <-
-training, unlearning <- evaluation, report <- app``: a room imports what stands to its left. Some may import less.
+training, unlearning <- evaluation, report <- app``: a room imports what stands to its left. Some
+may import less.
 """
 
 import ast

@@ -24,7 +24,9 @@ CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "co
 
 
 def entry(name: str, job: Callable[[DictConfig], float | None]) -> None:
-    """Run a command and end the process: 0 done, 2 what was asked cannot work, 1 anything else.
+    """Run a command and end the process.
+
+    Exit status: 0 done, 2 what was asked cannot work, 130 interrupted, 1 anything else.
 
     Args:
         name: Primary configuration.
@@ -43,6 +45,7 @@ def entry(name: str, job: Callable[[DictConfig], float | None]) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(told)()
     except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on where a checkpoint was written\n")
         sys.exit(130)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         refuse(error)

@@ -81,7 +81,12 @@ class _Training:
                 max_epochs=module.cadence.max_epochs,
                 limit_val_batches=1.0 if len(self.data.indices("validation")) else 0,
             )
-            trainer.fit(module, self.data, ckpt_path=self._resume_point())
+            try:
+                trainer.fit(module, self.data, ckpt_path=self._resume_point())
+            except SystemExit as ending:
+                if trainer.interrupted:  # Lightning turns Ctrl-C into an exit of its own
+                    raise KeyboardInterrupt from ending
+                raise
             if rank() > 0:
                 failed = False
                 return None

@@ -65,16 +65,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(command: Command, tmp_path: Path)
         "evaluation=none",
     ]
     killed = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *arguments, f"out={killed}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while not list((killed / "checkpoints").glob("*.ckpt")):
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    process = _started_and_at_its_first_checkpoint(killed, *arguments)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / "kit.safetensors").exists()
@@ -87,6 +78,32 @@ def test_a_killed_run_goes_on_to_the_same_bits(command: Command, tmp_path: Path)
     a, b = (load_file(folder / "kit.safetensors") for folder in (killed, whole))
     assert a.keys() == b.keys()
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_ctrl_c_ends_with_a_sentence_and_a_status_of_its_own(tmp_path: Path) -> None:
+    process = _started_and_at_its_first_checkpoint(
+        tmp_path, *TINY, "training.epochs=500", "evaluation=none"
+    )
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on" in said
+    assert "Traceback" not in said
+
+
+def _started_and_at_its_first_checkpoint(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments, f"out={folder}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list((folder / "checkpoints").glob("*.ckpt")):
+        assert process.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
 
 
 def test_a_loss_that_is_no_number_stops_the_run(command: Command, tmp_path: Path) -> None:
