@@ -91,7 +91,7 @@ class GeniuTraining(LightningModule):
         exemplars_until: float = 0.5,
         every_n_steps: int = 4,
         min_generator_steps: int = 1000,
-        prompt_batch: int = 32,
+        prompt_batch: int = 20,
         prompt_weight: float = 1.0,
         reconstruction_weight: float = 1.0,
         divergence_weight: float = 0.1,

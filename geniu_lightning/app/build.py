@@ -12,12 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 
+from geniu_lightning.app.runs import single_process
 from geniu_lightning.app.terminal import progress_of, quiet
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit import NetworkSpec
 
 OURS = "geniu_lightning.data."
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 def built(config: Any, **more: Any) -> Any:  # whatever the configuration's target makes
@@ -71,16 +73,30 @@ def recorded_data(
     data = dict(settings["data"]) | {
         key: value for key, value in (("root", root), ("name", name)) if value is not None
     }
-    for node in (data, data["source"], settings["imbalance"]):
-        target = str(node.get("_target_"))
+    if not allow_custom:
+        _refuse_foreign_targets({"data": data, "imbalance": settings["imbalance"]})
+    return data_of(data, settings["imbalance"], **more)
+
+
+def _refuse_foreign_targets(node: Any, path: tuple[str, ...] = ()) -> None:
+    """Refuse settings of a kit that would run code from outside our data modules."""
+    if isinstance(node, list):
+        for item in node:
+            _refuse_foreign_targets(item, (*path, "item"))
+    if not isinstance(node, Mapping):
+        return
+    if "_target_" in node:
+        target = str(node["_target_"])
         # one dotted step below our own modules: a path through them could reach anything
         inner = target.removeprefix(OURS).split(".")
-        if not allow_custom and (not target.startswith(OURS) or len(inner) != 2):
+        expected = path in (("data",), ("data", "source"), ("imbalance",))
+        if not expected or not target.startswith(OURS) or len(inner) != 2:
             raise UserError(
                 f"the kit's data come through {target}, which is not ours;"
                 " pass allow_custom=true if you trust it"
             )
-    return data_of(data, settings["imbalance"], **more)
+    for key, value in node.items():
+        _refuse_foreign_targets(value, (*path, str(key)))
 
 
 def network_spec(config: DictConfig | None, **fitted: Any) -> NetworkSpec | None:
@@ -104,17 +120,12 @@ def trainer_of(
     """Return a Lightning trainer.
 
     Raises:
-        UserError: If the precision or the devices cannot be had.
+        UserError: If the devices cannot be had.
     """
     settings = plain(config)
     settings.pop("threads")
     settings.pop("checkpoint_every_n_steps")
     settings["precision"] = precision or settings["precision"]
-    if settings["precision"] in ("16-mixed", "16-true", 16, "16"):
-        raise UserError(
-            "trainer.precision=16-mixed is not supported: on a CPU it would silently be bfloat16,"
-            " and the generator's optimizers are not scaled; use bf16-mixed"
-        )
     try:
         return cast(
             Trainer,
@@ -139,9 +150,15 @@ def begin(config: DictConfig) -> None:
     """Prepare the process for a run.
 
     Raises:
-        UserError: If the run asks for what a multirun cannot give.
+        UserError: If the precision is none that works, or a multirun asks for several devices.
     """
     quiet()
+    if str(config.trainer.precision) not in PRECISIONS:
+        raise UserError(
+            f"trainer.precision must be one of {', '.join(PRECISIONS)}, got"
+            f" {config.trainer.precision}: weights stay in 32 bits, and 16-mixed would silently be"
+            " bfloat16 on a CPU"
+        )
     _refuse_distributed_sweep(config)
     _set_threads(config.trainer.threads)
 
@@ -169,8 +186,7 @@ def _refuse_distributed_sweep(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    several = config.trainer.devices not in (1, "1", "auto") or config.trainer.num_nodes > 1
-    if several and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if not single_process(config.trainer) and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError(
             "several devices start their processes by repeating the whole command, so they cannot"
             " be used inside a multirun: start these jobs one by one"

@@ -38,7 +38,10 @@ def entry(name: str, job: Callable[[DictConfig], float | None]) -> None:
             return job(config)
         except UserError as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # the sweep goes on, and ends with this error
+                # the sweep goes on, and Hydra ends it with the first error alone
+                job_words = HydraConfig.get().job.override_dirname
+                sys.stderr.write(f"failed: {job_words}: {error}\n")
+                raise
             refuse(error)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of to Hydra's own printer

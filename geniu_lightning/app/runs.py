@@ -25,15 +25,17 @@ INCIDENTAL = (
     "data.root",
     "data.cache_folder",
     "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
     "trainer.threads",
     "trainer.checkpoint_every_n_steps",
     "kit",
 )
 RESULTS = ("kit.safetensors", "unlearned.safetensors", "metrics.json", "checkpoints")
-LEFTOVERS = (*RESULTS, "done.json", "run.json", "log", "wandb", "*.png")
+LEFTOVERS = (
+    *RESULTS,
+    *("done.json", "run.json", "log", "wandb", ".wandb_id"),
+    *("proxies.png", "exemplars.png", "confusion.png", "confusion_*.png"),
+)
+ASIDE = ".replaced"
 
 
 class RunFolder:
@@ -42,11 +44,13 @@ class RunFolder:
     Args:
         path: Where it is.
         identity: What the run computes, as plain values; two runs with equal ones are the same run.
+        leads: Whether this process is the first of the run: it alone writes.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, path: Path, identity: dict[str, Any], leads: bool = True) -> None:
         self.path = path
         self.identity = identity
+        self.leads = leads
 
     @property
     def done(self) -> bool:
@@ -58,12 +62,13 @@ class RunFolder:
         """Hold the folder while a run works in it.
 
         Args:
-            force: Throw away what another or an earlier run left there.
+            force: Replace what another or an earlier run left there. It is set aside until this
+                run has ended well, and put back if it has not.
 
         Raises:
             UserError: If another run's results are there, or another process is at work.
         """
-        if rank() > 0:  # the first process of a distributed run has claimed it for all
+        if not self.leads:  # the first process of the run has claimed it for all
             yield
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -73,7 +78,7 @@ class RunFolder:
             except BlockingIOError:
                 raise UserError(f"another process is at work in {self.path}") from None
             if force:
-                self._clear()
+                self._set_aside()
             differences = self._differences()
             if differences:
                 raise UserError(
@@ -81,7 +86,13 @@ class RunFolder:
                     " choose another out=, or replace it with force=true"
                 )
             write_json(self.path / "run.json", self.identity)
-            yield
+            try:
+                yield
+            except BaseException:
+                if force:
+                    self._put_back()
+                raise
+            shutil.rmtree(self.path / ASIDE, ignore_errors=True)
 
     def finish(self, **facts: Any) -> None:  # any JSON value
         """Mark the run as done."""
@@ -96,10 +107,22 @@ class RunFolder:
         other, own = (_flat(x) for x in (json.loads(there.read_text()), self.identity))
         return [key for key in sorted(other | own) if other.get(key) != own.get(key)]
 
-    def _clear(self) -> None:
-        for pattern in LEFTOVERS:
-            for child in self.path.glob(pattern):
-                shutil.rmtree(child) if child.is_dir() else child.unlink()
+    def _leftovers(self) -> list[Path]:
+        return [child for pattern in LEFTOVERS for child in self.path.glob(pattern)]
+
+    def _set_aside(self) -> None:
+        aside = self.path / ASIDE
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        for child in self._leftovers():
+            child.rename(aside / child.name)
+
+    def _put_back(self) -> None:
+        for child in self._leftovers():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+        for child in (self.path / ASIDE).iterdir():
+            child.rename(self.path / child.name)
+        (self.path / ASIDE).rmdir()
 
 
 def identity_of(config: DictConfig, **more: Any) -> dict[str, Any]:  # any JSON value
@@ -118,11 +141,12 @@ def identity_of(config: DictConfig, **more: Any) -> dict[str, Any]:  # any JSON 
 
 def folder_of(config: DictConfig, identity: dict[str, Any], kind: str, *words: object) -> RunFolder:
     """Return the run's folder: ``out``, or a name made of words that read well and a short hash."""
+    leads = leads_run(config.trainer)
     if config.out is not None:
-        return RunFolder(Path(config.out).expanduser(), identity)
+        return RunFolder(Path(config.out).expanduser(), identity, leads)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     name = "-".join(re.sub(r"[^\w.]+", "_", str(word)).strip("_") for word in words)
-    return RunFolder(Path("runs") / kind / f"{name[:80]}-{digest}", identity)
+    return RunFolder(Path("runs") / kind / f"{name[:80]}-{digest}", identity, leads)
 
 
 def write_json(path: Path, content: Any) -> None:  # any JSON value
@@ -153,10 +177,23 @@ def kit_metadata(path: Path) -> dict[str, str]:
     return dict(metadata)
 
 
-def rank() -> int:
-    """Return which process of a distributed run this is, before any framework is imported."""
+def single_process(trainer: DictConfig) -> bool:
+    """Whether a run is carried out by one process."""
+    devices = trainer.devices
+    if OmegaConf.is_list(devices):
+        one = len(devices) == 1
+    else:
+        one = str(devices) == "1" or (str(devices) == "auto" and trainer.accelerator == "cpu")
+    return one and trainer.num_nodes == 1
+
+
+def leads_run(trainer: DictConfig) -> bool:
+    """Whether this is the first process of its run, told before any framework is imported."""
+    if single_process(trainer):  # tasks of a cluster's job may each be a run of their own
+        return True
     # whichever launcher started us, it set one of these above 0 for all but the first process
-    return max(int(os.environ.get(name, 0)) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    names = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    return not any(int(os.environ.get(name, 0)) for name in names)
 
 
 def revision() -> str | None:

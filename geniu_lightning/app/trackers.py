@@ -1,6 +1,7 @@
 """Loggers: files of our own, and wandb so that a sweep reads well."""
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from geniu_lightning.app.build import plain
-from geniu_lightning.app.runs import rank
 
 
 def loggers_of(
@@ -37,9 +37,7 @@ def _wandb(
     settings: dict[str, Any], folder: Path, job: str, facts: Mapping[str, Any], tags: Sequence[str]
 ) -> WandbLogger:
     os.environ.setdefault("WANDB_SILENT", "true")
-    if "WANDB_MODE" not in os.environ and not _has_key():
-        os.environ["WANDB_MODE"] = "offline"
-    mode = os.environ.get("WANDB_MODE", "online")
+    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
     logger = WandbLogger(
         project=settings["project"],
         entity=settings["entity"],
@@ -54,16 +52,16 @@ def _wandb(
         config=dict(facts),
         resume="allow",
     )
-    if rank() == 0:
-        _ = logger.experiment  # begins the run here, not in the middle of training
+    _ = logger.experiment  # begins the run here, in the first process, not in the midst of training
     return logger
 
 
 def wandb_id(folder: Path) -> str:
-    """Return the id of a folder's run: the same for the same folder, so that it is resumed."""
-    import hashlib
-
-    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    """Return the id of a folder's run: drawn once and kept there, so that it is resumed."""
+    kept = folder / ".wandb_id"
+    if not kept.is_file():
+        kept.write_text(secrets.token_hex(8))
+    return kept.read_text()
 
 
 def log_pictures(loggers: Sequence[Logger], pictures: Mapping[str, Path]) -> None:
@@ -85,7 +83,7 @@ def close(loggers: Sequence[Logger], failed: bool = False) -> None:
     """End the run here, in the job, not when the process ends: a sweep runs many in one."""
     for logger in loggers:
         logger.finalize("failed" if failed else "success")
-        if isinstance(logger, WandbLogger) and rank() == 0:
+        if isinstance(logger, WandbLogger):
             logger.experiment.finish(exit_code=int(failed))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from geniu_lightning.app.cli import entry, say
-from geniu_lightning.app.runs import RunFolder, folder_of, identity_of, rank, revision, write_json
+from geniu_lightning.app.runs import RunFolder, folder_of, identity_of, revision, write_json
 from geniu_lightning.errors import UserError
 
 if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished run needs neither
@@ -87,7 +87,7 @@ class _Training:
                 if trainer.interrupted:  # Lightning turns Ctrl-C into an exit of its own
                     raise KeyboardInterrupt from ending
                 raise
-            if rank() > 0:
+            if not self.mark.leads:
                 failed = False
                 return None
             value = self._hand_over(module, loggers)
@@ -162,7 +162,7 @@ class _Training:
         whole = [path for path in found if zipfile.is_zipfile(path)]
         if not whole:
             return None
-        if rank() == 0:
+        if self.mark.leads:
             say(f"going on from {whole[-1]}")
         return str(whole[-1])
 
@@ -223,10 +223,10 @@ class _Training:
             data_fingerprint=self.data.fingerprint,
             seed=self.config.seed,
             settings={
-                name: build.plain(self.config[name])
-                for name in ("data", "imbalance", "model", "training")
-            }
-            | {"precision": str(self.config.trainer.precision)},
+                "data": {**build.plain(self.config.data), "cache_folder": None},
+                **{k: build.plain(self.config[k]) for k in ("imbalance", "model", "training")},
+                "precision": str(self.config.trainer.precision),
+            },
             revision=revision(),
         )
         prompts = None

@@ -16,7 +16,6 @@ from geniu_lightning.app.runs import (
     folder_of,
     identity_of,
     kit_metadata,
-    rank,
     revision,
     write_json,
 )
@@ -56,6 +55,8 @@ def unlearn(config: DictConfig) -> float | None:
         method,
         "forget" + "_".join(map(str, forget)),
     )
+    if folder.path.resolve() == path.resolve().parent:
+        raise UserError(f"{folder.path} is the folder of the kit itself; choose another out=")
     if folder.done and not config.force:
         say(f"already done: {folder.path} (force=true does it again)")
         return None
@@ -114,7 +115,7 @@ class _Unlearning:
             classifier = self._unlearn(unlearner, loggers)
             reads = total_over_ranks(sum(self.data.reads.values()) if self.data is not None else 0)
             value = None
-            if rank() == 0:
+            if self.mark.leads:
                 value = self._hand_over(unlearner, classifier, reads, loggers)
             failed = False
             return value
@@ -152,7 +153,7 @@ class _Unlearning:
 
         if unlearner.access:
             data = self._open_data()
-        if rank() == 0:
+        if self.mark.leads:
             names = ", ".join(self.kit.info.class_names[k] for k in self.forget)
             say(
                 f"forgetting {names} with {self.config.unlearner.name}, which reads"
@@ -177,7 +178,7 @@ class _Unlearning:
                 on_decode=terminal.decoding_progress(),
             )
             if self.data.fingerprint != self.kit.info.data_fingerprint:
-                raise UserError(
+                raise DataNotFoundError(
                     "the images found are not those that the kit was trained on (their fingerprint"
                     f" is {self.data.fingerprint[:12]}…, the kit's"
                     f" {self.kit.info.data_fingerprint[:12]}…); set data.root and data.name"
@@ -225,7 +226,10 @@ class _Unlearning:
         numbers = assess.flat(result.metrics)
         trackers.log_summary(loggers, numbers | {"cost.seconds": unlearner.clock.seconds})
         self._report(result, reason, cost)
-        self.mark.finish(ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+        if result.metrics or not self.config.evaluation.metrics:
+            self.mark.finish(
+                ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            )
         say(f"weights: {weights}")
         retain, forget = (numbers.get(f"accuracy.test.{side}") for side in ("retain", "forget"))
         return None if retain is None or forget is None else retain - forget
@@ -238,7 +242,7 @@ class _Unlearning:
         try:
             data = self._open_data()
         except DataNotFoundError as error:
-            say(f"evaluation is left out: {error}")
+            say(f"evaluation is left out, until the same command finds the images: {error}")
             return assess.Assessment({}), str(error)
         return assess.assess(self.config.evaluation, self.kit, classifier, data, self.forget), ""
 

@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m geniu_lightning.kit", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("show", help="print what is inside, after verifying it")
-    show.add_argument("file", type=Path)
+    show.add_argument("file", type=Path, help="the file, or the folder of the run that wrote it")
     show.add_argument("--proxies", type=Path, metavar="PNG", help="draw the decoded proxies")
     show.add_argument(
         "--allow-custom",
@@ -25,8 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        kit = Kit.load(options.file, options.allow_custom)
-        _describe(kit, options.file)
+        path = options.file / "kit.safetensors" if options.file.is_dir() else options.file
+        kit = Kit.load(path, options.allow_custom)
+        _describe(kit, path)
         if options.proxies is not None:
             draw_proxies(kit, options.proxies)
     except UserError as error:

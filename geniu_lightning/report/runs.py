@@ -19,6 +19,7 @@ class Run:
         setting: What was forgotten from what: data, imbalance, network, classes.
         method: Name of the method; an experiment that changes its settings changes its name too.
         seed: Training seed of the kit it began with.
+        recipe: How the kit was trained and the method set, which runs of one row share.
         values: Numbers by dotted names, such as ``accuracy.test.forget`` and ``cost.seconds``.
     """
 
@@ -26,6 +27,7 @@ class Run:
     setting: str
     method: str
     seed: int
+    recipe: str
     values: dict[str, float]
 
 
@@ -65,7 +67,7 @@ def gather(runs: Iterable[Run]) -> list[Row]:
     """Return a row for each method in each setting.
 
     Raises:
-        UserError: If a method has two runs of one seed: their mean would count a seed twice.
+        UserError: If runs of one method and setting share a seed, or differ in more than the seed.
     """
     groups: dict[tuple[str, str], dict[int, Run]] = {}
     for run in runs:
@@ -74,6 +76,12 @@ def gather(runs: Iterable[Run]) -> list[Row]:
             raise UserError(
                 f"{members[run.seed].folder} and {run.folder} are the same method and seed;"
                 " name one of them"
+            )
+        other = next(iter(members.values()), run)
+        if other.recipe != run.recipe:
+            raise UserError(
+                f"{other.folder} and {run.folder} have one name and are not the same experiment:"
+                " their training or the method's settings differ; set unlearner.name, or name one"
             )
         members[run.seed] = run
     rows = []
@@ -106,6 +114,10 @@ def _read(file: Path) -> Run | None:
             setting=_setting(trained, run["forget"]),
             method=str(run["unlearner"]["name"]),
             seed=trained["seed"],
+            recipe=json.dumps(
+                [run["unlearner"], trained.get("training"), trained.get("precision")],
+                sort_keys=True,
+            ),
             values=_numbers(document["metrics"])
             | {f"cost.{k}": float(v) for k, v in document["cost"].items() if _is_number(v)},
         )

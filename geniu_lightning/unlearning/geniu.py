@@ -52,7 +52,7 @@ class Geniu(Unlearner):
         self,
         *,
         forget_term: ForgetTerm = "reciprocal",
-        retain_term: RetainTerm = "ce",
+        retain_term: RetainTerm = "distill",
         retain_weight: float = 1.0,
         proxies_per_class: int | None = None,
         max_margin: float = 5.0,

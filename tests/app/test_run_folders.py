@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from geniu_lightning.app.runs import RunFolder, folder_of, identity_of, rank, write_json
+from geniu_lightning.app.runs import (
+    RunFolder,
+    folder_of,
+    identity_of,
+    leads_run,
+    single_process,
+    write_json,
+)
 from geniu_lightning.errors import UserError
 
 
@@ -36,15 +43,16 @@ def test_what_another_program_made_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_identity_leaves_out_how_and_keeps_what() -> None:
-    base = {"out": None, "seed": 1, "data": {"root": "/a", "name": "x"}, "trainer": {"devices": 1}}
+    base = {"out": None, "seed": 1, "data": {"root": "/a", "name": "x"}, "trainer": {"threads": 1}}
     one = identity_of(OmegaConf.create(base))
-    moved = base | {"out": "there", "data": {"root": "/b", "name": "x"}, "trainer": {"devices": 2}}
+    moved = base | {"out": "there", "data": {"root": "/b", "name": "x"}, "trainer": {"threads": 2}}
     assert identity_of(OmegaConf.create(moved)) == one
     assert identity_of(OmegaConf.create(base | {"seed": 2})) != one
 
 
 def test_a_name_is_safe_short_and_tells_settings_apart(tmp_path: Path) -> None:
-    config = OmegaConf.create({"out": None})
+    trainer = {"devices": 1, "num_nodes": 1, "accelerator": "cpu"}
+    config = OmegaConf.create({"out": None, "trainer": trainer})
     a = folder_of(config, {"lr": 1}, "train", "my set/…:*", "seed1", "x" * 200).path
     b = folder_of(config, {"lr": 2}, "train", "my set/…:*", "seed1", "x" * 200).path
     assert a != b
@@ -60,10 +68,61 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
 
 
-@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
-def test_any_launchers_rank_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for other in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"])
+def test_one_process_leads_whoever_launched_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(other, raising=False)
-    assert rank() == 0
+    two = OmegaConf.create({"devices": 2, "num_nodes": 1, "accelerator": "cpu"})
+    alone = OmegaConf.create({"devices": 1, "num_nodes": 1, "accelerator": "cpu"})
+    assert leads_run(two)
     monkeypatch.setenv(name, "3")
-    assert rank() == 3
+    assert not leads_run(two)
+    assert leads_run(alone)  # a task of a cluster's job that is a run of its own
+
+
+@pytest.mark.parametrize(
+    ("devices", "accelerator", "single"),
+    [
+        (1, "gpu", True),
+        ("1", "gpu", True),
+        ([3], "gpu", True),
+        ("auto", "cpu", True),
+        ("auto", "auto", False),
+        (-1, "gpu", False),
+        (2, "cpu", False),
+        ([0, 1], "gpu", False),
+    ],
+)
+def test_what_is_one_process(devices: object, accelerator: str, single: bool) -> None:
+    trainer = {"devices": devices, "num_nodes": 1, "accelerator": accelerator}
+    assert single_process(OmegaConf.create(trainer)) is single
+    assert not single_process(OmegaConf.create(trainer | {"num_nodes": 2}))
+
+
+def _half_of_a_run(path: Path) -> None:
+    with RunFolder(path, {"seed": 2}).claim(force=True):
+        assert not (path / "kit.safetensors").exists()
+        (path / "kit.safetensors").write_text("half")
+        raise RuntimeError
+
+
+def test_a_forced_run_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, {"seed": 1})
+    with folder.claim(force=False):
+        (tmp_path / "kit.safetensors").write_text("old")
+        (tmp_path / "chart.png").write_text("mine")
+        folder.finish()
+    with pytest.raises(RuntimeError):
+        _half_of_a_run(tmp_path)
+    assert (tmp_path / "kit.safetensors").read_text() == "old"
+    assert folder.done
+    with RunFolder(tmp_path, {"seed": 2}).claim(force=True):
+        (tmp_path / "kit.safetensors").write_text("new")
+    assert (tmp_path / "kit.safetensors").read_text() == "new"
+    assert (tmp_path / "chart.png").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".lock",
+        "chart.png",
+        "kit.safetensors",
+        "run.json",
+    ]

@@ -129,7 +129,7 @@ def test_a_loss_that_is_no_number_stops_the_run(command: Command, tmp_path: Path
         (["data=mnist", "data.root=nowhere"], "neither at nowhere/mnist"),
         (["training.epochs=1"], "training.epochs of at least 2"),
         (["training.supervision=best"], "training.supervision must be one of max_entropy"),
-        (["trainer.precision=16-mixed"], "use bf16-mixed"),
+        (["trainer.precision=16-mixed"], "trainer.precision must be one of 32-true, bf16-mixed"),
         (["model=custom", "model._target_=no.such.Net"], "cannot be imported"),
         (["training.epocs=3"], "Could not override 'training.epocs'"),
         (["data=nosuch"], "Could not find 'data/nosuch'"),
@@ -168,9 +168,12 @@ def test_without_out_the_folder_follows_from_the_settings(
     assert "already done" in again.out
 
 
-def test_several_devices_in_a_multirun_are_refused(command: Command, tmp_path: Path) -> None:
-    outcome = command(
-        "train", "-m", *TINY, "trainer=ddp", "trainer.devices=2", f"out={tmp_path}/run"
-    )
+@pytest.mark.parametrize("devices", ["2", "auto"])
+def test_several_devices_in_a_multirun_are_refused(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("trainer=ddp", f"trainer.devices={devices}", f"out={tmp_path}/run")
+    outcome = command("train", "-m", *TINY, *words)
     assert outcome.status == 2
     assert "cannot be used inside a multirun" in outcome.err

@@ -8,7 +8,9 @@ from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageColumn
 from PIL import Image
 
+from geniu_lightning.app.build import recorded_data
 from geniu_lightning.data.module import ImageData
+from geniu_lightning.errors import UserError
 from geniu_lightning.kit import Kit
 from tests.app.conftest import TINY, Command
 
@@ -103,6 +105,9 @@ def test_it_works_after_data_caches_and_checkpoints_are_gone(
     )
     assert reader.status == 2
     assert "neither at" in reader.err
+    _write_parquet(root / "mnist")
+    again = command("unlearn", f"kit={run}", "forget=[dark]", f"out={tmp_path / 'after'}")
+    assert "before" in again.out  # the images are back, and the same command measures
 
 
 def test_other_images_than_the_kits_are_refused(command: Command, tmp_path: Path) -> None:
@@ -147,6 +152,29 @@ def test_what_cannot_work_is_told_in_a_sentence(
     assert sentence in outcome.err
     assert "Traceback" not in outcome.err
     assert not (tmp_path / "unlearned.safetensors").exists()
+
+
+def test_the_kits_own_folder_is_no_place_for_the_result(command: Command, trained: Path) -> None:
+    outcome = command("unlearn", f"kit={trained}", "forget=[0]", f"out={trained}", "force=true")
+    assert outcome.status == 2
+    assert "is the folder of the kit itself" in outcome.err
+    assert (trained / "kit.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"source": {"_target_": "os.getcwd"}},
+        {"mean": {"_target_": "os.getcwd"}},
+        {"source": {"_target_": "geniu_lightning.data.sources.os.getcwd"}},
+        {"std": [{"_target_": "os.getcwd"}]},
+    ],
+)
+def test_a_kits_settings_run_no_foreign_code(trained: Path, forged: dict[str, Any]) -> None:
+    settings = Kit.load(trained / "kit.safetensors").info.settings
+    settings = settings | {"data": settings["data"] | forged}
+    with pytest.raises(UserError, match="is not ours"):
+        recorded_data(settings, None, None, allow_custom=False)
 
 
 @pytest.mark.parametrize("spoil", ["missing", "text", "truncated", "altered"])

@@ -50,6 +50,16 @@ def test_one_seed_twice_is_refused(tmp_path: Path) -> None:
         gather(find([tmp_path]))
 
 
+def test_runs_of_one_name_and_other_settings_are_not_averaged(tmp_path: Path) -> None:
+    write(tmp_path / "a", "geniu", 1, 0.1)
+    write(tmp_path / "b", "geniu", 2, 0.1)
+    document = json.loads((tmp_path / "b" / "metrics.json").read_text())
+    document["run"]["unlearner"]["steps"] = 30
+    (tmp_path / "b" / "metrics.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="not the same experiment"):
+        gather(find([tmp_path]))
+
+
 def test_an_absent_value_is_no_number_and_one_seed_has_no_spread(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
