@@ -1,0 +1,50 @@
+"""Every train.py and unlearn.py command in the documents composes: each option exists."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from geniu_lightning.app.cli import CONF
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "Makefile", *CONF.rglob("*.yaml")]
+COMMAND = re.compile(r"python (train|unlearn)\.py (.+)")
+
+
+def commands() -> list[tuple[str, str]]:
+    found = set()
+    for document in DOCUMENTS:
+        text = document.read_text().replace("\\\n", " ").replace("$$", "$")
+        for script, words in COMMAND.findall(text):
+            words = re.split(r"\s#|; |`", words)[0]
+            if "--" not in words and "…" not in words:
+                # a command that is kept in a shell's variable ends with that one's quote
+                words = words.rstrip('"') if words.count('"') % 2 else words
+                found.add((script, words.strip()))
+    return sorted(found)
+
+
+def test_there_are_commands() -> None:
+    assert {"train", "unlearn"} == {script for script, _ in commands()}
+
+
+@pytest.mark.parametrize(("script", "words"), commands())
+def test_a_documented_command_composes(script: str, words: str) -> None:
+    # what a shell would put in for a loop's variable
+    for variable, value in (
+        ("$d", "mnist"),
+        ("$m", "0"),
+        ("$s", "1"),
+        ("$run", "runs/x"),
+        ("$two", ""),
+    ):
+        words = words.replace(variable, value)
+    overrides = [word for word in shlex.split(words) if word != "-m"]
+    several = [word for word in overrides if re.match(r"\w+=\w+,\w+", word)]
+    overrides = [word.split(",")[0] if word in several else word for word in overrides]
+    overrides = [word for word in overrides if not word.startswith("out=")]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert compose(script, overrides=overrides)
