@@ -56,6 +56,8 @@ def grid(images: Tensor, names: Sequence[str], title: str, path: Path) -> None:
             cells[k, j].set_xticks([])
             cells[k, j].set_yticks([])
         cells[k, 0].set_ylabel(names[k], rotation=0, ha="right", va="center", fontsize=8)
+    if classes < len(names):
+        title = f"{title} of the first {classes} of {len(names)} classes"
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=110, bbox_inches="tight")
 

@@ -172,9 +172,12 @@ def _set_threads(threads: int | None) -> None:
 
 
 def device_of(trainer: DictConfig) -> torch.device:
-    """Return where single-process work is done, such as evaluation."""
-    cuda = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return torch.device("cuda", 0) if cuda else torch.device("cpu")
+    """Return this process's own device, where it keeps the kit and evaluates."""
+    if trainer.accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    named = OmegaConf.is_list(trainer.devices)
+    return torch.device("cuda", trainer.devices[local] if named else local)
 
 
 def _refuse_distributed_sweep(config: DictConfig) -> None:
