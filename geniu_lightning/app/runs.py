@@ -33,7 +33,7 @@ RESULTS = ("kit.safetensors", "unlearned.safetensors", "metrics.json", "checkpoi
 LEFTOVERS = (
     *RESULTS,
     *("done.json", "run.json", "log", "wandb", ".wandb_id"),
-    *("proxies.png", "exemplars.png", "confusion.png", "confusion_*.png"),
+    *("proxies.png", "confusion.png", "confusion_*.png"),
 )
 ASIDE = ".replaced"
 

@@ -174,14 +174,10 @@ class _Training:
         kit = self._kit(module)
         kit.save(self.folder / "kit.safetensors")
         drawn: dict[str, Path] = {}
-        if module.exemplars is not None and module.exemplars.chosen is not None:
-            shape = (len(self.data.names), -1, *module.prompts.shape[1:])
-            for name, images in (
-                ("proxies", kit.proxies().images),
-                ("exemplars", self.data.exemplars(module.exemplars.chosen.flatten())),
-            ):
-                drawn[name] = self.folder / f"{name}.png"
-                pictures.grid(images.view(shape), self.data.names, name, drawn[name])
+        if kit.prompts is not None:  # but no exemplar: training images stay where they were
+            drawn["proxies"] = self.folder / "proxies.png"
+            proxies = kit.proxies().images.view(*kit.prompts.shape)
+            pictures.grid(proxies, self.data.names, "proxies", drawn["proxies"])
         result = assess.assess(
             self.config.evaluation,
             kit.to(build.device_of(self.config.trainer)),

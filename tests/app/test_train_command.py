@@ -26,7 +26,7 @@ def test_a_run_leaves_kit_metrics_and_pictures(trained: Path) -> None:
     assert set(entry) == {"value", "direction", "ideal", "oracle_mean", "oracle_std", "z"}
     assert metrics["word"] is None
     assert metrics["word_reason"]
-    for name in ("proxies.png", "exemplars.png", "confusion.png", "done.json"):
+    for name in ("proxies.png", "confusion.png", "done.json"):
         assert (trained / name).stat().st_size > 0
 
 
