@@ -35,6 +35,7 @@ def test_there_are_commands() -> None:
 def test_a_documented_command_composes(script: str, words: str) -> None:
     # what a shell would put in for a loop's variable
     for variable, value in (
+        ("$method", "geniu"),
         ("$d", "mnist"),
         ("$m", "0"),
         ("$s", "1"),

@@ -266,7 +266,9 @@ def test_weights_scale_their_terms() -> None:
     one = ready(**plain)
     many = ready(prompt_weight=3.0, reconstruction_weight=5.0, divergence_weight=7.0)
     for name, factor in (("prompts", 3.0), ("reconstruction", 5.0), ("divergence", 7.0)):
-        values = [float((m.prompt_terms(5) | m.generator_terms(5, 0))[name]) for m in (one, many)]
+        values = [
+            float((m.prompt_terms(5) | m.generator_terms(5, 0))[name].detach()) for m in (one, many)
+        ]
         assert values[1] == pytest.approx(factor * values[0], rel=1e-5)
         assert values[0] > 0
 
