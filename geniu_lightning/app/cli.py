@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from geniu_lightning.errors import UserError
 
@@ -59,7 +59,10 @@ def entry(name: str, job: Callable[[DictConfig], float | None]) -> None:
 
 def refuse(error: Exception) -> NoReturn:
     """Say what was asked that cannot work, and end."""
-    sys.stderr.write(f"error: {error}\n")
+    said = str(error)
+    if isinstance(error, MissingMandatoryValue):
+        said = f"{error.full_key} has to be set"
+    sys.stderr.write(f"error: {said}\n")
     sys.exit(2)
 
 

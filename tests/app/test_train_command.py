@@ -133,6 +133,7 @@ def test_a_loss_that_is_no_number_stops_the_run(command: Command, tmp_path: Path
         (["model=custom", "model._target_=no.such.Net"], "cannot be imported"),
         (["training.epocs=3"], "Could not override 'training.epocs'"),
         (["data=nosuch"], "Could not find 'data/nosuch'"),
+        (["data=hub"], "error: data.source.hub_id has to be set"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
