@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+if TYPE_CHECKING:  # matplotlib is imported late
+    from matplotlib.figure import Figure
 
 MOST_CLASSES = 20  # rows of a grid, and cells with numbers, that can still be read
 
@@ -17,7 +21,8 @@ def confusion(counts: Tensor, names: Sequence[str], title: str, path: Path) -> N
         title: Stands above it.
         path: PNG to write.
     """
-    figure, axes = _figure(min(12.0, 2.5 + 0.45 * len(names)), min(11.0, 2.2 + 0.45 * len(names)))
+    figure = _figure(min(12.0, 2.5 + 0.45 * len(names)), min(11.0, 2.2 + 0.45 * len(names)))
+    axes = figure.add_subplot()
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     shown = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     if len(names) <= MOST_CLASSES:
@@ -48,7 +53,7 @@ def grid(images: Tensor, names: Sequence[str], title: str, path: Path) -> None:
     """
     images = images[:MOST_CLASSES, :MOST_CLASSES].detach().cpu()
     classes, count = images.shape[:2]
-    figure, _ = _figure(max(3.0, 0.6 * count + 1.2), 0.6 * classes + 0.6, axes=False)
+    figure = _figure(max(3.0, 0.6 * count + 1.2), 0.6 * classes + 0.6)
     cells = figure.subplots(classes, count, squeeze=False)
     for k in range(classes):
         for j in range(count):
@@ -62,10 +67,10 @@ def grid(images: Tensor, names: Sequence[str], title: str, path: Path) -> None:
     figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
-def _figure(width: float, height: float, axes: bool = True):  # type: ignore[no-untyped-def]  # matplotlib is imported late
+def _figure(width: float, height: float) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot() if axes else None
+    return figure

@@ -18,9 +18,8 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     make: Callable[..., Any] = pictures._figure
 
     def keep(*args: Any, **kwargs: Any) -> Any:
-        figure, axes = make(*args, **kwargs)
-        drawn.append(figure)
-        return figure, axes
+        drawn.append(make(*args, **kwargs))
+        return drawn[-1]
 
     monkeypatch.setattr(pictures, "_figure", keep)
     return drawn
