@@ -148,8 +148,10 @@ class _Unlearning:
                 enable_checkpointing=False,
             )
 
-        def open_split(split: str, batch_size: int, seed: int) -> Any:  # a loader of real images
-            return data.loader(split, batch_size=batch_size, seed=seed)
+        def open_split(split: str, batch_size: int, seed: int | None, limit: int | None) -> Any:
+            return data.loader(split, batch_size=batch_size, seed=seed, limit=limit, device=device)
+
+        device = build.device_of(self.config.trainer)
 
         if unlearner.access:
             data = self._open_data()

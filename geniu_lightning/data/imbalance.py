@@ -163,6 +163,27 @@ def split(labels: Tensor, indices: Tensor, share: float, seed: int = 0) -> tuple
     return indices[~torch.isin(indices, validation)], validation
 
 
+def evenly(indices: Tensor, labels: Tensor, limit: int, draw: torch.Generator) -> Tensor:
+    """Draw images evenly over classes; where a small class runs out, the others give more.
+
+    Args:
+        indices: What to draw from, int64, shape ``(N,)``.
+        labels: Their classes, same shape.
+        limit: Images to draw; all are taken where there are no more.
+        draw: Random stream.
+
+    Returns:
+        Drawn indices, ascending.
+    """
+    order = torch.randperm(len(indices), generator=draw)
+    rank = torch.zeros_like(order)
+    for k in labels.unique():
+        mine = order[labels[order] == k]
+        rank[mine] = torch.arange(len(mine))
+    first = order[rank[order].sort(stable=True).indices[:limit]]
+    return indices[first].sort().values
+
+
 def _check_share(name: str, share: float) -> None:
     if not 0.0 < share <= 1.0:
         raise UserError(f"{name} must lie in (0, 1], got {share}")

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from geniu_lightning.data import cache
 from geniu_lightning.data.images import ImageSpec, augment
-from geniu_lightning.data.imbalance import split
+from geniu_lightning.data.imbalance import evenly, split
 from geniu_lightning.data.loader import Batch, IndexLoader
 from geniu_lightning.data.sources import Source
 from geniu_lightning.errors import UserError
+from geniu_lightning.seeds import generator
 
 
 class Imbalance(Protocol):
@@ -153,8 +154,17 @@ class ImageData(LightningDataModule):
         batch_size: int | None = None,
         seed: int | None = None,
         device: torch.device | None = None,
+        limit: int | None = None,
     ) -> IndexLoader:
-        """Return batches of a split: shuffled and augmented with a seed, in order without."""
+        """Return batches of a split: shuffled and augmented with a seed, in order without.
+
+        Args:
+            which: The split.
+            batch_size: Images in a batch; ``None`` is the module's own.
+            seed: Of order and augmentation.
+            device: Where the images go; ``None`` leaves them where they are.
+            limit: At most so many images, drawn evenly over classes with the seed; ``None`` all.
+        """
         labels = self._labels["test" if which == "test" else "train"]
 
         def fetch(indices: Tensor, augmentation: int | None) -> tuple[Tensor, Tensor]:
@@ -165,7 +175,10 @@ class ImageData(LightningDataModule):
                 )
             return self.spec.normalise(images), labels[indices].to(images.device)
 
-        return IndexLoader(fetch, self._indices[which], batch_size or self.batch_size, seed)
+        indices = self._indices[which]
+        if limit is not None:
+            indices = evenly(indices, labels[indices], limit, generator("draw_evenly", seed or 0))
+        return IndexLoader(fetch, indices, batch_size or self.batch_size, seed)
 
     def setup(self, stage: str) -> None:
         """Bring the images to the trainer's device."""

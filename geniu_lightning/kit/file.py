@@ -82,10 +82,10 @@ class KitInfo:
 
 @dataclass(frozen=True)
 class Proxies:
-    """Decoded stand-ins for training images.
+    """Decoded stand-ins for training images, or the prompts that they are decoded from.
 
     Attributes:
-        images: In [0, 1], float32, shape ``(N, C, H, W)``.
+        images: In [0, 1] where decoded, float32, shape ``(N, C, H, W)``.
         labels: int64, shape ``(N,)``.
     """
 
@@ -159,7 +159,6 @@ class Kit:
         _fill(generator, tensors, "generator.", path)
         return cls(classifier, info, generator, tensors["prompts"])
 
-    @torch.no_grad()
     def proxies(
         self, classes: Sequence[int] | None = None, per_class: int | None = None
     ) -> Proxies:
@@ -172,7 +171,17 @@ class Kit:
         Raises:
             KitError: If the kit has no generator, or fewer prompts a class.
         """
-        if self.generator is None or self.prompts is None:
+        prompts = self.prompts_of(classes, per_class)
+        return Proxies(self.decode(prompts.images), prompts.labels)
+
+    def prompts_of(
+        self, classes: Sequence[int] | None = None, per_class: int | None = None
+    ) -> Proxies:
+        """Return the prompts of some classes: noise as the classifier reads it, not decoded.
+
+        Arguments and errors are those of :meth:`proxies`.
+        """
+        if self.prompts is None:
             raise KitError(
                 "this file holds no generator and no prompts: train with generator=vae to make one"
             )
@@ -185,7 +194,19 @@ class Kit:
             raise KitError(f"the kit has classes 0 to {self.prompts.shape[0] - 1}, not {wanted}")
         prompts = self.prompts[wanted, :count].flatten(0, 1)
         labels = torch.tensor(wanted, device=prompts.device).repeat_interleave(count)
-        return Proxies(self.generator(prompts, sample=False).images.float(), labels)
+        return Proxies(prompts, labels)
+
+    @torch.no_grad()
+    def decode(self, prompts: Tensor) -> Tensor:
+        """Return images in [0, 1] of prompts ``(N, C, H, W)``: each latent code's mean, decoded.
+
+        Raises:
+            KitError: If the kit has no generator.
+        """
+        if self.generator is None:
+            raise KitError("this file holds no generator: train with generator=vae to make one")
+        images: Tensor = self.generator(prompts, sample=False).images
+        return images.float()
 
     def to(self, device: torch.device) -> "Kit":
         """Move networks and prompts to a device, in place."""

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from geniu_lightning.errors import TrainingDivergedError, UserError
 from geniu_lightning.kit import Kit
@@ -75,7 +77,7 @@ class Unlearner(LightningModule):
         UserError: If a setting is out of range.
     """
 
-    access: ClassVar[Access] = Access.NONE
+    access: Access = Access.NONE  # of the class, or of one whose settings decide
     from_scratch: ClassVar[bool] = False  # trains as training did, in training's precision
 
     def __init__(
@@ -184,11 +186,15 @@ class Unlearner(LightningModule):
             assert self.optimizer_factory is not None  # checked at construction
             moving = [p for p in self.classifier.parameters() if p.requires_grad]
             optimizer = self.optimizer_factory(moving)
-            course = schedule_of(optimizer, self.schedule, self.steps)
+            course = self.course(optimizer)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": course, "interval": "step"},
         }
+
+    def course(self, optimizer: Optimizer) -> LRScheduler:
+        """Return the course of the learning rate."""
+        return schedule_of(optimizer, self.schedule, self.steps)
 
     def train_dataloader(self) -> Batches:
         """Return this rank's share of the batches."""
@@ -210,7 +216,7 @@ class Unlearner(LightningModule):
         """Return the sum of the terms."""
         step = self.global_step
         terms = self.loss_terms(batch)
-        loss = torch.stack(list(terms.values())).sum() * batch.weight
+        loss = torch.stack(list(terms.values())).sum()
         self.watch.see(loss, step)
         if step % self.log_every_n_steps == 0 or step == self.steps - 1:
             self.watch.stop_if_bad()

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit import Kit
-from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.losses import (
     bounded_reciprocal,
     cross_entropy,
@@ -15,13 +14,17 @@ from geniu_lightning.unlearning.losses import (
     masked_target,
     uniform_divergence,
 )
-from geniu_lightning.unlearning.sources import Repeated, Sources, UnlearnBatch
+from geniu_lightning.unlearning.networks import Teacher
+from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch, marked
+from geniu_lightning.unlearning.tuning import Source, Tuning
 
 ForgetTerm = Literal["reciprocal", "negative", "uniform", "masked_distill"]
 RetainTerm = Literal["ce", "distill"]
+Proxy = Literal["decoded", "prompt", "decoded_noise"]
+NOISE_DRAWS = 256  # for each class that is wanted
 
 
-class Geniu(Unlearner):
+class Geniu(Tuning):
     """Decodes a proxy of every prompt once, and takes all of them in every step.
 
     ``L = mean over forgotten proxies of the forget term + w · mean over retained ones of the retain
@@ -32,13 +35,18 @@ class Geniu(Unlearner):
     is KL(uniform ‖ p), ``masked_distill`` is KL(original without the forgotten classes ‖ p).
     Retain terms: ``ce`` (the paper's), ``distill``, which is KL to the same masked original.
 
+    Proxies: ``decoded`` prompts (the paper's), the ``prompt`` alone as the classifier reads it, or
+    ``decoded_noise``, which is fresh Gaussian noise through the same generator, labelled as the
+    original answers it: the paper's ablations, the last one as we read its GKT_vae.
+
     Args:
+        source: ``proxies`` of the kit; ``data`` tunes on training images as a control.
+        proxy: As above.
         forget_term: As above.
         retain_term: As above.
         retain_weight: w.
-        proxies_per_class: How many of the kit's prompts of each class to use; ``None`` all.
         max_margin: Margin from which the reciprocal goes on as its tangent, in nats.
-        **settings: Those of the base.
+        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
 
     Raises:
         UserError: If a term does not exist, or ``max_margin`` is outside (0, 40].
@@ -48,20 +56,24 @@ class Geniu(Unlearner):
         marked as not the paper's. Steps, optimizer and clipping are not recovered.
     """
 
+    sides = Access.FORGET | Access.RETAIN
+
     def __init__(
         self,
         *,
+        source: Source = "proxies",
+        proxy: Proxy = "decoded",
         forget_term: ForgetTerm = "reciprocal",
         retain_term: RetainTerm = "distill",
         retain_weight: float = 1.0,
-        proxies_per_class: int | None = None,
         max_margin: float = 5.0,
         **settings: object,
     ) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
+        super().__init__(source=source, **settings)  # type: ignore[arg-type]  # checked there
         for name, value, known in (
             ("forget_term", forget_term, get_args(ForgetTerm)),
             ("retain_term", retain_term, get_args(RetainTerm)),
+            ("proxy", proxy, get_args(Proxy)),
         ):
             if value not in known:
                 raise UserError(
@@ -72,31 +84,61 @@ class Geniu(Unlearner):
         self.forget_term = forget_term
         self.retain_term = retain_term
         self.retain_weight = retain_weight
-        self.proxies_per_class = proxies_per_class
+        self.proxy = proxy
         self.max_margin = max_margin
 
-    @torch.no_grad()
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Decode the proxies and ask the original about them, once."""
+        """Decode the proxies once; copy the original to ask it about them."""
+        self.teacher = Teacher(kit.classifier)
         super().prepare(kit, sources)
-        proxies = kit.proxies(per_class=self.proxies_per_class)
-        images = kit.info.spec.normalise(proxies.images)
-        forget = torch.isin(proxies.labels, torch.tensor(self.forget, device=images.device))
-        self.target = masked_target(kit.classifier(images), self.forget)
-        self.batches = Repeated(UnlearnBatch(images, proxies.labels, forget), self.steps)
+
+    def proxies(self, kit: Kit, sides: Access) -> UnlearnBatch:
+        """Return proxies of all classes, of the kind that is set."""
+        if self.proxy == "decoded":
+            return super().proxies(kit, sides)
+        if self.proxy == "prompt":
+            prompts = kit.prompts_of(per_class=self.proxies_per_class)
+            return marked(prompts.images, prompts.labels, self.forget)
+        return self._decoded_noise(kit)
+
+    @torch.no_grad()
+    def _decoded_noise(self, kit: Kit) -> UnlearnBatch:
+        """Return what the generator makes of noise, as many of a class as there are prompts of it.
+
+        Raises:
+            UserError: If no draw is answered with a forgotten class, or none with a retained one.
+        """
+        per_class = len(kit.prompts_of([0], self.proxies_per_class).labels)
+        shape = kit.prompts_of([0], 1).images.shape[1:]
+        draws = torch.randn(NOISE_DRAWS * len(kit.info.class_names), *shape)
+        images = kit.info.spec.normalise(
+            kit.decode(draws.to(next(kit.classifier.parameters()).device))
+        )
+        labels = self.teacher(images).argmax(dim=1)
+        kept = torch.cat([(labels == k).nonzero().flatten()[:per_class] for k in labels.unique()])
+        batch = marked(images[kept], labels[kept], self.forget)
+        if not batch.forget.any() or batch.forget.all():
+            side = "retained" if batch.forget.any() else "forgotten"
+            raise UserError(
+                f"none of {len(draws)} draws of noise through the generator is answered with a"
+                f" {side} class: there is nothing to tune on"
+            )
+        return batch
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return both terms on all proxies."""
         logits = self.classifier(batch.images).float()
-        target = self.target.to(logits.device)
-        gone, kept = batch.forget, ~batch.forget
+        target = masked_target(self.teacher(batch.images), self.forget)
         retain = (
-            cross_entropy(logits[kept], batch.labels[kept])
+            cross_entropy(logits, batch.labels)
             if self.retain_term == "ce"
-            else divergence(target[kept], logits[kept])
+            else divergence(target, logits)
         )
-        forget = self._forget_term(logits[gone], batch.labels[gone], target[gone])
-        return {"forget": forget.mean(), "retain": self.retain_weight * retain.mean()}
+        forget = self._forget_term(logits, batch.labels, target)
+        return {
+            "forget": batch.forget_mean(forget),
+            "retain": self.retain_weight * batch.retain_mean(retain),
+        }
 
     def _forget_term(self, logits: Tensor, labels: Tensor, target: Tensor) -> Tensor:
         match self.forget_term:

@@ -2,11 +2,9 @@
 
 import math
 
-import torch
-from torch import nn
-
 from geniu_lightning.errors import UserError
 from geniu_lightning.unlearning.base import Unlearner
+from geniu_lightning.unlearning.networks import mask_head
 
 
 class LogitMask(Unlearner):
@@ -32,10 +30,6 @@ class LogitMask(Unlearner):
             raise UserError(f"unlearner.offset must be positive and finite, got {offset}")
         self.offset = offset
 
-    @torch.no_grad()
     def finish(self) -> None:
         """Edit the head."""
-        head = self.classifier.head
-        assert isinstance(head, nn.Linear)  # the classifier's interface
-        head.weight[list(self.forget)] = 0.0
-        head.bias[list(self.forget)] = -self.offset
+        mask_head(self.classifier, self.forget, self.offset)

@@ -1,5 +1,6 @@
 """Retraining without the forgotten classes: the oracle that others are judged by."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,9 +11,9 @@ from torch import Tensor, nn
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit import Kit
 from geniu_lightning.optim import OptimizerFactory
-from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.base import Unlearner
-from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
+from geniu_lightning.unlearning.networks import fresh_classifier
+from geniu_lightning.unlearning.sources import Access, Batches, Sources, UnlearnBatch
 
 
 class Retrain(Unlearner):
@@ -53,13 +54,14 @@ class Retrain(Unlearner):
     def prepare(self, kit: Kit, sources: Sources) -> None:
         """Build a fresh network and take the recipe from the kit."""
         seed = kit.info.seed if self.training_seed is None else self.training_seed
-        with torch.random.fork_rng():
-            torch.manual_seed(stream("init", seed))
-            self.classifier = kit.info.classifier.build_classifier()
-        self.classifier.to(next(kit.classifier.parameters()).device)
+        self.classifier = fresh_classifier(kit, seed)
+        self.follow_recipe(kit, lambda batch_size: sources.retain(batch_size, seed))
+
+    def follow_recipe(self, kit: Kit, retained: Callable[[int], Batches]) -> None:
+        """Train as the kit's classifier was trained, on batches of the size that it had."""
         try:
             recipe = kit.info.settings["training"]
-            self.batches = sources.retain(recipe["batch_size"], seed)
+            self.batches = retained(recipe["batch_size"])
             self.steps = recipe["epochs"] * len(self.batches)
             self.optimizer_factory = _optimizer_of(recipe["optimizer"])
             self.schedule = recipe["schedule"]
@@ -69,7 +71,9 @@ class Retrain(Unlearner):
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return the cross-entropy on retained images, in nats."""
-        return {"retain": F.cross_entropy(self.classifier(batch.images).float(), batch.labels)}
+        logits = self.classifier(batch.images).float()
+        loss = F.cross_entropy(logits, batch.labels, reduction="none")
+        return {"retain": batch.retain_mean(loss)}
 
 
 def _optimizer_of(settings: dict[str, Any]) -> OptimizerFactory:

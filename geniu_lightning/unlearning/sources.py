@@ -1,7 +1,8 @@
 """Where a method's batches come from, and what it may not reach."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from enum import Flag, auto
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -23,19 +24,48 @@ class Access(Flag):
 
 
 class UnlearnBatch(NamedTuple):
-    """What a loss term is computed on.
+    """What a loss term is computed on: forgotten images, retained ones, or both.
 
     Attributes:
         images: Normalised, float32, shape ``(N, C, H, W)``.
         labels: int64, shape ``(N,)``.
         forget: Whether the label is to be forgotten, bool, shape ``(N,)``.
-        weight: What this rank's mean weighs in the mean over ranks.
+        weights: What each image counts in the mean of its side, float32, shape ``(N,)``: 1/n for n
+            images, and such that the mean over processes is that of the whole batch.
     """
 
     images: Tensor
     labels: Tensor
     forget: Tensor
-    weight: float = 1.0
+    weights: Tensor
+
+    def forget_mean(self, values: Tensor) -> Tensor:
+        """Return the mean of values ``(N,)`` over forgotten images; 0 where there are none."""
+        return self._mean(values, self.forget)
+
+    def retain_mean(self, values: Tensor) -> Tensor:
+        """Return the mean of values ``(N,)`` over retained images; 0 where there are none."""
+        return self._mean(values, ~self.forget)
+
+    def _mean(self, values: Tensor, side: Tensor) -> Tensor:
+        # picked, not multiplied by 0: what is infinite on one side must not reach the other
+        return (values[side] * self.weights[side]).sum()
+
+
+def marked(
+    images: Tensor, labels: Tensor, forget: Sequence[int], share: float = 1.0
+) -> UnlearnBatch:
+    """Return a batch, each image marked as forgotten or retained.
+
+    Args:
+        images: Normalised, shape ``(N, C, H, W)``.
+        labels: int64, shape ``(N,)``.
+        forget: Forgotten classes.
+        share: What this process's mean weighs in the mean over processes.
+    """
+    gone = torch.isin(labels, torch.tensor(list(forget), device=labels.device))
+    counts = torch.where(gone, gone.sum(), (~gone).sum())
+    return UnlearnBatch(images, labels, gone, share / counts)
 
 
 class Batches(Protocol):
@@ -64,6 +94,22 @@ class ReadBatches(Protocol):
         """Take the share of one of ``world`` processes."""
 
 
+class OpenSplit(Protocol):
+    """Opens the training images of a split."""
+
+    def __call__(
+        self, split: str, batch_size: int, seed: int | None, limit: int | None
+    ) -> ReadBatches:
+        """Return batches of ``"forget"`` or ``"retain"``.
+
+        Args:
+            split: Which.
+            batch_size: Images in a batch.
+            seed: Of order and augmentation; ``None`` keeps the order and does not augment.
+            limit: At most so many images, drawn evenly over classes; ``None`` all.
+        """
+
+
 class Repeated:
     """The same batch in every step, whole on every rank: all proxies at once.
 
@@ -87,20 +133,73 @@ class Repeated:
         """Leave the batch whole: it is small, and equal gradients need no share."""
 
 
+class Beside:
+    """In each step one batch of every side, put together; a side that ends begins anew.
+
+    Args:
+        sides: Batches of forgotten images, of retained ones, or both. None is empty.
+        steps: Batches in an epoch.
+    """
+
+    def __init__(self, sides: Sequence[Batches], steps: int) -> None:
+        self.sides = sides
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[UnlearnBatch]:
+        streams = [_endless(side) for side in self.sides]
+        for _ in range(self.steps):
+            parts = [next(stream) for stream in streams]
+            yield UnlearnBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def shard(self, rank: int, world: int) -> None:
+        """Take a share of every side."""
+        for side in self.sides:
+            side.shard(rank, world)
+
+
+class InTurn:
+    """One sequence of batches after another: the phases of a method.
+
+    Args:
+        phases: Batches of each phase.
+    """
+
+    def __init__(self, phases: Sequence[Batches]) -> None:
+        self.phases = phases
+
+    def __len__(self) -> int:
+        return sum(len(phase) for phase in self.phases)
+
+    def __iter__(self) -> Iterator[UnlearnBatch]:
+        return chain.from_iterable(self.phases)
+
+    def shard(self, rank: int, world: int) -> None:
+        """Take a share of every phase."""
+        for phase in self.phases:
+            phase.shard(rank, world)
+
+
+def _endless(batches: Batches) -> Iterator[UnlearnBatch]:
+    while True:
+        yield from batches
+
+
 class _Marked:
     """Batches of real images, each image marked as forgotten or retained."""
 
     def __init__(self, loader: ReadBatches, forget: tuple[int, ...]) -> None:
         self.loader = loader
-        self.forget = torch.tensor(forget)
+        self.forget = forget
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[UnlearnBatch]:
         for batch in self.loader:
-            forget = torch.isin(batch.labels, self.forget.to(batch.labels.device))
-            yield UnlearnBatch(batch.images, batch.labels, forget, batch.weight)
+            yield marked(batch.images, batch.labels, self.forget, batch.weight)
 
     def shard(self, rank: int, world: int) -> None:
         self.loader.shard(rank, world)
@@ -112,39 +211,50 @@ class Sources:
     Args:
         access: What the method declared.
         forget: Forgotten classes.
-        open_split: Opens ``"forget"`` or ``"retain"`` with a batch size and a seed; called at the
-            first request, so that a method without access never causes a file to be opened.
+        open_split: Called at the first request, so that a method without access never causes a file
+            to be opened.
     """
 
-    def __init__(
-        self,
-        access: Access,
-        forget: tuple[int, ...],
-        open_split: Callable[[str, int, int], ReadBatches],
-    ) -> None:
+    def __init__(self, access: Access, forget: tuple[int, ...], open_split: OpenSplit) -> None:
         self._access = access
         self._forget = forget
         self._open_split = open_split
 
-    def forget(self, batch_size: int, seed: int) -> Batches:
+    def forget(self, batch_size: int, seed: int | None) -> Batches:
         """Return batches of the training images to be forgotten.
+
+        Args:
+            batch_size: Images in a batch, all processes together.
+            seed: Of order and augmentation; ``None`` keeps the order and does not augment.
 
         Raises:
             AccessError: If the method did not declare ``Access.FORGET``.
         """
         return self._open(Access.FORGET, "forget", batch_size, seed)
 
-    def retain(self, batch_size: int, seed: int) -> Batches:
+    def retain(self, batch_size: int, seed: int | None, limit: int | None = None) -> Batches:
         """Return batches of the training images to be kept.
+
+        Args:
+            batch_size: Images in a batch, all processes together.
+            seed: Of order and augmentation; ``None`` keeps the order and does not augment.
+            limit: At most so many images, drawn evenly over classes; ``None`` all.
 
         Raises:
             AccessError: If the method did not declare ``Access.RETAIN``.
         """
-        return self._open(Access.RETAIN, "retain", batch_size, seed)
+        return self._open(Access.RETAIN, "retain", batch_size, seed, limit)
 
-    def _open(self, needed: Access, split: str, batch_size: int, seed: int) -> Batches:
+    def _open(
+        self,
+        needed: Access,
+        split: str,
+        batch_size: int,
+        seed: int | None,
+        limit: int | None = None,
+    ) -> Batches:
         if needed not in self._access:
             raise AccessError(
                 f"the method asked for {needed}, but declares that it reads {self._access}"
             )
-        return _Marked(self._open_split(split, batch_size, seed), self._forget)
+        return _Marked(self._open_split(split, batch_size, seed, limit), self._forget)

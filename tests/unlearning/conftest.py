@@ -55,10 +55,12 @@ class Archive:
         self.forget = forget
         return Sources(access, forget, self.open_split)
 
-    def open_split(self, split: str, batch_size: int, seed: int) -> IndexLoader:
+    def open_split(
+        self, split: str, batch_size: int, seed: int | None, limit: int | None = None
+    ) -> IndexLoader:
         self.opened.append((split, batch_size, seed))
         gone = torch.isin(self.labels, torch.tensor(self.forget))
-        indices = {"forget": gone, "retain": ~gone}[split].nonzero().flatten()
+        indices = {"forget": gone, "retain": ~gone}[split].nonzero().flatten()[:limit]
 
         def read(chosen: Tensor, augmentation: int | None) -> tuple[Tensor, Tensor]:
             self.read += self.labels[chosen].tolist()

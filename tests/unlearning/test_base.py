@@ -18,7 +18,7 @@ from geniu_lightning.errors import TrainingDivergedError, UserError
 from geniu_lightning.kit import Kit
 from geniu_lightning.unlearning import base
 from geniu_lightning.unlearning.base import Clock, Unlearner
-from geniu_lightning.unlearning.sources import Access, Repeated, Sources, UnlearnBatch
+from geniu_lightning.unlearning.sources import Access, Repeated, Sources, UnlearnBatch, marked
 
 TrainerOf = Callable[[int], Trainer]
 rough = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=0.1)
@@ -27,9 +27,9 @@ rough = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=0.1)
 class Toy(Unlearner):
     """Cross-entropy towards the next class, on the kit's proxies."""
 
-    def __init__(self, *, scale: float = 1.0, weight: float = 1.0, **settings: Any) -> None:
+    def __init__(self, *, scale: float = 1.0, **settings: Any) -> None:
         super().__init__(**settings)
-        self.scale, self.weight = scale, weight
+        self.scale = scale
         self.rates: list[float] = []
         self.modes: list[bool] = []
 
@@ -37,8 +37,7 @@ class Toy(Unlearner):
         super().prepare(kit, sources)
         proxies = kit.proxies()
         images, labels = kit.info.spec.normalise(proxies.images), (proxies.labels + 1) % 5
-        batch = UnlearnBatch(images, labels, labels == 0, self.weight)
-        self.batches = Repeated(batch, self.steps)
+        self.batches = Repeated(marked(images, labels, (0,)), self.steps)
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         self.rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -120,14 +119,6 @@ def test_a_gradient_within_its_bound_is_left_as_it_is(
     free = toy().run(kit, sources, trainer_of)
     held = toy(max_gradient_norm=1e6).run(kit, sources, trainer_of)
     assert all(equal(list(free.state_dict().values()), list(held.state_dict().values())))
-
-
-def test_a_batch_weighs_as_its_share_says(kit: Kit, archive: Any, trainer_of: TrainerOf) -> None:
-    settings = {"steps": 1, "optimizer": partial(torch.optim.SGD, lr=1e-2)}
-    sources = archive.sources(Access.NONE, (0,))
-    whole = toy(**settings).run(kit, sources, trainer_of)
-    half = toy(**settings, weight=0.5).run(kit, sources, trainer_of)
-    assert shift(kit.classifier, half) == pytest.approx(shift(kit.classifier, whole) / 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("steps", [1, 4])
@@ -229,7 +220,7 @@ def test_an_unknown_setting_is_refused() -> None:
 def test_a_method_without_a_loss_says_so() -> None:
     with pytest.raises(UserError, match="Unlearner has no loss: set its steps to 0"):
         Unlearner(forget=(0,)).loss_terms(
-            UnlearnBatch(torch.zeros(1), torch.zeros(1), torch.zeros(1))
+            UnlearnBatch(torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.zeros(1))
         )
 
 
