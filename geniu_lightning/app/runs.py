@@ -27,6 +27,7 @@ INCIDENTAL = (
     "trainer.accelerator",
     "trainer.threads",
     "trainer.checkpoint_every_n_steps",
+    "unlearner.search",
     "kit",
 )
 RESULTS = ("kit.safetensors", "unlearned.safetensors", "metrics.json", "checkpoints")

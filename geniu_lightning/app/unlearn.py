@@ -126,7 +126,8 @@ class _Unlearning:
         from geniu_lightning.app import build
 
         settings = build.plain(self.config.unlearner)
-        settings.pop("name")
+        for not_the_methods in ("name", "search"):
+            settings.pop(not_the_methods, None)
         method: Unlearner = build.built(settings, forget=self.forget, seed=self.config.seed)
         return method
 

@@ -33,6 +33,7 @@ def built(path: Path, forget: tuple[int, ...], **more: Any) -> Unlearner:
     """Build a method as the app does, with a few steps where it takes some."""
     settings = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     assert settings.pop("name") == path.stem
+    settings.pop("search", None)
     if "steps" in settings:
         settings["steps"] = 3
     method = instantiate(settings, forget=forget, seed=5, **more)
