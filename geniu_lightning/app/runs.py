@@ -1,5 +1,6 @@
 """Run folders: deterministic names, one run at a time, whole files, done marks."""
 
+import datetime
 import fcntl
 import hashlib
 import json
@@ -95,9 +96,20 @@ class RunFolder:
                 raise
             shutil.rmtree(self.path / ASIDE, ignore_errors=True)
 
-    def finish(self, **facts: Any) -> None:  # any JSON value
-        """Mark the run as done."""
-        write_json(self.path / "done.json", facts)
+    def finish(self, objective: float | None) -> None:
+        """Mark the run as done.
+
+        Args:
+            objective: What a sweeper optimises; kept for one that meets the finished run again.
+        """
+        ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        write_json(self.path / "done.json", {"ended": ended, "objective": objective})
+
+    @property
+    def objective(self) -> float | None:
+        """What the finished run found for a sweeper."""
+        found: float | None = json.loads((self.path / "done.json").read_text()).get("objective")
+        return found
 
     def _differences(self) -> list[str]:
         there = self.path / "run.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,7 @@ def train(config: DictConfig) -> float | None:
     )
     if folder.done and not config.force:
         say(f"already done: {folder.path} (force=true does it again)")
-        return None
+        return folder.objective
     with folder.claim(config.force):
         return _Training(config, folder).run()
 
@@ -202,9 +201,12 @@ class _Training:
         trackers.log_pictures(loggers, drawn)
         trackers.log_summary(loggers, assess.flat(result.metrics))
         terminal.table(f"trained on {self.data.name}", *assess.class_table(result, kit, self.data))
-        self.mark.finish(ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+        objective = assess.flat(result.metrics).get(
+            f"accuracy.{self.config.evaluation.objective}.retain"
+        )
+        self.mark.finish(objective)
         say(f"kit: {self.folder / 'kit.safetensors'}")
-        return assess.flat(result.metrics).get("accuracy.test.retain")
+        return objective
 
     def _kit(self, module: GeniuTraining) -> Kit:
         from geniu_lightning.app import build

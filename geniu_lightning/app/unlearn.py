@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +37,7 @@ def main() -> None:
 
 
 def unlearn(config: DictConfig) -> float | None:
-    """Carry out one configuration; return retain minus forget accuracy on the test set."""
+    """Carry out one configuration; return retain minus forget accuracy, for a sweeper."""
     if config.kit is None:
         raise UserError("name the kit to unlearn from: kit=FOLDER/kit.safetensors")
     path = Path(config.kit).expanduser()
@@ -59,7 +58,7 @@ def unlearn(config: DictConfig) -> float | None:
         raise UserError(f"{folder.path} is the folder of the kit itself; choose another out=")
     if folder.done and not config.force:
         say(f"already done: {folder.path} (force=true does it again)")
-        return None
+        return folder.objective
     with folder.claim(config.force):
         return _Unlearning(config, folder, path, forget).run()
 
@@ -229,12 +228,16 @@ class _Unlearning:
         numbers = assess.flat(result.metrics)
         trackers.log_summary(loggers, numbers | {"cost.seconds": unlearner.clock.seconds})
         self._report(result, reason, cost)
+        objective = self._objective(numbers)
         if result.metrics or not self.config.evaluation.metrics:
-            self.mark.finish(
-                ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            )
+            self.mark.finish(objective)
         say(f"weights: {weights}")
-        retain, forget = (numbers.get(f"accuracy.test.{side}") for side in ("retain", "forget"))
+        return objective
+
+    def _objective(self, numbers: dict[str, float]) -> float | None:
+        """Return retain minus forget accuracy on the split that the evaluation names."""
+        split = self.config.evaluation.objective
+        retain, forget = (numbers.get(f"accuracy.{split}.{side}") for side in ("retain", "forget"))
         return None if retain is None or forget is None else retain - forget
 
     def _assess(self, classifier: nn.Module) -> tuple[Assessment, str]:

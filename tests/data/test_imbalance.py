@@ -268,3 +268,23 @@ def test_a_validation_share_outside_its_range_is_refused(share: float) -> None:
     with pytest.raises(UserError) as error:
         imbalance.split(labels, torch.arange(10), share)
     assert str(error.value) == f"data.validation must lie in [0, 1), got {share}"
+
+
+def test_an_even_draw_takes_from_every_class_alike_until_one_runs_out() -> None:
+    indices = torch.arange(100, 160)
+    labels = torch.tensor([0] * 40 + [1] * 15 + [4] * 5)
+
+    def drawn(limit: int, seed: int = 0) -> Tensor:
+        return imbalance.evenly(indices, labels, limit, torch.Generator().manual_seed(seed))
+
+    def counts(limit: int) -> list[int]:
+        return torch.bincount(labels[drawn(limit) - 100], minlength=5)[[0, 1, 4]].tolist()
+
+    assert counts(9) == [3, 3, 3]
+    assert counts(25) == [10, 10, 5]
+    assert counts(1000) == [40, 15, 5]
+    assert sum(counts(10)) == 10
+    assert torch.equal(drawn(20), drawn(20).sort().values)
+    assert torch.equal(drawn(20), drawn(20))
+    assert not torch.equal(drawn(20), drawn(20, seed=1))
+    assert len(drawn(20).unique()) == 20

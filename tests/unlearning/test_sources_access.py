@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from geniu_lightning.errors import AccessError
-from geniu_lightning.unlearning.sources import Access, Repeated, Sources, UnlearnBatch
+from geniu_lightning.unlearning.sources import (
+    Access,
+    Beside,
+    InTurn,
+    Repeated,
+    Sources,
+    UnlearnBatch,
+    marked,
+)
 
 EVERY = [Access.NONE, Access.FORGET, Access.RETAIN, Access.FORGET | Access.RETAIN]
 
@@ -67,14 +75,59 @@ def test_batches_of_real_images_are_shared_out_among_ranks(archive: Any) -> None
     whole = list(archive.sources(Access.RETAIN, (0,)).retain(9, 0))
     for one, first, second in zip(whole, read(0), read(1), strict=True):
         assert sorted(one.labels.tolist()) == sorted(first.labels.tolist() + second.labels.tolist())
-        for share in (first, second):  # five images and four of nine
-            assert share.weight == pytest.approx(2 * len(share.labels) / len(one.labels))
+        # five images and four of nine: the mean over both is that over all
+        parts = [share.retain_mean(share.labels.float()) for share in (first, second)]
+        whole_mean = one.labels.float().mean()
+        assert sum(parts) / 2 == pytest.approx(whole_mean) == one.retain_mean(one.labels.float())
 
 
 def test_a_repeated_batch_comes_whole_in_every_step_on_every_rank() -> None:
-    batch = UnlearnBatch(torch.rand(6, 1, 2, 2), torch.arange(6), torch.arange(6) == 2)
+    batch = marked(torch.rand(6, 1, 2, 2), torch.arange(6), (2,))
     repeated = Repeated(batch, 3)
     repeated.shard(1, 2)
     assert len(repeated) == 3
     assert [found is batch for found in repeated] == [True, True, True]
-    assert batch.weight == 1.0
+
+
+def test_each_side_has_a_mean_of_its_own_and_an_absent_one_is_zero() -> None:
+    batch = marked(torch.zeros(5, 1, 2, 2), torch.tensor([0, 1, 1, 2, 2]), (1,))
+    values = torch.tensor([1.0, torch.inf, torch.inf, 2.0, 6.0], requires_grad=True)
+    assert batch.retain_mean(values) == 3.0  # what is infinite on one side stays there
+    batch.retain_mean(values).backward()
+    torch.testing.assert_close(values.grad, torch.tensor([1.0, 0, 0, 1, 1]) / 3)
+    kept = marked(torch.zeros(2, 1, 2, 2), torch.tensor([0, 2]), (1,))
+    assert kept.forget_mean(values[[0, 3]]) == 0.0
+
+
+def test_sides_come_beside_each_other_and_the_shorter_begins_anew(archive: Any) -> None:
+    sources = archive.sources(Access.FORGET | Access.RETAIN, (1,))
+    beside = Beside([sources.forget(4, 0), sources.retain(4, 0)], 12)
+    batches = list(beside)
+    assert len(batches) == len(beside) == 12
+    # 9 images in 3 batches beside 36 in 9
+    assert [int(b.forget.sum()) for b in batches] == [3] * 12
+    assert [int((~b.forget).sum()) for b in batches] == [4] * 12
+    for batch in batches:
+        assert batch.forget_mean(torch.ones(7)) == pytest.approx(1)
+        assert batch.retain_mean(torch.ones(7)) == pytest.approx(1)
+    gone = torch.cat([b.images[b.forget] for b in batches])
+    epochs = gone.view(4, 9, -1)
+    assert len(epochs[0].unique(dim=0)) == 9  # each image once before any comes again
+    assert not torch.equal(epochs[0], epochs[1])  # in another order
+    torch.testing.assert_close(epochs[0].sort(dim=0).values, epochs[1].sort(dim=0).values)
+
+
+def test_phases_come_one_after_the_other(archive: Any) -> None:
+    sources = archive.sources(Access.FORGET | Access.RETAIN, (1,))
+    phases = InTurn([Beside([sources.forget(6, 0)], 2), Beside([sources.retain(6, 0)], 3)])
+    assert [bool(b.forget.all()) for b in phases] == [True, True, False, False, False]
+    assert len(phases) == 5
+    phases.shard(0, 2)
+    assert [len(b.labels) for b in phases] == [3, 2, 3, 3, 3]
+
+
+def test_without_a_seed_images_come_once_and_in_order(archive: Any) -> None:
+    batches = archive.sources(Access.RETAIN, (1,)).retain(7, None)
+    first, second = (torch.cat([b.labels for b in batches]) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(first, archive.labels[archive.labels != 1])
