@@ -23,30 +23,53 @@ PACKAGE = Path(__file__).parents[1]
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
 
-def entry(name: str, job: Callable[[DictConfig], float | None]) -> None:
+def entry(
+    name: str,
+    job: Callable[[DictConfig, list[Path]], float | None],
+    summary: Callable[[list[Path]], None] | None = None,
+) -> None:
     """Run a command and end the process.
 
     Exit status: 0 done, 2 what was asked cannot work, 130 interrupted, 1 anything else.
 
     Args:
         name: Primary configuration.
-        job: Carries out one composed configuration; returns the value a sweeper optimises.
+        job: Carries out one composed configuration, and adds its folder to those that were visited;
+            returns the value a sweeper optimises.
+        summary: Told the folders of a multirun when it is over, whether or not a job failed.
     """
+    visited: list[Path] = []
+    sweeps: set[bool] = set()
 
     def told(config: DictConfig) -> float | None:
+        sweeps.add(HydraConfig.get().mode == RunMode.MULTIRUN)
         try:
-            return job(config)
+            return job(config, visited)
         except UserError as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
+            if True in sweeps:
                 # the sweep goes on, and Hydra ends it with the first error alone
                 job_words = HydraConfig.get().job.override_dirname
                 sys.stderr.write(f"failed: {job_words}: {error}\n")
                 raise
             refuse(error)
 
+    def run() -> None:
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(told)()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            conclude()
+            raise
+        conclude()
+
+    def conclude() -> None:
+        if True in sweeps and summary is not None and visited:
+            summary(visited)
+
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of to Hydra's own printer
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(told)()
+        run()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on where a checkpoint was written\n")
         sys.exit(130)

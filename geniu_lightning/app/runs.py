@@ -34,7 +34,7 @@ INCIDENTAL = (
 RESULTS = ("kit.safetensors", "unlearned.safetensors", "metrics.json", "checkpoints")
 LEFTOVERS = (
     *RESULTS,
-    *("done.json", "run.json", "log", "wandb", ".wandb_id"),
+    *("done.json", "failed.json", "run.json", "log", "wandb", ".wandb_id"),
     *("proxies.png", "confusion.png", "confusion_*.png"),
 )
 ASIDE = ".replaced"
@@ -47,12 +47,16 @@ class RunFolder:
         path: Where it is.
         identity: What the run computes, as plain values; two runs with equal ones are the same run.
         leads: Whether this process is the first of the run: it alone writes.
+
+    Attributes:
+        description: What a run that fails says of itself beside the reason.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any], leads: bool = True) -> None:
         self.path = path
         self.identity = identity
         self.leads = leads
+        self.description: dict[str, Any] = {"run": identity}  # any JSON value
 
     @property
     def done(self) -> bool:
@@ -88,9 +92,13 @@ class RunFolder:
                     " choose another out=, or replace it with force=true"
                 )
             write_json(self.path / "run.json", self.identity)
+            (self.path / "failed.json").unlink(missing_ok=True)
             try:
                 yield
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    reason = str(error) or type(error).__name__
+                    write_json(self.path / "failed.json", self.description | {"failed": reason})
                 if force:
                     self._put_back()
                 raise

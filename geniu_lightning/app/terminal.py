@@ -46,7 +46,7 @@ def progress_of(label: str) -> Callback:
 
 
 class ProgressLines(ProgressBar):
-    """A line for the first, the last and, every few seconds, another epoch.
+    """A line for the first, the last and, every few seconds, another epoch or step.
 
     Args:
         label: What is going on.
@@ -61,21 +61,37 @@ class ProgressLines(ProgressBar):
         """Do nothing: Lightning calls this on all ranks but the first."""
         self.label = ""
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say nothing of what takes no time."""
+        if trainer.max_steps > 0:
+            self._last = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        """Print where a training by steps is."""
+        if trainer.max_steps > 0:
+            self._say(trainer, pl_module, f"step {trainer.global_step}/{trainer.max_steps}", False)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print where training is."""
-        last = trainer.current_epoch + 1 == trainer.max_epochs
+        """Print where a training by epochs is."""
+        if trainer.max_steps <= 0:
+            of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+            last = trainer.current_epoch + 1 == trainer.max_epochs
+            self._say(trainer, pl_module, f"epoch {trainer.current_epoch + 1}{of}", last)
+
+    def _say(self, trainer: Trainer, module: LightningModule, where: str, always: bool) -> None:
         now = time.monotonic()
-        if not self.label or not (last or now - self._last > SECONDS_BETWEEN_LINES):
+        if not self.label or not (always or now - self._last > SECONDS_BETWEEN_LINES):
             return
         self._last = now
-        metrics = self.get_metrics(trainer, pl_module)
+        metrics = self.get_metrics(trainer, module)
         said = "  ".join(
             f"{name.split('/', 1)[-1]} {value:.3f}"
             for name, value in metrics.items()
             if isinstance(value, float)
         )
-        of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
-        say(f"{self.label}  epoch {trainer.current_epoch + 1}{of}  {said}")
+        say(f"{self.label}  {where}  {said}")
 
 
 def decoding_progress() -> Callable[[str, int, int], None]:

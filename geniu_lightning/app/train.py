@@ -25,14 +25,15 @@ def main() -> None:
     entry("train", train)
 
 
-def train(config: DictConfig) -> float | None:
-    """Carry out one configuration; return the mean accuracy over classes on the test set."""
+def train(config: DictConfig, visited: list[Path]) -> float | None:
+    """Carry out one configuration; return the mean accuracy over classes, for a sweeper."""
     identity = identity_of(config)
     imbalance = config.imbalance.get("_target_", "none").rpartition(".")[2]
     network = str(config.model.get("_target_", "network")).rpartition(".")[2]
     folder = folder_of(
         config, identity, "train", config.data.name, imbalance, network, f"seed{config.seed}"
     )
+    visited.append(folder.path)
     if folder.done and not config.force:
         say(f"already done: {folder.path} (force=true does it again)")
         return folder.objective

@@ -33,10 +33,10 @@ if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished r
 
 def main() -> None:
     """Run the command."""
-    entry("unlearn", unlearn)
+    entry("unlearn", unlearn, compare)
 
 
-def unlearn(config: DictConfig) -> float | None:
+def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
     """Carry out one configuration; return retain minus forget accuracy, for a sweeper."""
     if config.kit is None:
         raise UserError("name the kit to unlearn from: kit=FOLDER/kit.safetensors")
@@ -56,11 +56,35 @@ def unlearn(config: DictConfig) -> float | None:
     )
     if folder.path.resolve() == path.resolve().parent:
         raise UserError(f"{folder.path} is the folder of the kit itself; choose another out=")
+    folder.description = {"run": _facts(identity, json.loads(metadata["geniu"]))}
+    visited.append(folder.path)
     if folder.done and not config.force:
         say(f"already done: {folder.path} (force=true does it again)")
         return folder.objective
     with folder.claim(config.force):
         return _Unlearning(config, folder, path, forget).run()
+
+
+def compare(folders: list[Path]) -> None:
+    """Print what the runs of a sweep found, and why one found nothing."""
+    from geniu_lightning.app import terminal
+    from geniu_lightning.report.runs import read
+
+    rows: list[list[object]] = []
+    for run in filter(None, map(read, folders)):
+        values = [run.values.get(f"accuracy.test.{side}", "-") for side in ("forget", "retain")]
+        seconds = f"{run.values['cost.seconds']:.2f}" if "cost.seconds" in run.values else "-"
+        rows.append([run.method, *values, seconds, run.failed or str(run.folder)])
+    terminal.table("runs of this sweep", ["method", "A_f", "A_r", "time, s", ""], rows)
+    failed = sum("cost.seconds" not in run.values for run in filter(None, map(read, folders)))
+    if failed:
+        say(f"{failed} of {len(rows)} failed; the same command tries these again")
+
+
+def _facts(identity: dict[str, Any], kit: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run is, and how its kit was trained."""
+    trained = kit.get("settings", {}) | {"seed": kit.get("seed")}
+    return identity | {"job": "unlearn", "revision": revision(), "trained": trained}
 
 
 def _forgotten(config: DictConfig, metadata: dict[str, str]) -> tuple[int, ...]:
@@ -154,7 +178,7 @@ class _Unlearning:
         device = build.device_of(self.config.trainer)
 
         if unlearner.access:
-            data = self._open_data()
+            data = self._data_for(unlearner)
         if self.mark.leads:
             names = ", ".join(self.kit.info.class_names[k] for k in self.forget)
             say(
@@ -162,6 +186,24 @@ class _Unlearning:
                 f" {unlearner.access}"
             )
         return unlearner.run(self.kit, Sources(unlearner.access, self.forget, open_split), trainer)
+
+    def _data_for(self, unlearner: Unlearner) -> ImageData:
+        """Return the kit's images for a method that reads some.
+
+        Raises:
+            DataNotFoundError: If they are nowhere, with the methods that would work.
+        """
+        from geniu_lightning.app import methods
+
+        try:
+            return self._open_data()
+        except DataNotFoundError as error:
+            always, with_proxies = methods.without_data()
+            raise DataNotFoundError(
+                f"{self.config.unlearner.name} reads {unlearner.access}, and {error}; methods that"
+                f" read none are {', '.join(always)}, and with unlearner.source=proxies"
+                f" {', '.join(with_proxies)}"
+            ) from error
 
     def _open_data(self) -> ImageData:
         """Return the kit's images, opened once and only when something asks for them.
@@ -214,12 +256,7 @@ class _Unlearning:
             "version": assess.VERSION,
             "word": None,
             "word_reason": "no oracles were read, and accuracy cannot tell forgetting from hiding",
-            "run": self.mark.identity
-            | {
-                "job": "unlearn",
-                "revision": revision(),
-                "trained": self.kit.info.settings | {"seed": self.kit.info.seed},
-            },
+            **self.mark.description,
             "cost": cost,
             "metrics": result.metrics or {"accuracy": {"absent": reason}},
         }

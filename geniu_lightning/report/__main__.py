@@ -46,6 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
             console.out(_markdown(setting, here))
         else:
             console.print(_table(setting, here))
+        for row in here:
+            for seed, reason in row.failures.items():
+                console.out(f"{row.method}, seed {seed}, failed: {reason}\n")
     console.print(EXPLANATION)
     return 0
 

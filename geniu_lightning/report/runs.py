@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from geniu_lightning.errors import UserError
 
 @dataclass(frozen=True)
 class Run:
-    """One finished unlearning run.
+    """One unlearning run that ended, well or not.
 
     Attributes:
         folder: Where it is.
@@ -21,6 +21,7 @@ class Run:
         seed: Training seed of the kit it began with.
         recipe: How the kit was trained and the method set, which runs of one row share.
         values: Numbers by dotted names, such as ``accuracy.test.forget`` and ``cost.seconds``.
+        failed: Why there are none; empty where the run ended well.
     """
 
     folder: Path
@@ -29,6 +30,7 @@ class Run:
     seed: int
     recipe: str
     values: dict[str, float]
+    failed: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Row:
         seeds: Training seeds, sorted.
         mean: Of each number over the seeds that have it.
         std: Its deviation (divisor n - 1); absent with one seed.
+        failures: Training seeds whose run failed, and why.
     """
 
     setting: str
@@ -48,16 +51,18 @@ class Row:
     seeds: tuple[int, ...]
     mean: dict[str, float]
     std: dict[str, float]
+    failures: dict[int, str] = field(default_factory=dict)
 
 
 def find(folders: Sequence[Path]) -> list[Run]:
-    """Return the finished unlearning runs at or below some folders.
+    """Return the unlearning runs at or below some folders that ended, well or not.
 
     Raises:
         UserError: If there is none, or a file cannot be read.
     """
-    files = sorted({file for folder in folders for file in folder.rglob("metrics.json")})
-    runs = [run for file in files if (run := _read(file)) is not None]
+    names = ("metrics.json", "failed.json")
+    found = {file.parent for folder in folders for name in names for file in folder.rglob(name)}
+    runs = [run for folder in sorted(found) if (run := read(folder)) is not None]
     if not runs:
         raise UserError(f"no finished unlearning run in {', '.join(map(str, folders))}")
     return runs
@@ -87,26 +92,36 @@ def gather(runs: Iterable[Run]) -> list[Row]:
     rows = []
     for (setting, method), members in sorted(groups.items()):
         values: dict[str, list[float]] = {}
-        for run in members.values():
+        well = {seed: run for seed, run in members.items() if not run.failed}
+        for run in well.values():
             for name, value in run.values.items():
                 values.setdefault(name, []).append(value)
         rows.append(
             Row(
                 setting,
                 method,
-                tuple(sorted(members)),
+                tuple(sorted(well)),
                 {name: statistics.fmean(found) for name, found in values.items()},
                 {k: statistics.stdev(found) for k, found in values.items() if len(found) > 1},
+                {seed: run.failed for seed, run in sorted(members.items()) if run.failed},
             )
         )
     return rows
 
 
-def _read(file: Path) -> Run | None:
+def read(folder: Path) -> Run | None:
+    """Return the unlearning run in a folder; ``None`` where there is none.
+
+    Raises:
+        UserError: If its file cannot be read.
+    """
+    file = folder / ("failed.json" if (folder / "failed.json").is_file() else "metrics.json")
+    if not file.is_file():
+        return None
     try:
         document = json.loads(file.read_text())
         run = document["run"]
-        if run["job"] != "unlearn":
+        if run.get("job") != "unlearn":
             return None
         trained = run["trained"]
         return Run(
@@ -118,8 +133,9 @@ def _read(file: Path) -> Run | None:
                 [run["unlearner"], trained.get("training"), trained.get("precision")],
                 sort_keys=True,
             ),
-            values=_numbers(document["metrics"])
-            | {f"cost.{k}": float(v) for k, v in document["cost"].items() if _is_number(v)},
+            values=_numbers(document.get("metrics", {}))
+            | {f"cost.{k}": float(v) for k, v in document.get("cost", {}).items() if _is_number(v)},
+            failed=document.get("failed", ""),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} cannot be read as the metrics of a run: {error!r}") from error

@@ -105,6 +105,9 @@ def test_it_works_after_data_caches_and_checkpoints_are_gone(
     )
     assert reader.status == 2
     assert "neither at" in reader.err
+    assert "retrain reads retain data" in reader.err
+    assert "methods that read none are" in reader.err
+    assert "geniu" in reader.err
     _write_parquet(root / "mnist")
     again = command("unlearn", f"kit={run}", "forget=[dark]", f"out={tmp_path / 'after'}")
     assert "before" in again.out  # the images are back, and the same command measures
