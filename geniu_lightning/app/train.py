@@ -101,6 +101,7 @@ class _Training:
 
         from geniu_lightning.app import build
         from geniu_lightning.exemplars import Exemplars
+        from geniu_lightning.kit.networks import state_digest
         from geniu_lightning.seeds import stream
 
         config, data = self.config, self.data
@@ -117,6 +118,7 @@ class _Training:
         with torch.random.fork_rng():
             torch.manual_seed(stream("init", config.seed))
             classifier = classifier_spec.build_classifier()
+            self.initial_sha256 = state_digest(classifier)
             torch.manual_seed(stream("init_generator", config.seed))
             generator = self.generator_spec.build() if self.generator_spec else None
         settings = build.plain(config.training)
@@ -225,6 +227,7 @@ class _Training:
                 "data": {**build.plain(self.config.data), "cache_folder": None},
                 **{k: build.plain(self.config[k]) for k in ("imbalance", "model", "training")},
                 "precision": str(self.config.trainer.precision),
+                "initial_sha256": self.initial_sha256,
             },
             revision=revision(),
         )

@@ -1,9 +1,11 @@
 """Networks by class path and arguments: how a kit says what to rebuild, and what it may not."""
 
+import hashlib
 import importlib
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from geniu_lightning.errors import KitError
@@ -67,3 +69,13 @@ class NetworkSpec:
                 " bias named head, with forward(images) = head(features(images))"
             )
         return classifier
+
+
+def state_digest(network: nn.Module) -> str:
+    """Return SHA-256 over names, types, shapes and bytes of all parameters and buffers, sorted."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(raw.numpy().tobytes())
+    return digest.hexdigest()
