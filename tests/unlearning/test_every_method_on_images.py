@@ -1,0 +1,177 @@
+"""Every method on real images: digits in the default tests, the whole matrix where there is time.
+
+Grey and colour, AllCNN and ResNet-18, one forgotten class and several, one process and two.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from geniu_lightning.app.train import main as train_main
+from geniu_lightning.kit import Kit
+from geniu_lightning.unlearning.sources import Access
+from tests.app.conftest import TINY
+from tests.unlearning.every_method import CONFIGS, built, digest, run_on_its_images
+
+ROOT = Path(__file__).parents[2]
+SEVERAL = (3, 7)
+every_method = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+COMMON = ("training.epochs=2", "training.min_generator_steps=8", "training.proxies_per_class=2")
+COUNTS = "imbalance.counts=[90,30,30,30,30,30,30,30,30,30]"
+SMALL = ("imbalance=custom", COUNTS, *COMMON, "trainer.threads=1", "evaluation=none", "seed=1")
+
+
+def train(*arguments: str) -> None:
+    before = sys.argv
+    sys.argv = ["train.py", *arguments]
+    try:
+        train_main()
+    finally:
+        sys.argv = before
+
+
+@pytest.fixture(scope="session")
+def digits_kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    train(*TINY, "seed=1", "evaluation=none", f"out={folder}")
+    return folder / "kit.safetensors"
+
+
+def reads_what_it_declares(reads: dict[str, int], access: Access) -> bool:
+    allowed = {split for split in ("forget", "retain") if Access[split.upper()] in access}
+    return {split for split, count in reads.items() if count} <= allowed
+
+
+@every_method
+@pytest.mark.parametrize("forget", [(0,), SEVERAL], ids=str)
+def test_one_step_on_digits(
+    path: Path, forget: tuple[int, ...], digits_kit: Path, trainer_of: Callable[[int], Trainer]
+) -> None:
+    kit = Kit.load(digits_kit)
+    before = digest(kit)
+    method = built(path, forget, most=1)
+    result, data = run_on_its_images(method, kit, None, trainer_of)
+    assert digest(kit) == before
+    assert reads_what_it_declares(data.reads, method.access)
+    assert all(tensor.isfinite().all() for tensor in result.state_dict().values())
+
+
+# ---- the matrix ------------------------------------------------------------------------------
+
+
+@dataclass
+class Cell:
+    """One data set and what is forgotten of it, with the kit and the weights found by two."""
+
+    kit: Path
+    root: Path | None
+    forget: tuple[int, ...]
+    by_two: Path
+
+
+@pytest.fixture(scope="session")
+def kits(
+    tmp_path_factory: pytest.TempPathFactory, digits_kit: Path
+) -> Callable[[str], tuple[Path, Path | None]]:
+    made: dict[str, tuple[Path, Path | None]] = {"digits": (digits_kit, None)}
+
+    def kit_of(name: str) -> tuple[Path, Path | None]:
+        if name not in made:
+            root = ROOT.parent / "shared" / "data"
+            if not root.is_dir():
+                pytest.skip("the folder of shared data sets is not beside this checkout")
+            folder = tmp_path_factory.mktemp(name)
+            data = {
+                "mnist": ("data=mnist", "model.width=4"),
+                "cifar10": (
+                    *("data=cifar10", "data.name=cifar10_subset"),
+                    *("data.source.image_column=image", "model=resnet18", "model.width=4"),
+                ),
+            }[name]
+            train(*data, *SMALL, f"data.root={root}", f"out={folder}")
+            made[name] = (folder / "kit.safetensors", root)
+        return made[name]
+
+    return kit_of
+
+
+@pytest.fixture(
+    scope="session",
+    params=[(n, f) for n in ("digits", "mnist", "cifar10") for f in ((0,), SEVERAL)],
+    ids=lambda pair: f"{pair[0]}-{'_'.join(map(str, pair[1]))}",
+)
+def cell(request: Any, kits: Any, tmp_path_factory: pytest.TempPathFactory) -> Cell:
+    name, forget = request.param
+    kit, root = kits(name)
+    out = tmp_path_factory.mktemp("by two")
+    words = [str(kit), str(root or ""), str(out), json.dumps(forget)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.unlearning.one_of_two", *words],
+            cwd=ROOT,
+            env={**os.environ, **world, "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        said = [process.communicate(timeout=1200)[0] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], "\n".join(said)
+    return Cell(kit, root, forget, out)
+
+
+def flat(network: nn.Module) -> Tensor:
+    return torch.cat([t.double().flatten() for t in network.state_dict().values()])
+
+
+@pytest.mark.slow
+@every_method
+def test_two_processes_find_what_one_finds_within_the_noise_of_its_seed(
+    path: Path, cell: Cell, trainer_of: Callable[[int], Trainer]
+) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found = []
+    for seed in (5, 6):
+        kit = Kit.load(cell.kit)
+        before = digest(kit)
+        # retraining draws from a seed of its own
+        own = {"training_seed": seed} if path.stem == "retrain" and seed != 5 else {}
+        method = built(path, cell.forget, most=4, seed=seed, **own)
+        result, data = run_on_its_images(method, kit, cell.root, trainer_of)
+        assert digest(kit) == before
+        assert reads_what_it_declares(data.reads, method.access)
+        found.append(flat(result))
+    torch.set_num_threads(threads)
+    with safe_open(cell.by_two / f"{path.stem}.safetensors", framework="pt") as file:
+        two = torch.cat([file.get_tensor(k).double().flatten() for k in result.state_dict()])
+        reads = json.loads(file.metadata()["reads"])
+    assert reads_what_it_declares(reads, method.access)
+    one, other = found
+    moved = (one - flat(Kit.load(cell.kit).classifier)).norm()
+    noise = (one - other).norm()
+    # where the seed decides nothing, processes must not either
+    apart = (two - one).norm()
+    assert apart <= 1.5 * noise + 1e-2 * moved + 1e-6
+    assert apart <= 0.5 * moved + 1e-6
