@@ -90,3 +90,15 @@ def masked_target(logits: Tensor, forget: Sequence[int]) -> Tensor:
     masked = logits.float().clone()
     masked[:, list(forget)] = -torch.inf
     return masked.softmax(dim=1)
+
+
+def random_retained_labels(count: int, classes: int, forget: Sequence[int]) -> Tensor:
+    """Draw classes evenly from those that are kept, int64, on the CPU, shape ``(count,)``.
+
+    Args:
+        count: How many.
+        classes: Classes in all.
+        forget: Forgotten classes, never drawn.
+    """
+    kept = torch.tensor([k for k in range(classes) if k not in forget])
+    return kept[torch.randint(len(kept), (count,))]

@@ -25,7 +25,8 @@ class Tuning(Unlearner):
 
     A method says in ``sides`` which it works on. With ``source="data"`` they are training images
     and ``sides`` is what it reads; with ``source="proxies"`` the kit's proxies of the same classes
-    stand for them, and it reads none.
+    stand for them, and it reads none. A method that takes other inputs too names them in
+    ``sources_of`` and makes them in :meth:`stream`; only ``data`` reads images.
 
     Args:
         source: ``data`` or ``proxies``.
@@ -38,19 +39,20 @@ class Tuning(Unlearner):
     """
 
     sides: ClassVar[Access]
+    sources_of: ClassVar[tuple[str, ...]] = get_args(Source)
 
     def __init__(
         self,
         *,
-        source: Source = "data",
+        source: str = "data",
         batch_size: int = 64,
         proxies_per_class: int | None = None,
         **settings: object,
     ) -> None:
         super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
-        if source not in get_args(Source):
+        if source not in self.sources_of:
             raise UserError(
-                f"unlearner.source must be one of {', '.join(get_args(Source))}, got {source!r}"
+                f"unlearner.source must be one of {', '.join(self.sources_of)}, got {source!r}"
             )
         if batch_size < 2:
             raise UserError(f"unlearner.batch_size must be at least 2, got {batch_size}")

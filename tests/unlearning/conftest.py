@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.data.loader import IndexLoader
 from geniu_lightning.kit import Kit, KitInfo, NetworkSpec
+from geniu_lightning.kit.networks import state_digest
+from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.sources import Access, Sources
 
 CLASSES, PER_CLASS, SIZE = 5, 2, 16
 IMAGES_PER_CLASS = 9
+SEED = 7  # of the training that never was
 RECIPE = {
     "batch_size": 12,
     "epochs": 2,
@@ -95,8 +98,12 @@ def fitted_kit() -> Kit:
                 spec=SPEC,
                 class_counts=(IMAGES_PER_CLASS,) * CLASSES,
                 data_fingerprint="none",
-                seed=7,
-                settings={"training": RECIPE, "precision": "32-true"},
+                seed=SEED,
+                settings={
+                    "training": RECIPE,
+                    "precision": "32-true",
+                    "initial_sha256": _first_digest(specs[0]),
+                },
             ),
             specs[1].build(),
             torch.randn(CLASSES, PER_CLASS, 1, SIZE, SIZE),
@@ -104,6 +111,13 @@ def fitted_kit() -> Kit:
         _fit(kit)
     torch.set_num_threads(threads)
     return kit
+
+
+def _first_digest(classifier: NetworkSpec) -> str:
+    """Hash the weights that training with the kit's seed begins with, as training records them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(stream("init", SEED))
+        return state_digest(classifier.build_classifier())
 
 
 def _fit(kit: Kit) -> None:
