@@ -1,0 +1,57 @@
+"""Logit adjustment: a logit mask that also takes the imbalance out of the retained logits."""
+
+import math
+
+import torch
+
+from geniu_lightning.errors import UserError
+from geniu_lightning.kit import Kit
+from geniu_lightning.unlearning.base import Unlearner
+from geniu_lightning.unlearning.networks import head_of, mask_head
+from geniu_lightning.unlearning.sources import Sources
+
+
+class LogitAdjust(Unlearner):
+    """Masks the forgotten logits and lowers each retained one by its class's log prior.
+
+    ``b_k -= tau · log π_k``, π the share of class k among the retained training images. It hides as
+    the mask does. Where retained classes are equally large, as when the majority class of a step
+    imbalance is forgotten, the adjustment is a constant and every answer is the mask's.
+
+    Args:
+        tau: How much of the prior to take out; 0 is ``logit_mask``, 1 the rule for balanced error.
+        offset: The masked bias, negated.
+        **settings: Those of the base.
+
+    Raises:
+        UserError: If a setting is out of range, or, in :meth:`prepare`, if the kit lacks counts.
+
+    Source:
+        Menon et al., Long-tail learning via logit adjustment, arXiv 2007.07314, post-hoc form; the
+        mask is ours.
+    """
+
+    def __init__(self, *, tau: float = 1.0, offset: float = 1e4, **settings: object) -> None:
+        super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
+        if not 0 <= tau < math.inf:
+            raise UserError(f"unlearner.tau must be at least 0 and finite, got {tau}")
+        if not 0 < offset < math.inf:
+            raise UserError(f"unlearner.offset must be positive and finite, got {offset}")
+        self.tau = tau
+        self.offset = offset
+
+    def prepare(self, kit: Kit, sources: Sources) -> None:
+        """Take the priors from the kit."""
+        super().prepare(kit, sources)
+        counts = torch.tensor(kit.info.class_counts, dtype=torch.float64)
+        self.kept = [k for k in range(len(counts)) if k not in self.forget]
+        if (counts[self.kept] < 1).any():
+            raise UserError("the kit does not say how many images of each class were trained on")
+        self.log_priors = (counts[self.kept] / counts[self.kept].sum()).log()
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Edit the head."""
+        bias = head_of(self.classifier).bias
+        bias[self.kept] -= self.tau * self.log_priors.to(bias)
+        mask_head(self.classifier, self.forget, self.offset)

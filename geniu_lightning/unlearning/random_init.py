@@ -1,0 +1,28 @@
+"""Random initialisation: a network that never saw an image. The floor of every table."""
+
+from geniu_lightning.kit import Kit
+from geniu_lightning.seeds import stream
+from geniu_lightning.unlearning.base import Unlearner
+from geniu_lightning.unlearning.networks import fresh_classifier
+from geniu_lightning.unlearning.sources import Sources
+
+
+class RandomInit(Unlearner):
+    """Returns a new network of the same kind with fresh weights; nothing is trained.
+
+    It has forgotten everything: the ceiling of privacy, and 1/K of accuracy.
+
+    Args:
+        forget: Forgotten classes, by index; the weights do not depend on them.
+        seed: Unlearning seed: that of the weights.
+
+    Source:
+        Folklore.
+    """
+
+    def __init__(self, *, forget: tuple[int, ...], seed: int = 0) -> None:
+        super().__init__(forget=forget, batch_norm="train", seed=seed)
+
+    def prepare(self, kit: Kit, sources: Sources) -> None:
+        """Draw the weights from the unlearning seed."""
+        self.classifier = fresh_classifier(kit, stream("random_init", self.seed))
