@@ -1,0 +1,61 @@
+"""Boundary expand: move the forgotten images into a shadow class, and cut it off."""
+
+import torch
+from torch import Tensor, nn
+
+from geniu_lightning.kit import Kit
+from geniu_lightning.unlearning.losses import cross_entropy
+from geniu_lightning.unlearning.networks import head_of
+from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
+from geniu_lightning.unlearning.tuning import Tuning
+
+
+class BoundaryExpand(Tuning):
+    """Minimises ``mean over forgotten images of CE(z⁺(x), K)``, z⁺ with one more class than K.
+
+    The head's K rows stay and a shadow row comes in; one shadow for all forgotten classes. After
+    the last step it is cut off, and the head is as wide as it was. Images then fall to the best of
+    what is left: the forgotten rows are only as low as they were pushed, so some may come back.
+
+    Args:
+        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
+
+    Source:
+        Chen et al., Boundary Unlearning, arXiv 2303.11570; public code has SGD at 1e-5 with
+        momentum 0.9, 10 epochs, batch 64, the new row Xavier normal with bias 0; all weights are
+        trained there and here. Departures: any width and number of classes; steps instead of
+        epochs; running statistics of batch norm frozen.
+    """
+
+    sides = Access.FORGET
+
+    def prepare(self, kit: Kit, sources: Sources) -> None:
+        """Widen the head of the copy by a shadow class."""
+        super().prepare(kit, sources)
+        head = head_of(self.classifier)
+        self.shadow = head.out_features
+        wide = torch.empty(self.shadow + 1, head.in_features)  # on the CPU: same draw everywhere
+        row = nn.init.xavier_normal_(wide)[-1:].to(head.weight)
+        self._set_head(
+            torch.cat([head.weight.detach(), row]),
+            torch.cat([head.bias.detach(), head.bias.new_zeros(1)]),
+        )
+
+    def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
+        """Return the cross-entropy to the shadow class, in nats."""
+        labels = torch.full_like(batch.labels, self.shadow)
+        loss = cross_entropy(self.classifier(batch.images), labels)
+        return {"forget": batch.forget_mean(loss)}
+
+    def finish(self) -> None:
+        """Cut the shadow class off."""
+        head = head_of(self.classifier)
+        self._set_head(head.weight[: self.shadow].detach(), head.bias[: self.shadow].detach())
+
+    @torch.no_grad()
+    def _set_head(self, weight: Tensor, bias: Tensor) -> None:
+        classes, width = weight.shape
+        head = nn.Linear(width, classes, device=weight.device, dtype=weight.dtype)
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+        self.classifier.head = head
