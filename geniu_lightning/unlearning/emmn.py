@@ -1,0 +1,103 @@
+"""EMMN: train on noise that is wrong about forgotten classes and right about retained ones."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from geniu_lightning.errors import UserError
+from geniu_lightning.kit import Kit
+from geniu_lightning.unlearning.losses import cross_entropy
+from geniu_lightning.unlearning.noise import NoiseBatches, check_noise, learned_noise
+from geniu_lightning.unlearning.phases import TwoPhases
+from geniu_lightning.unlearning.sources import Access, Beside, InTurn, Sources, UnlearnBatch
+
+
+class Emmn(TwoPhases):
+    """Minimises the mean of ``CE(f(N_k), k)`` over noise of all classes, then of the retained ones.
+
+    N_k is learned before the first step (see
+    :func:`~geniu_lightning.unlearning.noise.learned_noise`): it maximises the error where k is
+    forgotten, with the penalty λ, and minimises it where k is retained, without one. A batch holds
+    equally many images of each class. The second phase is off unless ``repair_steps`` is set.
+
+    Args:
+        images_per_class: Noise images of each class.
+        noise_steps: Of Adam on the noise.
+        noise_rate: Of that Adam.
+        penalty: λ.
+        batch_size: Images in a step, cut down to a multiple of the classes; at least one of each.
+        impair_steps: Steps on all noise.
+        repair_steps: Steps on the retained classes' noise.
+        repair_rate: Learning rate of these.
+        **settings: Those of the base.
+
+    Raises:
+        UserError: If a setting is out of range.
+
+    Source:
+        Chundawat et al., Zero-Shot Machine Unlearning, arXiv 2201.05629; the authors' code has the
+        paper's other method alone. An implementation in jwf40/Information-Theoretic-Unlearning has
+        noise by Adam 0.1 in 25 steps (forgotten, λ 0.1) and 30 (retained, λ 0), then Adam 1e-4, 2
+        epochs over 80 repeats of the noise, batches of 4. Departures: all learned images are used
+        once an epoch, where that code repeats as many as there are colour channels; as many noise
+        steps for both sides; balanced batches, steps for epochs, and a bound of the gradient.
+    """
+
+    access = Access.NONE
+
+    def __init__(
+        self,
+        *,
+        images_per_class: int = 64,
+        noise_steps: int = 50,
+        noise_rate: float = 0.1,
+        penalty: float = 0.1,
+        batch_size: int = 64,
+        impair_steps: int = 100,
+        repair_steps: int = 0,
+        repair_rate: float = 1e-3,
+        **settings: object,
+    ) -> None:
+        super().__init__(
+            impair_steps=impair_steps,
+            repair_steps=repair_steps,
+            repair_rate=repair_rate,
+            **settings,
+        )
+        check_noise("images_per_class", images_per_class, noise_steps, noise_rate, penalty)
+        if batch_size < 2:
+            raise UserError(f"unlearner.batch_size must be at least 2, got {batch_size}")
+        self.images_per_class = images_per_class
+        self.noise_steps = noise_steps
+        self.noise_rate = noise_rate
+        self.penalty = penalty
+        self.batch_size = batch_size
+
+    def prepare(self, kit: Kit, sources: Sources) -> None:
+        """Copy the classifier and learn noise of both kinds."""
+        super().prepare(kit, sources)
+        if not self.steps:
+            return
+        kept = [k for k in range(len(kit.info.class_names)) if k not in self.forget]
+        learned = partial(
+            learned_noise,
+            kit,
+            images=self.images_per_class,
+            steps=self.noise_steps,
+            rate=self.noise_rate,
+        )
+        wrong = learned(self.forget, "max", penalty=self.penalty)
+        right = learned(kept, "min", penalty=0.0)
+        both = torch.cat([wrong[0], right[0]]), torch.cat([wrong[1], right[1]])
+        impair, repair = (
+            NoiseBatches(*noise, self.forget, self.batch_size, self.seed) for noise in (both, right)
+        )
+        self.batches = InTurn(
+            [Beside([impair], self.impair_steps), Beside([repair], self.repair_steps)]
+        )
+
+    def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
+        """Return the mean over all noise of the batch, in nats."""
+        # noise is whole on every rank, so this is the mean of the whole batch
+        return {"noise": cross_entropy(self.classifier(batch.images), batch.labels).mean()}

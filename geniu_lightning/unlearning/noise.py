@@ -1,0 +1,130 @@
+"""Noise images that a classifier gets as wrong, or as right, as they can be made."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from geniu_lightning.errors import UserError
+from geniu_lightning.kit import Kit
+from geniu_lightning.seeds import generator
+from geniu_lightning.unlearning.losses import cross_entropy
+from geniu_lightning.unlearning.networks import Teacher
+from geniu_lightning.unlearning.sources import UnlearnBatch, marked
+
+AT_ONCE = 256  # images; bounds memory where there are many classes
+
+
+def check_noise(count: str, images: int, steps: int, rate: float, penalty: float) -> None:
+    """Check the settings of :func:`learned_noise`, whose number of images has the name ``count``.
+
+    Raises:
+        UserError: If one is out of range.
+    """
+    if images < 1:
+        raise UserError(f"unlearner.{count} must be at least 1, got {images}")
+    if steps < 0:
+        raise UserError(f"unlearner.noise_steps must be at least 0, got {steps}")
+    if not 0 < rate < math.inf:
+        raise UserError(f"unlearner.noise_rate must be positive and finite, got {rate}")
+    if not 0 <= penalty < math.inf:
+        raise UserError(f"unlearner.penalty must be at least 0 and finite, got {penalty}")
+
+
+def learned_noise(
+    kit: Kit,
+    classes: Sequence[int],
+    error: Literal["max", "min"],
+    *,
+    images: int,
+    steps: int,
+    rate: float,
+    penalty: float,
+) -> tuple[Tensor, Tensor]:
+    """Learn noise of each class that raises the classifier's error, or lowers it.
+
+    Every image N of class k, from N(0, I) in normalised space, goes down by Adam on
+
+    - ``−CE(f(N), k) + λ ‖N‖²`` for the largest error,
+    - ``CE(f(N), k) + λ ‖N‖²`` for the smallest,
+
+    ``‖N‖²`` the sum over its pixels. −CE has no lower bound of its own; the squares, which grow
+    faster, give it one. f is a frozen copy in evaluation mode, so no image sees another, and all
+    classes are learned together as if each were alone.
+
+    Args:
+        kit: Its classifier is asked and stays as it is.
+        classes: Each gets noise of its own, labelled with itself.
+        error: ``max`` or ``min``.
+        images: Of each class.
+        steps: Of Adam; 0 leaves the noise as it was drawn.
+        rate: Of Adam.
+        penalty: λ.
+
+    Returns:
+        Images, normalised, shape ``(classes · images, C, H, W)``, class by class; and labels.
+
+    Source:
+        Tarun et al., Fast Yet Effective Machine Unlearning, arXiv 2111.08947 (``max``); Chundawat
+        et al., Zero-Shot Machine Unlearning, arXiv 2201.05629 (both). Departures from their public
+        code: all images of the batch are used, not as many as there are colour channels, each class
+        is labelled with itself, and the classifier is in evaluation mode, so that no noise enters
+        its statistics. The sum over images stands for their mean, which Adam cannot tell apart.
+    """
+    network, spec = Teacher(kit.classifier).network, kit.info.spec
+    device = next(network.parameters()).device
+    labels = torch.tensor(list(classes), device=device).repeat_interleave(images)
+    noise = torch.randn(len(labels), spec.channels, spec.size, spec.size).to(device)
+    noise.requires_grad_()
+    optimizer = torch.optim.Adam([noise], lr=rate)
+    sign = -1 if error == "max" else 1
+    for _ in range(steps):
+        optimizer.zero_grad()
+        for some, wanted in zip(noise.split(AT_ONCE), labels.split(AT_ONCE), strict=True):
+            squares = some.square().sum(dim=(1, 2, 3))
+            (sign * cross_entropy(network(some), wanted) + penalty * squares).sum().backward()
+        optimizer.step()
+    return noise.detach(), labels
+
+
+class NoiseBatches:
+    """Shuffled noise, equally many images of each class in a batch; whole on every rank.
+
+    Args:
+        images: Shape ``(N, C, H, W)``, equally many of each class, class by class.
+        labels: int64, shape ``(N,)``.
+        forget: Forgotten classes.
+        batch_size: Images in a batch, cut down to a multiple of the classes; at least one of each.
+        seed: Unlearning seed; the order is a function of it and the epoch.
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, forget: Sequence[int], batch_size: int, seed: int
+    ) -> None:
+        self.images = images
+        self.labels = labels
+        self.forget = forget
+        self.classes = len(labels.unique())
+        self.of_each = max(1, batch_size // self.classes)
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-(len(self.labels) // self.classes) // self.of_each)
+
+    def __iter__(self) -> Iterator[UnlearnBatch]:
+        random = generator("unlearn_noise", self.seed, self.epoch)
+        self.epoch += 1
+        count = len(self.labels) // self.classes
+        orders = [k * count + torch.randperm(count, generator=random) for k in range(self.classes)]
+        for part in torch.stack(orders).tensor_split(len(self), dim=1):
+            chosen = part.flatten().to(self.images.device)
+            yield marked(self.images[chosen], self.labels[chosen], self.forget)
+
+    def shard(self, rank: int, world: int) -> None:
+        """Leave the batch whole: every rank made the same noise, and equal gradients need no share.
+
+        ``Beside`` real images, whose shares differ, the mean over ranks is still that of the whole.
+        """
