@@ -57,12 +57,24 @@ class Retrain(Unlearner):
         self.classifier = fresh_classifier(kit, seed)
         self.follow_recipe(kit, lambda batch_size: sources.retain(batch_size, seed))
 
-    def follow_recipe(self, kit: Kit, retained: Callable[[int], Batches]) -> None:
-        """Train as the kit's classifier was trained, on batches of the size that it had."""
+    def follow_recipe(
+        self, kit: Kit, retained: Callable[[int], Batches], min_steps: int = 0
+    ) -> None:
+        """Train as the kit's classifier was trained, on batches of the size that it had.
+
+        Args:
+            kit: Says how.
+            retained: Opens the images, given a batch size.
+            min_steps: Epochs are added until there are so many steps.
+
+        Raises:
+            UserError: If the kit does not say how, or in a way that may not be followed.
+        """
         try:
             recipe = kit.info.settings["training"]
             self.batches = retained(recipe["batch_size"])
-            self.steps = recipe["epochs"] * len(self.batches)
+            epochs = max(recipe["epochs"], -(-min_steps // len(self.batches)))
+            self.steps = epochs * len(self.batches)
             self.optimizer_factory = _optimizer_of(recipe["optimizer"])
             self.schedule = recipe["schedule"]
             self.max_gradient_norm = recipe["max_gradient_norm"]
