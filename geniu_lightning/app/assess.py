@@ -26,9 +26,10 @@ class Assessment:
 
     Attributes:
         metrics: As :func:`geniu_lightning.evaluation.battery.run` returns them.
-        confusion_before: Of the original on the test set, ``(K, K)``; ``None`` without evaluation.
+        confusion_before: Of the original on the split that the configuration names, ``(K, K)``;
+            ``None`` without evaluation, or where there are no images of that split.
         confusion_after: Of the unlearned model.
-        before: Accuracy of each class of the original on the test set.
+        before: Accuracy of each class of the original on that split.
         after: Of the unlearned model.
     """
 
@@ -45,7 +46,7 @@ def assess(
     """Measure what the configuration names.
 
     Args:
-        config: ``metrics`` by family, and ``seed``.
+        config: ``metrics`` by family, ``seed``, and the ``split`` to lay out by class.
         kit: Holds the original, on the device to work on.
         unlearned: What to measure, on the same device.
         data: The images.
@@ -71,7 +72,9 @@ def assess(
         on_progress=lambda text: say(f"evaluating {text}"),
     )
     metrics = battery.run(context, {k: built(v) for k, v in plain(config.metrics).items()})
-    before, after = (context.outputs(model, "test") for model in ("original", "unlearned"))
+    if config.split not in splits:
+        return Assessment(metrics)
+    before, after = (context.outputs(model, config.split) for model in ("original", "unlearned"))
     classes = len(data.names)
     return Assessment(
         metrics,
@@ -96,15 +99,15 @@ def flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def class_table(
-    result: Assessment, kit: Kit, data: ImageData
+    result: Assessment, kit: Kit, data: ImageData, split: str
 ) -> tuple[list[str], list[list[object]]]:
     """Return columns and rows of a table of classes after training."""
-    tested = torch.bincount(data.labels("test"), minlength=len(data.names)).tolist()
+    measured = torch.bincount(data.labels(split), minlength=len(data.names)).tolist()
     accuracies: Sequence[object] = result.after or ["not measured"] * len(data.names)
     rows: list[list[object]] = [
         [name, count, n, accuracy]
         for name, count, n, accuracy in zip(
-            data.names, kit.info.class_counts, tested, accuracies, strict=True
+            data.names, kit.info.class_counts, measured, accuracies, strict=True
         )
     ]
-    return ["class", "training images", "test images", "test accuracy"], rows
+    return ["class", "training images", f"{split} images", f"{split} accuracy"], rows

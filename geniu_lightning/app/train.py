@@ -196,17 +196,22 @@ class _Training:
             "metrics": result.metrics,
         }
         write_json(self.folder / "metrics.json", document)
+        split = self.config.evaluation.split
         if result.confusion_after is not None:
             drawn["confusion"] = self.folder / "confusion.png"
             pictures.confusion(
-                result.confusion_after, self.data.names, "original, test", drawn["confusion"]
+                result.confusion_after,
+                self.data.names,
+                f"original, {split}",
+                drawn["confusion"],
             )
         trackers.log_pictures(loggers, drawn)
         trackers.log_summary(loggers, assess.flat(result.metrics))
-        terminal.table(f"trained on {self.data.name}", *assess.class_table(result, kit, self.data))
-        objective = assess.flat(result.metrics).get(
-            f"accuracy.{self.config.evaluation.objective}.retain"
+        terminal.table(
+            f"trained on {self.data.name}",
+            *assess.class_table(result, kit, self.data, split),
         )
+        objective = assess.flat(result.metrics).get(f"accuracy.{split}.retain")
         self.mark.finish(objective)
         say(f"kit: {self.folder / 'kit.safetensors'}")
         return objective

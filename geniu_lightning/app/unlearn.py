@@ -119,6 +119,12 @@ class _Unlearning:
         self.mark = folder
         self.forget = forget
         self.kit = Kit.load(path, config.allow_custom).to(build.device_of(config.trainer))
+        held = self.kit.info.settings.get("data", {}).get("validation")
+        if config.evaluation.metrics and config.evaluation.split == "validation" and not held:
+            raise UserError(
+                "evaluation=validation needs a kit whose training held images back: train it with"
+                " data.validation=0.2"
+            )
         self.data: ImageData | None = None
 
     def run(self) -> float | None:
@@ -273,7 +279,7 @@ class _Unlearning:
 
     def _objective(self, numbers: dict[str, float]) -> float | None:
         """Return retain minus forget accuracy on the split that the evaluation names."""
-        split = self.config.evaluation.objective
+        split = self.config.evaluation.split
         retain, forget = (numbers.get(f"accuracy.{split}.{side}") for side in ("retain", "forget"))
         return None if retain is None or forget is None else retain - forget
 
@@ -302,7 +308,7 @@ class _Unlearning:
                 pictures.confusion(
                     counts,
                     self.kit.info.class_names,
-                    f"{when} unlearning, test",
+                    f"{when} unlearning, {self.config.evaluation.split}",
                     drawn[f"confusion_{when}"],
                 )
         return drawn
@@ -317,7 +323,9 @@ class _Unlearning:
                     zip(self.kit.info.class_names, result.before, result.after, strict=True)
                 )
             ]
-            terminal.table("test accuracy", ["class", "", "before", "after"], rows)
+            terminal.table(
+                f"{self.config.evaluation.split} accuracy", ["class", "", "before", "after"], rows
+            )
         say(
             f"{cost['seconds']:.2f} s, {cost['steps']} steps,"
             f" {cost['training_images_read']:,} training images read"

@@ -65,6 +65,7 @@ def test_a_tuning_sweep_draws_from_the_methods_ranges_and_goes_on_where_it_was(
     sweep = (*sweep, "hydra.sweeper.n_trials=3", "~unlearner.search.steps")
     outcome = command("unlearn", *sweep)
     assert outcome.status == 0, outcome.err
+    assert "on test" not in outcome.out
     found = yaml.safe_load(Path("runs/tune/geniu/optimization_results.yaml").read_text())
     values = []
     for number in range(3):
@@ -79,6 +80,12 @@ def test_a_tuning_sweep_draws_from_the_methods_ranges_and_goes_on_where_it_was(
     again = command("unlearn", *sweep)
     assert again.out.count("already done") == 3
     assert yaml.safe_load(Path("runs/tune/geniu/optimization_results.yaml").read_text()) == found
+
+
+def test_tuning_without_images_held_back_is_refused(command: Command, trained: Path) -> None:
+    outcome = command("unlearn", "evaluation=validation", f"kit={trained}", "forget=[0]")
+    assert outcome.status == 2
+    assert "train it with data.validation=0.2" in outcome.err
 
 
 def test_a_method_without_ranges_cannot_be_tuned(command: Command, trained: Path) -> None:
