@@ -45,5 +45,8 @@ class NearestMean(Tuning):
         """Write the means into the head; a class without images is no answer either."""
         head = head_of(self.classifier)
         head.weight.copy_(2 * self.means)
-        head.bias.copy_(-self.means.square().sum(dim=1))
-        mask_head(self.classifier, sorted({*self.forget, *self.missing}))
+        squares = self.means.square().sum(dim=1)
+        head.bias.copy_(-squares)
+        # below every bias above, which is what an image without features gets, whatever the features' size
+        offset = max(1e4, 2 * squares.max().item())
+        mask_head(self.classifier, sorted({*self.forget, *self.missing}), offset)

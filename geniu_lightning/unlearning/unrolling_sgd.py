@@ -21,6 +21,8 @@ class UnrollingSgd(Tuning):
     learning rate η, this is what m epochs of SGD in batches of b took from the weights on their
     account. θ_0 is drawn again from the kit's training seed, and checked against the kit's record.
 
+    With ``source="proxies"`` each proxy counts as its class's images divided by its proxies.
+
     Args:
         scale: Of the whole update; 1 is the formula.
         **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
@@ -64,11 +66,19 @@ class UnrollingSgd(Tuning):
         parameters = list(first.parameters())
         self.gradient: list[Tensor] = [torch.zeros_like(p) for p in parameters]
         for batch in self.once(kit, sources, Access.FORGET):
-            loss = cross_entropy(first(batch.images), batch.labels).sum()
+            losses = cross_entropy(first(batch.images), batch.labels)
+            loss = (self._stands_for(kit, batch.labels) * losses).sum()
             for total, part in zip(
                 self.gradient, torch.autograd.grad(loss, parameters), strict=True
             ):
                 total.add_(part)
+
+    def _stands_for(self, kit: Kit, labels: Tensor) -> Tensor:
+        """Return how many training images each image of a batch counts for, shape ``(N,)``."""
+        if self.source == "data":
+            return torch.ones(len(labels), device=labels.device)
+        counts = torch.tensor(kit.info.class_counts, device=labels.device)[labels]
+        return counts / (labels[:, None] == labels).sum(dim=1)
 
     @torch.no_grad()
     def finish(self) -> None:

@@ -34,5 +34,7 @@ class ZeroHead(Unlearner):
             kept = [k for k in range(head.out_features) if k not in gone]
             head.weight[kept] -= head.weight[kept].mean(dim=0)
             head.bias[kept] -= head.bias[kept].mean()
+            if len(kept) == 1:  # centred on itself it is 0 too, and a tie names the smallest index
+                head.bias[kept] = 1.0
         head.weight[gone] = 0.0
         head.bias[gone] = 0.0
