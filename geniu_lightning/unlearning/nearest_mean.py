@@ -47,6 +47,6 @@ class NearestMean(Tuning):
         head.weight.copy_(2 * self.means)
         squares = self.means.square().sum(dim=1)
         head.bias.copy_(-squares)
-        # below every bias above, which is what an image without features gets, whatever the features' size
+        # below every other bias, which is all that an image without features gets
         offset = max(1e4, 2 * squares.max().item())
         mask_head(self.classifier, sorted({*self.forget, *self.missing}), offset)
