@@ -33,7 +33,7 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.parametrize(("script", "words"), commands())
 def test_a_documented_command_composes(script: str, words: str) -> None:
-    # what a shell would put in for a loop's variable
+    # what a shell would put in for a loop's variable, and one of many methods
     for variable, value in (
         ("$method", "geniu"),
         ("$d", "mnist"),
@@ -41,6 +41,7 @@ def test_a_documented_command_composes(script: str, words: str) -> None:
         ("$s", "1"),
         ("$run", "runs/x"),
         ("$two", ""),
+        ("glob(*)", "geniu"),
     ):
         words = words.replace(variable, value)
     overrides = [word for word in shlex.split(words) if word != "-m"]
