@@ -1,9 +1,26 @@
-"""A watch on the loss that names the first bad step without waiting for the device at every one."""
+"""Fits under watch: the first bad step is named, and Ctrl-C stays Ctrl-C."""
+
+from typing import Any
 
 import torch
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from geniu_lightning.errors import TrainingDivergedError
+
+
+def fit(trainer: Trainer, module: LightningModule, *what: Any, **how: Any) -> None:
+    """Fit as Lightning does, but let an interruption be one: Lightning turns it into an exit.
+
+    Raises:
+        KeyboardInterrupt: If Ctrl-C ended the fit.
+    """
+    try:
+        trainer.fit(module, *what, **how)
+    except SystemExit as ending:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from ending
+        raise
 
 
 class LossWatch:

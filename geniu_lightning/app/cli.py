@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -26,7 +26,7 @@ CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "co
 def entry(
     name: str,
     job: Callable[[DictConfig, list[Path]], float | None],
-    summary: Callable[[list[Path]], None] | None = None,
+    summary: Callable[[dict[Path, str]], None] | None = None,
 ) -> None:
     """Run a command and end the process.
 
@@ -36,22 +36,31 @@ def entry(
         name: Primary configuration.
         job: Carries out one composed configuration, and adds its folder to those that were visited;
             returns the value a sweeper optimises.
-        summary: Told the folders of a multirun when it is over, whether or not a job failed.
+        summary: Told the folders of a multirun when it is over, and why each failed, which is
+            empty where it ended well.
     """
     visited: list[Path] = []
+    failures: dict[Path, Exception] = {}
     sweeps: set[bool] = set()
 
     def told(config: DictConfig) -> float | None:
         sweeps.add(HydraConfig.get().mode == RunMode.MULTIRUN)
+        earlier = len(visited)
         try:
             return job(config, visited)
-        except UserError as error:
-            if True in sweeps:
-                # the sweep goes on, and Hydra ends it with the first error alone
-                job_words = HydraConfig.get().job.override_dirname
-                sys.stderr.write(f"failed: {job_words}: {error}\n")
+        except Exception as error:
+            if True not in sweeps:
+                if isinstance(error, UserError):  # before Hydra prints words of its own
+                    refuse(error)
                 raise
-            refuse(error)
+            # the sweep goes on, and Hydra ends it with the first error alone
+            if len(visited) > earlier:
+                failures[visited[-1]] = error
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            words = HydraConfig.get().job.override_dirname
+            sys.stderr.write(f"failed: {words}: {str(error) or type(error).__name__}\n")
+            raise
 
     def run() -> None:
         try:
@@ -65,7 +74,13 @@ def entry(
 
     def conclude() -> None:
         if True in sweeps and summary is not None and visited:
-            summary(visited)
+            told_why = {folder: failures.get(folder) for folder in visited}
+            summary(
+                {
+                    folder: "" if error is None else str(error) or type(error).__name__
+                    for folder, error in told_why.items()
+                }
+            )
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of to Hydra's own printer
     try:
@@ -75,8 +90,11 @@ def entry(
         sys.exit(130)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         refuse(error)
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if error not in failures.values():  # those have been told
+            if failures and len(failures) == len(set(visited)):  # a sweeper misses any result
+                refuse(UserError(f"no run ended well; the first: {next(iter(failures.values()))}"))
+            traceback.print_exc()
         sys.exit(1)
 
 
@@ -85,6 +103,8 @@ def refuse(error: Exception) -> NoReturn:
     said = str(error)
     if isinstance(error, MissingMandatoryValue):
         said = f"{error.full_key} has to be set"
+    elif isinstance(error, MissingConfigException) and error.options:
+        said = f"there is no {error.missing_cfg_file}; there are {', '.join(error.options)}"
     sys.stderr.write(f"error: {said}\n")
     sys.exit(2)
 

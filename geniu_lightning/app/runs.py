@@ -133,7 +133,10 @@ class RunFolder:
 
     def _set_aside(self) -> None:
         aside = self.path / ASIDE
-        shutil.rmtree(aside, ignore_errors=True)
+        if aside.exists():  # of a forced run that was killed: what it left is worth nothing
+            for child in self._leftovers():
+                shutil.rmtree(child) if child.is_dir() else child.unlink()
+            return
         aside.mkdir()
         for child in self._leftovers():
             child.rename(aside / child.name)

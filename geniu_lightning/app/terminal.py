@@ -109,12 +109,18 @@ def decoding_progress() -> Callable[[str, int, int], None]:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table: text to the left, numbers to the right, fractions with four digits."""
+    """Print a table: numbers to the right, fractions with four digits.
+
+    Text stands in the first column and may stand in the last, where it is folded, not cut.
+    """
     made = Table(
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
     for k, column in enumerate(columns):
-        made.add_column(column, justify="left" if k == 0 else "right", no_wrap=True)
+        if k == len(columns) - 1 and all(isinstance(row[k], str) for row in rows):
+            made.add_column(column, overflow="fold")
+        else:
+            made.add_column(column, justify="left" if k == 0 else "right", no_wrap=True)
     for row in rows:
         made.add_row(*(f"{x:.4f}" if isinstance(x, float) else str(x) for x in row))
     console.print(made)

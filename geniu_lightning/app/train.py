@@ -62,6 +62,7 @@ class _Training:
     def run(self) -> float | None:
         """Train, write the kit, evaluate, and mark the folder as done."""
         from geniu_lightning.app import build, trackers
+        from geniu_lightning.watch import fit
 
         module = self._module()
         facts = self.mark.identity | {
@@ -81,12 +82,7 @@ class _Training:
                 max_epochs=module.cadence.max_epochs,
                 limit_val_batches=1.0 if len(self.data.indices("validation")) else 0,
             )
-            try:
-                trainer.fit(module, self.data, ckpt_path=self._resume_point())
-            except SystemExit as ending:
-                if trainer.interrupted:  # Lightning turns Ctrl-C into an exit of its own
-                    raise KeyboardInterrupt from ending
-                raise
+            fit(trainer, module, self.data, ckpt_path=self._resume_point())
             if not self.mark.leads:
                 failed = False
                 return None

@@ -65,20 +65,28 @@ def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
         return _Unlearning(config, folder, path, forget).run()
 
 
-def compare(folders: list[Path]) -> None:
-    """Print what the runs of a sweep found, and why one found nothing."""
+def compare(folders: dict[Path, str]) -> None:
+    """Print what the runs of a sweep found, and why one found nothing.
+
+    Args:
+        folders: Of the runs, and why each failed; empty where it ended well.
+    """
     from geniu_lightning.app import terminal
     from geniu_lightning.report.runs import read
 
     rows: list[list[object]] = []
-    for run in filter(None, map(read, folders)):
-        values = [run.values.get(f"accuracy.test.{side}", "-") for side in ("forget", "retain")]
-        seconds = f"{run.values['cost.seconds']:.2f}" if "cost.seconds" in run.values else "-"
-        rows.append([run.method, *values, seconds, run.failed or str(run.folder)])
+    for folder, failed in folders.items():
+        run = None if failed else read(folder)
+        if run is None:
+            rows.append([folder.name, "-", "-", "-", failed])
+            continue
+        split = "test" if "accuracy.test.retain" in run.values else "validation"
+        values = [run.values.get(f"accuracy.{split}.{side}", "-") for side in ("forget", "retain")]
+        rows.append([run.method, *values, f"{run.values['cost.seconds']:.2f}", str(folder)])
     terminal.table("runs of this sweep", ["method", "A_f", "A_r", "time, s", ""], rows)
-    failed = sum("cost.seconds" not in run.values for run in filter(None, map(read, folders)))
-    if failed:
-        say(f"{failed} of {len(rows)} failed; the same command tries these again")
+    count = sum(map(bool, folders.values()))
+    if count:
+        say(f"{count} of {len(rows)} failed; the same command tries these again")
 
 
 def _facts(identity: dict[str, Any], kit: dict[str, Any]) -> dict[str, Any]:

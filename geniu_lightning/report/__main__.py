@@ -81,7 +81,8 @@ def _table(setting: str, rows: list[Row]) -> Table:
         title=setting, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
     for k, column in enumerate(["method", "n", *COLUMNS]):
-        table.add_column(column, justify="left" if k == 0 else "right", no_wrap=True)
+        # a narrow screen breaks a number before its spread rather than cutting it
+        table.add_column(column, justify="left" if k == 0 else "right", no_wrap=k < 2)
     for row in rows:
         table.add_row(*_cells(row))
     return table

@@ -74,25 +74,13 @@ def gather(runs: Iterable[Run]) -> list[Row]:
     Raises:
         UserError: If runs of one method and setting share a seed, or differ in more than the seed.
     """
-    groups: dict[tuple[str, str], dict[int, Run]] = {}
+    groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        members = groups.setdefault((run.setting, run.method), {})
-        if run.seed in members:
-            raise UserError(
-                f"{members[run.seed].folder} and {run.folder} are the same method and seed;"
-                " name one of them"
-            )
-        other = next(iter(members.values()), run)
-        if other.recipe != run.recipe:
-            raise UserError(
-                f"{other.folder} and {run.folder} have one name and are not the same experiment:"
-                " their training or the method's settings differ; set unlearner.name, or name one"
-            )
-        members[run.seed] = run
+        groups.setdefault((run.setting, run.method), []).append(run)
     rows = []
     for (setting, method), members in sorted(groups.items()):
+        well = _by_seed(run for run in members if not run.failed)
         values: dict[str, list[float]] = {}
-        well = {seed: run for seed, run in members.items() if not run.failed}
         for run in well.values():
             for name, value in run.values.items():
                 values.setdefault(name, []).append(value)
@@ -103,10 +91,29 @@ def gather(runs: Iterable[Run]) -> list[Row]:
                 tuple(sorted(well)),
                 {name: statistics.fmean(found) for name, found in values.items()},
                 {k: statistics.stdev(found) for k, found in values.items() if len(found) > 1},
-                {seed: run.failed for seed, run in sorted(members.items()) if run.failed},
+                # what failed and was then done elsewhere is no failure
+                {run.seed: run.failed for run in members if run.failed and run.seed not in well},
             )
         )
     return rows
+
+
+def _by_seed(runs: Iterable[Run]) -> dict[int, Run]:
+    found: dict[int, Run] = {}
+    for run in runs:
+        if run.seed in found:
+            raise UserError(
+                f"{found[run.seed].folder} and {run.folder} are the same method on kits of the same"
+                " training seed; name one of them"
+            )
+        other = next(iter(found.values()), run)
+        if other.recipe != run.recipe:
+            raise UserError(
+                f"{other.folder} and {run.folder} have one name and are not the same experiment:"
+                " their training or the method's settings differ; set unlearner.name, or name one"
+            )
+        found[run.seed] = run
+    return found
 
 
 def read(folder: Path) -> Run | None:

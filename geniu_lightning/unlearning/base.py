@@ -16,7 +16,7 @@ from geniu_lightning.kit import Kit
 from geniu_lightning.optim import OptimizerFactory, Schedule, schedule_of
 from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.sources import Access, Batches, Sources, UnlearnBatch
-from geniu_lightning.watch import LossWatch
+from geniu_lightning.watch import LossWatch, fit
 
 BatchNorm = Literal["frozen", "frozen_affine", "train"]
 
@@ -95,11 +95,16 @@ class Unlearner(LightningModule):
         super().__init__()
         if not forget:
             raise UserError("there is no class to forget")
-        if steps < 0 or (steps and optimizer is None):
+        if not isinstance(steps, int) or steps < 0 or (steps and optimizer is None):
             raise UserError(
-                f"unlearner.steps must be at least 0, and with steps there must be"
-                f" an optimizer; got {steps} steps"
+                "unlearner.steps must be a whole number of at least 0, and with steps there must"
+                f" be an optimizer; got {steps} steps"
             )
+        if optimizer is not None:
+            try:
+                optimizer([nn.Parameter(torch.zeros(1))])
+            except (TypeError, ValueError) as error:
+                raise UserError(f"unlearner.optimizer cannot be made: {error}") from error
         if schedule not in get_args(Schedule):
             raise UserError(
                 f"unlearner.schedule must be one of {', '.join(get_args(Schedule))},"
@@ -161,7 +166,7 @@ class Unlearner(LightningModule):
             self.prepare(kit, sources)
             self._set_batch_norm()
         if self.steps:
-            trainer(self.steps).fit(self)
+            fit(trainer(self.steps), self)
             self.watch.stop_if_bad()
         with self.clock:
             self.finish()

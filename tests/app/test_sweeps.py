@@ -32,6 +32,7 @@ def test_a_method_that_fails_leaves_the_others_and_its_row_says_why(
     outcome = command("unlearn", *sweep)
     assert outcome.status == 2
     assert "runs of this sweep" in outcome.out
+    assert "train with generator=vae" in " ".join(outcome.out.split())  # the row, folded, says why
     assert "1 of 3 failed" in outcome.out
     for name in ("logit_mask", "none"):
         assert (tmp_path / "after" / name / "done.json").is_file()
@@ -80,6 +81,34 @@ def test_a_tuning_sweep_draws_from_the_methods_ranges_and_goes_on_where_it_was(
     again = command("unlearn", *sweep)
     assert again.out.count("already done") == 3
     assert yaml.safe_load(Path("runs/tune/geniu/optimization_results.yaml").read_text()) == found
+
+
+def test_the_table_of_a_tuning_sweep_shows_what_it_judged_by(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command("train", *TINY, "data.validation=0.2", "evaluation=none", "out=kit").status == 0
+    sweep = ("-m", "sweep=tune", "kit=kit", "unlearner=ssd", "hydra.sweeper.n_trials=1")
+    outcome = command("unlearn", *sweep, "forget=[0]")
+    assert outcome.status == 0, outcome.err
+    (row,) = [line for line in outcome.out.splitlines() if line.strip().startswith("ssd")]
+    assert float(row.split()[1]) <= 1
+    other = command("unlearn", *sweep, "forget=[1]")  # its folder is another study's
+    assert other.status == 2
+    assert "no run ended well; the first: runs/tune/ssd/0 holds another run" in other.err
+    assert "No trials are completed" not in other.err
+
+
+def test_a_forced_run_that_fails_is_told_as_failed(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
+    out = f"out={tmp_path}/${{unlearner.name}}"
+    sweep = ("-m", f"kit={trained}", "forget=[0]", "unlearner=finetune", "unlearner.steps=2", out)
+    assert command("unlearn", *sweep).status == 0
+    again = command("unlearn", *sweep, "force=true", "unlearner.optimizer.lr=1e30")
+    assert again.status == 2
+    assert "1 of 1 failed" in again.out
+    assert (tmp_path / "finetune" / "done.json").is_file()  # what was there is there again
 
 
 def test_tuning_without_images_held_back_is_refused(command: Command, trained: Path) -> None:

@@ -1,5 +1,8 @@
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit import Kit
 from tests.app.conftest import TINY, Command
+
+ROOT = Path(__file__).parents[2]
 
 
 def timeless(path: Path) -> dict[str, Any]:
@@ -143,7 +148,10 @@ def test_other_images_than_the_kits_are_refused(command: Command, tmp_path: Path
         (["forget=[0]", "unlearner.forget_term=wish"], "unlearner.forget_term must be one of"),
         (["forget=[0]", "unlearner.proxies_per_class=3"], "the kit has 2 prompts a class, 3 were"),
         (["forget=[0]", "unlearner.batch_norm=off"], "unlearner.batch_norm must be one of frozen"),
-        (["forget=[0]", "unlearner=nosuch"], "Could not find 'unlearner/nosuch'"),
+        (
+            ["forget=[0]", "unlearner=nosuch"],
+            "there is no unlearner/nosuch; there are bad_teacher, ",
+        ),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) and value else "",
 )
@@ -219,3 +227,23 @@ def _write_parquet(folder: Path, shift: int = 0) -> None:
             "label": [k for k in range(3) for _ in range(count)],
         }
         Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}-0.parquet")
+
+
+def test_ctrl_c_ends_with_a_sentence_and_a_status_of_its_own(trained: Path, tmp_path: Path) -> None:
+    words = (f"kit={trained}", "forget=[0]", "unlearner.steps=100000", f"out={tmp_path}")
+    process = subprocess.Popen(
+        [sys.executable, "unlearn.py", *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "step" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said

@@ -46,8 +46,37 @@ def test_seeds_are_gathered_and_training_runs_left_out(tmp_path: Path) -> None:
 def test_one_seed_twice_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a", "geniu", 1, 0.1)
     write(tmp_path / "b", "geniu", 1, 0.1)
-    with pytest.raises(UserError, match="the same method and seed"):
+    with pytest.raises(UserError, match="the same method on kits of the same training seed"):
         gather(find([tmp_path]))
+
+
+def test_what_failed_and_was_done_elsewhere_is_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "a", "geniu", 1, 0.1)
+    for folder, seed in (("b", 1), ("c", 2)):
+        write(tmp_path / folder, "geniu", seed, None)
+        document = json.loads((tmp_path / folder / "metrics.json").read_text())
+        document["run"]["unlearner"]["steps"] = 9  # what fails is often another setting
+        (tmp_path / folder / "metrics.json").unlink()
+        (tmp_path / folder / "failed.json").write_text(json.dumps(document | {"failed": "why"}))
+    (row,) = gather(find([tmp_path]))
+    assert row.seeds == (1,)
+    assert row.failures == {2: "why"}
+
+
+def test_a_narrow_screen_still_shows_every_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for seed, value in ((1, 0.1), (2, 0.3)):
+        write(tmp_path / f"{seed}", "synthetic_embeddings", seed, value)
+    assert main([str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "synthetic_embeddings" in said
+    assert "0.2000" in said
+    assert "0.1414" in said
+    assert "…" not in said
 
 
 def test_runs_of_one_name_and_other_settings_are_not_averaged(tmp_path: Path) -> None:
