@@ -13,13 +13,20 @@ from geniu_lightning.unlearning.sources import Access, Batches, Sources
 Budget = Literal["kit", "proxies"]
 
 
+def retained_images(kit: Kit, forget: tuple[int, ...]) -> int:
+    """Return how many images of retained classes the kit's classifier was trained on."""
+    return sum(n for k, n in enumerate(kit.info.class_counts) if k not in forget)
+
+
 def images_for(kit: Kit, forget: tuple[int, ...], budget: Budget, size: int | None) -> int:
     """Return how many 8-bit images a budget pays for, at most all retained ones.
 
     Args:
         kit: What the images would replace.
         forget: Forgotten classes.
-        budget: ``kit`` is what generator and prompts weigh; ``proxies`` is as many images as there
+        budget: ``kit`` is what generator and prompts weigh, those of the forgotten classes too,
+            though no image of these is drawn: a coreset that is stored before anybody knows what is
+            to be forgotten would hold fewer of the others. ``proxies`` is as many images as there
             are prompts of retained classes, for a kit that decodes them always alike holds no more.
         size: Bytes, in place of the budget; ``None`` takes it.
 
@@ -43,22 +50,23 @@ def images_for(kit: Kit, forget: tuple[int, ...], budget: Budget, size: int | No
         size = sum(t.numel() * t.element_size() for t in tensors)
     if size < image:
         raise UserError(f"unlearner.bytes must hold at least an image of {image}, got {size}")
-    available = sum(n for k, n in enumerate(kit.info.class_counts) if k not in forget)
-    return min(size // image, available)
+    return min(size // image, retained_images(kit, forget))
 
 
 class Coreset(Retrain):
     """Retrains on as many raw retained images as the kit has bytes, drawn evenly over classes.
 
     A new network by the original's recipe, which cannot hide what it never saw. Where the budget
-    holds all retained images, this is ``retrain``. What is stored are real images: less private
-    than a kit may be, and no question of privacy is answered here.
+    holds all retained images, this is ``retrain`` with another seed, steps and all; where it holds
+    few, an epoch of them is short, hence ``min_steps``. What is stored are real images: less
+    private than a kit may be, and no question of privacy is answered here.
 
     Args:
         forget: Forgotten classes, by index.
         budget: As in :func:`images_for`.
         bytes: In place of the budget.
-        min_steps: Epochs are added to the recipe's until there are so many steps.
+        min_steps: Epochs are added to the recipe's until there are so many steps, unless all
+            retained images are held.
         training_seed: Of initialisation, order and the draw; ``None`` is drawn from ``seed``.
         seed: Unlearning seed.
         log_every_n_steps: Steps between two entries in the logs.
@@ -99,10 +107,11 @@ class Coreset(Retrain):
         own = stream("coreset", self.seed)
         seed = own if self.training_seed is None else self.training_seed
         self.classifier = fresh_classifier(kit, seed)
+        whole = self.stored == retained_images(kit, self.forget)
         self.follow_recipe(
             kit,
             lambda batch_size: sources.retain(batch_size, seed, limit=self.stored),
-            self.min_steps,
+            0 if whole else self.min_steps,
         )
 
 
@@ -134,8 +143,10 @@ class CoresetTune(FineTune):
         self.stored = images_for(kit, self.forget, self.budget, self.bytes)
         super().prepare(kit, sources)
 
-    def _open(self, sources: Sources, side: Access, seed: int | None) -> Batches:
-        return sources.retain(self.batch_size, seed, limit=self.stored)
+    def _open(
+        self, sources: Sources, side: Access, seed: int | None, limit: int | None = None
+    ) -> Batches:
+        return super()._open(sources, side, seed, self.stored)
 
     def finish(self) -> None:
         """Mask the forgotten classes."""

@@ -17,7 +17,9 @@ class FineTune(Tuning):
 
     Source:
         Folklore. Public code uses SGD 0.01 with momentum 0.9 for 10 epochs (SCRUB's notebook);
-        ours counts steps, for the size of the data should not decide.
+        ours counts steps, for the size of the data should not decide, bounds the gradient, and
+        keeps the running statistics of batch norm (``batch_norm="train"`` would be as legitimate,
+        for retained images are a sample of what is kept).
     """
 
     sides = Access.RETAIN

@@ -1,7 +1,6 @@
 """LoTUS: soften the original's own answers on forgotten images until they say nothing."""
 
 import math
-from itertools import islice
 from typing import Literal, get_args
 
 import torch
@@ -30,8 +29,8 @@ class Lotus(Tuning):
         support: Classes that targets live on: ``all`` (the paper's), or ``retained`` ones alone,
             with which it settles.
         temperature_every: Steps between two measurements of Δ.
-        measured_batches: Batches of forgotten images, in order and without augmentation, that Δ is
-            measured on.
+        measured_images: Forgotten images, drawn evenly over classes and not augmented, that Δ is
+            measured on, at most.
         **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
 
     Raises:
@@ -41,7 +40,9 @@ class Lotus(Tuning):
         Spartalis et al., LoTUS, arXiv 2503.18314. Public code: α 32, AdamW 1e-4, decay 5e-4, 10
         epochs, batch 128, a random 30 % of retained images; Δ once an epoch, against the accuracy
         of the original on unseen images of the forget set's kind, which is 0 for a class.
-        Departures: Δ every few steps on a bounded number of images; the mean of each side.
+        Departures: Δ every few steps on a bounded number of images; the mean of each side; all
+        retained images; no decay, a rate ten times as large for steps that are fewer, a bound of
+        the gradient; batch norm frozen.
     """
 
     sides = Access.FORGET | Access.RETAIN
@@ -52,7 +53,7 @@ class Lotus(Tuning):
         alpha: float = 32.0,
         support: Support = "all",
         temperature_every: int = 20,
-        measured_batches: int = 8,
+        measured_images: int = 512,
         **settings: object,
     ) -> None:
         super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
@@ -60,15 +61,15 @@ class Lotus(Tuning):
             raise UserError(
                 f"unlearner.support must be one of {', '.join(get_args(Support))}, got {support!r}"
             )
-        if not alpha > 0 or temperature_every < 1 or measured_batches < 1:
+        if not alpha > 0 or temperature_every < 1 or measured_images < 1:
             raise UserError(
-                "unlearner.alpha must be above 0, temperature_every and measured_batches at least"
-                f" 1, got {alpha}, {temperature_every} and {measured_batches}"
+                "unlearner.alpha must be above 0, temperature_every and measured_images at least"
+                f" 1, got {alpha}, {temperature_every} and {measured_images}"
             )
         self.alpha = alpha
         self.support = support
         self.temperature_every = temperature_every
-        self.measured_batches = measured_batches
+        self.measured_images = measured_images
         self.temperature = 1.0
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
@@ -76,12 +77,16 @@ class Lotus(Tuning):
         self.teacher = Teacher(kit.classifier)
         super().prepare(kit, sources)
         # whole on every process, so that all find the same temperature
-        self.measured = self.once(kit, sources, Access.FORGET)
+        self.measured = self.once(kit, sources, Access.FORGET, self.measured_images)
+
+    def on_train_batch_start(self, batch: UnlearnBatch, batch_idx: int) -> None:
+        """Measure the temperature now and then."""
+        # not in the step: under autocast, weights first read without gradient stay so for the step
+        if self.global_step % self.temperature_every == 0:
+            self.temperature = math.exp(min(self.alpha * self.forget_accuracy(), HOTTEST))
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return both terms, in nats."""
-        if self.global_step % self.temperature_every == 0:
-            self.temperature = math.exp(min(self.alpha * self.forget_accuracy(), HOTTEST))
         logits = self.classifier(batch.images).float()
         target = self.targets(self.teacher(batch.images), batch.forget)
         loss = -(target * logits.log_softmax(dim=1)).sum(dim=1)
@@ -102,7 +107,7 @@ class Lotus(Tuning):
         self.classifier.eval()
         right = [
             self.classifier(batch.images.to(self.device)).argmax(dim=1).cpu() == batch.labels.cpu()
-            for batch in islice(self.measured, self.measured_batches)
+            for batch in self.measured
         ]
         self._set_batch_norm()
         return torch.cat(right).float().mean().item()

@@ -25,7 +25,8 @@ class NegGradPlus(Tuning):
     Source:
         Kurmanji et al., Towards Unbounded Machine Unlearning, arXiv 2302.09880, where it is a
         baseline; its small-scale notebook has β 0.95, SGD 0.01, 10 epochs, batch norm in evaluation
-        mode. Departure: the cap, for the ascent has no bound of its own and ends in ruin.
+        mode. Departures: the cap, for the ascent has no bound of its own and ends in ruin; steps
+        for epochs; a bound of the gradient.
     """
 
     sides = Access.FORGET | Access.RETAIN

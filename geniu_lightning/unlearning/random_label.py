@@ -15,7 +15,7 @@ class RandomLabel(Tuning):
     ỹ is drawn anew in each step, evenly over the retained classes.
 
     Args:
-        retain_weight: w.
+        retain_weight: w; with 0 no retained image is read.
         **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
 
     Raises:
@@ -25,7 +25,8 @@ class RandomLabel(Tuning):
         Golatkar et al., arXiv 1911.04933, and its many users. SalUn's public code (arXiv
         2310.12508) has SGD 0.013, momentum 0.9, decay 5e-4, 10 epochs, first all forgotten images
         and then all retained ones. Departures: labels come from the retained classes alone, where
-        that code may draw the true one; both sides stand in each step.
+        that code may draw the true one; both sides stand in each step; no decay, a bound of the
+        gradient; batch norm frozen.
     """
 
     sides = Access.FORGET | Access.RETAIN
@@ -35,6 +36,9 @@ class RandomLabel(Tuning):
         if not retain_weight >= 0:
             raise UserError(f"unlearner.retain_weight must be at least 0, got {retain_weight}")
         self.retain_weight = retain_weight
+        if not retain_weight:
+            self.sides = Access.FORGET
+            self.access &= self.sides
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return both terms, in nats."""

@@ -220,17 +220,18 @@ class Sources:
         self._forget = forget
         self._open_split = open_split
 
-    def forget(self, batch_size: int, seed: int | None) -> Batches:
+    def forget(self, batch_size: int, seed: int | None, limit: int | None = None) -> Batches:
         """Return batches of the training images to be forgotten.
 
         Args:
             batch_size: Images in a batch, all processes together.
             seed: Of order and augmentation; ``None`` keeps the order and does not augment.
+            limit: At most so many images, drawn evenly over classes; ``None`` all.
 
         Raises:
             AccessError: If the method did not declare ``Access.FORGET``.
         """
-        return self._open(Access.FORGET, "forget", batch_size, seed)
+        return self._open(Access.FORGET, "forget", batch_size, seed, limit)
 
     def retain(self, batch_size: int, seed: int | None, limit: int | None = None) -> Batches:
         """Return batches of the training images to be kept.

@@ -38,7 +38,7 @@ class Tuning(Unlearner):
         UserError: If the source does not exist or the batch is too small.
     """
 
-    sides: ClassVar[Access]
+    sides: Access  # of the class, or of one whose settings decide
     sources_of: ClassVar[tuple[str, ...]] = get_args(Source)
 
     def __init__(
@@ -74,11 +74,20 @@ class Tuning(Unlearner):
         seed = stream("unlearn_order", self.seed)
         return Beside([self._open(sources, side, seed) for side in sides], steps)
 
-    def once(self, kit: Kit, sources: Sources, side: Access) -> Iterable[UnlearnBatch]:
-        """Return every image of a side once, in order and without augmentation."""
+    def once(
+        self, kit: Kit, sources: Sources, side: Access, limit: int | None = None
+    ) -> Iterable[UnlearnBatch]:
+        """Return every image of a side once, in order and without augmentation.
+
+        Args:
+            kit: Holds the proxies.
+            sources: Hold the images.
+            side: Forgotten or retained.
+            limit: At most so many images, drawn evenly over classes; proxies come all the same.
+        """
         if self.source == "proxies":
             return [self.proxies(kit, side)]
-        return self._open(sources, side, None)
+        return self._open(sources, side, None, limit)
 
     def proxies(self, kit: Kit, sides: Access) -> UnlearnBatch:
         """Return the kit's proxies of the forgotten classes, the retained ones, or all."""
@@ -90,6 +99,8 @@ class Tuning(Unlearner):
         made = kit.proxies(classes, self.proxies_per_class)
         return marked(kit.info.spec.normalise(made.images), made.labels, self.forget)
 
-    def _open(self, sources: Sources, side: Access, seed: int | None) -> Batches:
+    def _open(
+        self, sources: Sources, side: Access, seed: int | None, limit: int | None = None
+    ) -> Batches:
         opened = sources.forget if side is Access.FORGET else sources.retain
-        return opened(self.batch_size, seed)
+        return opened(self.batch_size, seed, limit)

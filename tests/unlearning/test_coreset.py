@@ -215,7 +215,7 @@ def test_retraining_starts_anew_with_batch_statistics_and_learns_what_was_stored
 def test_where_the_budget_holds_all_images_this_is_retraining_on_all(
     kit: Kit, archive: Any, trainer_of: TrainerOf
 ) -> None:
-    method = Coreset(forget=(1, 3), bytes=10**6, min_steps=0)
+    method = Coreset(forget=(1, 3), bytes=10**6)  # no epoch is added: it is retraining
     method.run(kit, archive.sources(Access.RETAIN, (1, 3)), trainer_of)
     counts = torch.bincount(torch.tensor(archive.read), minlength=5).tolist()
     assert counts == [18, 0, 18, 0, 18]  # two epochs of nine

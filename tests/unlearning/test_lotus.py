@@ -93,8 +93,8 @@ def test_the_temperature_is_e_to_alpha_times_the_accuracy_left(
     said[right:] = said[right:].roll(1, dims=1)
     batch = marked(said, labels, (1, 3))
     method = Lotus(forget=(1, 3), alpha=alpha)
-    method.teacher, method.measured = (lambda images: said), [batch]
-    method.loss_terms(batch)
+    method.measured = [batch]
+    method.on_train_batch_start(batch, 0)
     assert method.temperature == pytest.approx(expected)
 
 
@@ -104,6 +104,7 @@ def test_however_large_alpha_is_the_temperature_and_the_targets_stay_finite() ->
     batch = marked(said, labels, (1, 3))
     method = Lotus(forget=(1, 3), alpha=1e9)
     method.teacher, method.measured = (lambda images: said), [batch]
+    method.on_train_batch_start(batch, 0)
     assert method.loss_terms(batch)["forget"].isfinite()
     assert torch.tensor(method.temperature, dtype=torch.float32).isfinite()
 
@@ -146,9 +147,9 @@ def test_accuracy_is_measured_every_few_steps_without_augmentation_and_with_froz
 def test_it_measures_on_a_bounded_number_of_images(
     kit: Kit, archive: Any, trainer_of: TrainerOf
 ) -> None:
-    method = Lotus(forget=(1, 3), steps=1, optimizer=adam, batch_size=6, measured_batches=2)
+    method = Lotus(forget=(1, 3), steps=1, optimizer=adam, batch_size=6, measured_images=12)
     method.run(kit, archive.sources(method.access, (1, 3)), trainer_of)
-    assert len(archive.read) == 6 + 6 + 2 * 6  # a batch of either side, and two to measure
+    assert len(archive.read) == 6 + 6 + 12  # a batch of either side, and what is measured
 
 
 @pytest.mark.parametrize("source", ["data", "proxies"])
@@ -184,8 +185,8 @@ def test_on_retained_support_thirty_steps_forget_and_keep(
     [
         ({"support": "some"}, "unlearner.support must be one of all, retained, got 'some'"),
         ({"alpha": 0.0}, "unlearner.alpha must be above 0"),
-        ({"temperature_every": 0}, "temperature_every and measured_batches at least 1"),
-        ({"measured_batches": 0}, "temperature_every and measured_batches at least 1"),
+        ({"temperature_every": 0}, "temperature_every and measured_images at least 1"),
+        ({"measured_images": 0}, "temperature_every and measured_images at least 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], sentence: str) -> None:

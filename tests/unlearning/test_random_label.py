@@ -74,3 +74,14 @@ def test_twenty_steps_forget_and_keep(kit: Kit, archive: Any, trainer_of: Traine
 def test_a_negative_weight_is_refused(weight: float) -> None:
     with pytest.raises(UserError, match=f"unlearner.retain_weight must be .* got {weight}"):
         RandomLabel(forget=(1,), retain_weight=weight)
+
+
+def test_without_a_weight_no_retained_image_is_declared_or_read(
+    kit: Kit, archive: Any, trainer_of: Callable[[int], Trainer]
+) -> None:
+    adam = partial(torch.optim.Adam, lr=0.01)
+    method = RandomLabel(forget=(1, 3), retain_weight=0, steps=2, optimizer=adam, batch_size=6)
+    assert method.access == Access.FORGET
+    method.run(kit, archive.sources(method.access, (1, 3)), trainer_of)
+    assert set(archive.read) == {1, 3}
+    assert RandomLabel(forget=(1,), retain_weight=0, source="proxies").access == Access.NONE
