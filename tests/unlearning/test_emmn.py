@@ -88,6 +88,21 @@ def test_steps_fit_the_noise_of_every_class(kit: Kit, archive: Any, trainer_of: 
     assert archive.opened == []
 
 
+def test_sixty_steps_take_more_of_the_forgotten_classes_than_of_the_others(
+    kit: Kit, archive: Any, trainer_of: TrainerOf
+) -> None:
+    method = emmn(impair_steps=60)
+    result = method.run(kit, archive.sources(Access.NONE, (1, 3)), trainer_of)
+    gone = torch.isin(archive.labels, torch.tensor([1, 3]))
+    before, after = (
+        n(archive.images).softmax(dim=1).gather(1, archive.labels[:, None]).squeeze(1)
+        for n in (kit.classifier, result)
+    )
+    assert before.min() > 0.5
+    assert after[gone].mean() < 0.4
+    assert after[~gone].mean() > after[gone].mean() + 0.2
+
+
 def test_no_steps_make_no_noise(kit: Kit, archive: Any, trainer_of: TrainerOf) -> None:
     method = emmn(impair_steps=0)
     result = method.run(kit, archive.sources(Access.NONE, (1, 3)), trainer_of)

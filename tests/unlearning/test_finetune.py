@@ -42,3 +42,18 @@ def test_twenty_steps_fit_what_is_kept_and_read_nothing_else(
     )
     assert not torch.equal(kit.classifier.head.weight, result.head.weight)
     assert source == "proxies" or after < before
+
+
+def test_twenty_steps_on_proxies_fit_the_retained_proxies(
+    kit: Kit, archive: Any, trainer_of: TrainerOf
+) -> None:
+    sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
+    method = FineTune(forget=(1, 3), steps=20, optimizer=sgd, source="proxies")
+    result = method.run(kit, archive.sources(Access.NONE, (1, 3)), trainer_of)
+    proxies = kit.proxies([0, 2, 4])
+    images = kit.info.spec.normalise(proxies.images)
+    before, after = (
+        torch.nn.functional.cross_entropy(n(images), proxies.labels)
+        for n in (kit.classifier, result)
+    )
+    assert after < before

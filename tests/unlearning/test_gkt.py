@@ -308,6 +308,23 @@ def test_sixty_steps_bring_the_student_to_the_teacher(
     assert gap(results[60], images) < 0.5 * gap(results[1], images)
 
 
+def test_fifty_steps_teach_the_answers_that_pass_and_not_the_forgotten_ones(
+    kit: Kit, archive: Any, trainer_of: TrainerOf
+) -> None:
+    method = gkt(steps=50, kl_scale=1.0, attention_weight=10.0)
+    result = method.run(kit, archive.sources(Access.NONE, (1, 3)), trainer_of)
+    shown = torch.cat([batch.images for batch in method.seen[-9:]])
+    same = result(shown).argmax(dim=1) == kit.classifier(shown).argmax(dim=1)
+    assert same.float().mean() > 0.8
+    kept_out = kit.info.spec.normalise(kit.proxies([1, 3]).images)
+    original, student = (
+        network(kept_out).softmax(dim=1)[:, [1, 3]].sum(dim=1)
+        for network in (kit.classifier, result)
+    )
+    assert (original > 0.9).all()
+    assert (student < 0.3).all()
+
+
 @pytest.mark.parametrize("mask", [True, False])
 def test_the_head_is_masked_at_the_end_if_asked(
     kit: Kit, archive: Any, trainer_of: TrainerOf, mask: bool

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit import Kit
 from geniu_lightning.seeds import stream
+from geniu_lightning.training import GeniuTraining
 from geniu_lightning.unlearning.retrain import Retrain
 from geniu_lightning.unlearning.sources import Access
 
@@ -120,6 +122,48 @@ def test_it_follows_the_recipe_as_a_plain_loop_does(
                 course.step()
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(found.state_dict()[name], tensor, msg=lambda m, n=name: n + m)
+
+
+def test_where_no_image_is_forgotten_it_is_what_training_makes(
+    kit: Kit, archive: Any, trainer_of: TrainerOf
+) -> None:
+    kept = ~torch.isin(archive.labels, torch.tensor([1, 3]))
+    archive.images, archive.labels = archive.images[kept], archive.labels[kept]
+    oracle = Retrain(forget=(1, 3)).run(kit, archive.sources(Access.RETAIN, (1, 3)), trainer_of)
+
+    loader = archive.open_split("retain", 12, 7)
+    optimizer = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=5e-4)
+    original = GeniuTraining(
+        classifier=fresh(kit, 7),
+        proxy_generator=None,
+        spec=kit.info.spec,
+        exemplars=None,
+        exemplar_images=lambda indices: archive.images[indices],
+        steps_per_epoch=len(loader),
+        epochs=2,
+        optimizer=optimizer,
+        schedule="onecycle",
+        generator_optimizer=optimizer,
+        prompt_optimizer=optimizer,
+        max_gradient_norm=1.0,
+        seed=7,
+    )
+    trainer_of(2 * len(loader)).fit(original, loader)
+    found = oracle.state_dict()
+    for name, tensor in original.classifier.state_dict().items():
+        torch.testing.assert_close(found[name], tensor, msg=lambda m, n=name: n + m)
+    assert archive.opened[0] == archive.opened[1]
+
+
+def test_with_more_epochs_it_learns_what_is_kept_and_never_answers_what_is_forgotten(
+    kit: Kit, archive: Any, trainer_of: TrainerOf
+) -> None:
+    sources = archive.sources(Access.RETAIN, (1, 3))
+    result = Retrain(forget=(1, 3)).run(with_recipe(kit, epochs=20), sources, trainer_of)
+    gone = torch.isin(archive.labels, torch.tensor([1, 3]))
+    answers = result(archive.images).argmax(dim=1)
+    assert not torch.isin(answers, torch.tensor([1, 3])).any()
+    assert (answers == archive.labels)[~gone].float().mean() > 0.9
 
 
 def test_the_head_keeps_its_width(kit: Kit, archive: Any, trainer_of: TrainerOf) -> None:
