@@ -44,6 +44,24 @@ def total_over_ranks(count: int) -> int:
     return int(total)
 
 
+def least_over_ranks(count: int) -> int:
+    """Return the smallest of a number over all processes."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return count
+    backend = torch.distributed.get_backend()
+    least = torch.tensor(count, device="cuda" if backend == "nccl" else "cpu")
+    torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
+    return int(least)
+
+
+def follow_first_rank(tensors: Iterable[Tensor]) -> None:
+    """Give every process the first one's values, in place; nothing where there is one process."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return
+    for tensor in tensors:
+        torch.distributed.broadcast(tensor, 0)
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Average gradients over all processes, in one message; nothing where there is one process."""
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:

@@ -63,6 +63,9 @@ class Unlearner(LightningModule):
     :meth:`prepare`, from the first to the last step, through :meth:`finish`. Loading the kit and
     Lightning's own set-up stand outside.
 
+    The defaults of a method's class are its source's, or neutral; those found by tuning stand in
+    its yaml.
+
     Args:
         forget: Forgotten classes, by index.
         steps: Updates.
@@ -70,7 +73,8 @@ class Unlearner(LightningModule):
         schedule: Course of the learning rate.
         max_gradient_norm: Bound of the gradient before the optimizer sees it; ``None`` leaves it.
         batch_norm: ``frozen`` uses and keeps the running statistics and tunes scale and shift,
-            ``frozen_affine`` keeps these too, ``train`` uses and changes batch statistics.
+            ``frozen_affine`` keeps these too, ``train`` uses and changes batch statistics: those of
+            the first process's share, unless ``trainer.sync_batchnorm`` is set.
         seed: Unlearning seed.
 
     Raises:

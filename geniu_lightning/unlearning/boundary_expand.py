@@ -24,7 +24,8 @@ class BoundaryExpand(Tuning):
         Chen et al., Boundary Unlearning, arXiv 2303.11570; public code has SGD at 1e-5 with
         momentum 0.9, 10 epochs, batch 64, the new row Xavier normal with bias 0; all weights are
         trained there and here. Departures: any width and number of classes; steps instead of
-        epochs; running statistics of batch norm frozen.
+        epochs; a bound of the gradient; running statistics
+        of batch norm frozen.
     """
 
     sides = Access.FORGET

@@ -29,7 +29,8 @@ class BoundaryShrink(Tuning):
         momentum 0.9, 10 epochs, batch 64. Departures: ỹ is never a forgotten class, where the code
         keeps the true one if the attack fails, and so trains what it should forget; ε and clipping
         in the range of pixels with the data's own normalisation; running statistics of batch norm
-        frozen. The code's further terms, which it leaves out by default, are not here.
+        frozen; a bound of the gradient. The code's further terms, which it leaves out by default,
+        are not here.
     """
 
     sides = Access.FORGET

@@ -19,7 +19,11 @@ class Emmn(TwoPhases):
     N_k is learned before the first step (see
     :func:`~geniu_lightning.unlearning.noise.learned_noise`): it maximises the error where k is
     forgotten, with the penalty λ, and minimises it where k is retained, without one. A batch holds
-    equally many images of each class. The second phase is off unless ``repair_steps`` is set.
+    equally many images of each class.
+
+    Both phases are needed. The first teaches that what resembles no retained class's noise is a
+    forgotten class, and real images resemble none: alone it pulls nearly all of them into F. The
+    second takes the forgotten class away again.
 
     Args:
         images_per_class: Noise images of each class.

@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit import Kit
-from geniu_lightning.optim import OptimizerFactory
+from geniu_lightning.optim import OptimizerFactory, least_over_ranks
 from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.losses import divergence
@@ -173,7 +173,8 @@ class Gkt(Unlearner):
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return the divergence and the attention's difference; 0 where too few images passed."""
-        self.idle = len(batch.images) < MIN_KEPT
+        # all processes or none: one that sits out would drop what the others step on
+        self.idle = least_over_ranks(len(batch.images)) < MIN_KEPT
         if self.idle:
             return {
                 "distill": 0 * torch.stack([p.sum() for p in self.classifier.parameters()]).sum()

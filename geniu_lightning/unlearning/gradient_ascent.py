@@ -43,7 +43,8 @@ class GradientAscent(Tuning):
     Source:
         Folklore. Public code on SalUn (arXiv 2310.12508) has SGD at 1e-4 for 5 epochs to forget a
         tenth at random. Departures: the cap, for the ascent has no end of its own; running
-        statistics of batch norm frozen, for batches of one class are no sample of the data.
+        statistics of batch norm frozen, for batches of one class are no sample of the data; a bound
+        of the gradient.
     """
 
     sides = Access.FORGET

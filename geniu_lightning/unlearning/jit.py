@@ -31,8 +31,9 @@ class Jit(Tuning):
         An Information Theoretic Approach to Machine Unlearning (Zero-Shot Machine Unlearning at
         Scale via Lipschitz Regularization), arXiv 2402.01401. Its code has N = 25, one pass over
         the forgotten images with SGD, σ 0.5 and rate 3e-4 (VGG), 0.8 and 1.5 (ViT). Departures: a
-        mean over the batch in place of its sum, which would tie the rate to the batch size (their
-        rate times their batch size is the like of ours); gradients of a step never enter the next;
+        mean over the batch in place of its sum, which would tie the rate to the batch size
+        (without momentum and the bound of the gradient, which are ours, their rate times their
+        batch size is the like of ours); steps for a pass; gradients of a step never enter the next;
         5 draws, a fifth of the cost; neighbours are clamped to the range that an image can have,
         not to the batch's. As there, ‖ε‖ is that of the change after clamping.
     """

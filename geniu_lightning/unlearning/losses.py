@@ -75,11 +75,6 @@ def divergence(target: Tensor, logits: Tensor) -> Tensor:
     return cast(Tensor, torch.special.xlogy(target, target) - target * log_probabilities).sum(dim=1)
 
 
-def uniform_divergence(logits: Tensor) -> Tensor:
-    """Return KL(uniform ‖ softmax(logits)): small where no class is preferred."""
-    return divergence(torch.full_like(logits, 1 / logits.shape[1], dtype=torch.float32), logits)
-
-
 def masked_target(logits: Tensor, forget: Sequence[int]) -> Tensor:
     """Return the softmax over the retained classes alone; forgotten ones get probability 0.
 

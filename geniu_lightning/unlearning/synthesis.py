@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit import ImageSpec
-from geniu_lightning.optim import OptimizerFactory
+from geniu_lightning.optim import OptimizerFactory, follow_first_rank
 from geniu_lightning.seeds import generator
 from geniu_lightning.unlearning.sources import UnlearnBatch
 
@@ -164,7 +164,9 @@ class Synthetic:
         for step in range(rounds.steps):
             index, turn = divmod(step, rounds.student_steps)
             if turn == 0:
-                batch = self._advance(rounds.warm_up_steps + index)
+                noise = self._advance(rounds.warm_up_steps + index)
+                if rounds.reuse:
+                    batch = self._batch(noise)
             if not rounds.reuse:
                 batch = self._batch(self._noise(rounds.warm_up_steps + index, turn + 1))
             yield batch
@@ -172,15 +174,17 @@ class Synthetic:
     def shard(self, rank: int, world: int) -> None:
         """Leave the batch whole: every process makes all of it."""
 
-    def _advance(self, index: int) -> UnlearnBatch:
-        """Step the generator, again while too few images come of it; return the last batch."""
+    @torch.no_grad()
+    def _advance(self, index: int) -> Tensor:
+        """Step the generator, again while too few images come of it; return the last noise."""
         for attempt in range(1 + self.rounds.seek_steps):
             noise = self._noise(index, attempt)
             self._step(noise)
-            batch = self._batch(noise)
-            if len(batch.images) >= self.rounds.least:
+            if not self.rounds.least or len(self._batch(noise).images) >= self.rounds.least:
                 break
-        return batch
+        # each process steps a generator of its own: roundings must not drive them apart
+        follow_first_rank(self.maker.parameters())
+        return noise
 
     @torch.no_grad()
     def _batch(self, noise: Tensor) -> UnlearnBatch:

@@ -47,7 +47,8 @@ class SyntheticEmbeddings(Unlearner):
         public code has N(0, I), 5,000 features a class, SGD at 0.01 with momentum 0.9, batch
         1,024, up to 200 epochs, and other losses too. Departures: steps fixed beforehand, where the
         code picks the epoch on the test set; a bound on the draws and the fallback, for a head may
-        never name a class; fewer features; the rectified law; w.
+        never name a class; fewer features; the rectified law; w;
+        a bound of the gradient.
     """
 
     def __init__(

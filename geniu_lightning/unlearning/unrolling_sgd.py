@@ -25,7 +25,10 @@ class UnrollingSgd(Tuning):
 
     Args:
         scale: Of the whole update; 1 is the formula.
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
+        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`. ``batch_norm`` is
+            that of the gradient: ``train``, as in the public code, normalises each pass by itself,
+            as training did; otherwise θ_0's running statistics, 0 and 1, let activations fade from
+            layer to layer, and nearly all of the gradient is two biases'.
 
     Raises:
         UserError: If ``scale`` is negative, or, in :meth:`prepare`, if the kit's first weights or
@@ -34,9 +37,8 @@ class UnrollingSgd(Tuning):
     Source:
         Thudi et al., Unrolling SGD, arXiv 2109.13398, single-gradient unlearning. Its experiments
         fine-tune a pre-trained network on few images; forgetting a class of one trained from
-        scratch is far outside of where the expansion holds. Departures: gradient in evaluation mode
-        and at θ_0 itself; η is the recipe's highest rate, whatever its optimizer and schedule;
-        ``scale``.
+        scratch is far outside of where the expansion holds. Departures: the gradient is that at θ_0
+        itself; η is the recipe's highest rate, whatever its optimizer and schedule; ``scale``.
     """
 
     sides = Access.FORGET
@@ -57,12 +59,13 @@ class UnrollingSgd(Tuning):
             expected = kit.info.settings["initial_sha256"]
         except KeyError as error:
             raise UserError(f"the kit does not say how it was trained: no {error}") from error
-        first = fresh_classifier(kit, kit.info.seed).eval()
+        first = fresh_classifier(kit, kit.info.seed)
         if state_digest(first) != expected:
             raise UserError(
                 "the first weights of the kit's training cannot be drawn again: this version of"
                 " torch draws others"
             )
+        first.train(self.batch_norm == "train")
         parameters = list(first.parameters())
         self.gradient: list[Tensor] = [torch.zeros_like(p) for p in parameters]
         for batch in self.once(kit, sources, Access.FORGET):

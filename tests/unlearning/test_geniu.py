@@ -109,6 +109,7 @@ def documented(
         target = np.zeros_like(p)
         target[kept] = softmax(before[kept])
         distill = rel_entr(target, p).sum()
+        even = np.where(np.isin(np.arange(len(z)), kept), 1 / len(kept), 0.0)
         if y in method.forget:
             gap = -np.log(np.expm1(ce))
             at, bound = np.log1p(np.exp(-method.max_margin)), method.max_margin
@@ -117,7 +118,7 @@ def documented(
                 {
                     "reciprocal": 1 / ce if gap <= bound else 1 / at + slope * (gap - bound),
                     "negative": -ce,
-                    "uniform": rel_entr(np.full_like(p, 1 / len(p)), p).sum(),
+                    "uniform": rel_entr(even, p).sum(),
                     "masked_distill": distill,
                 }[method.forget_term]
             )

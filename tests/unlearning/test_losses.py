@@ -16,7 +16,6 @@ from geniu_lightning.unlearning.losses import (
     divergence,
     margin,
     masked_target,
-    uniform_divergence,
 )
 
 some = settings(max_examples=25, deadline=None)
@@ -154,21 +153,6 @@ def test_divergence_from_itself_is_zero(seed: int, scale: float) -> None:
 
 
 @some
-@given(seed=seeds, scale=scales)
-def test_uniform_divergence_is_that_of_the_uniform_distribution(seed: int, scale: float) -> None:
-    logits, _ = draw(seed, scale)
-    z = logits.double().numpy()
-    # KL(u || p) = logsumexp(z) - mean(z) - log K, another route than the sum over classes
-    peak = z.max(axis=1)
-    expected = peak + np.log(np.exp(z - peak[:, None]).sum(axis=1)) - z.mean(axis=1) - np.log(5)
-    np.testing.assert_allclose(uniform_divergence(logits), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_uniform_divergence_of_uniform_logits_is_zero() -> None:
-    assert uniform_divergence(torch.full((2, 7), 3.0)).abs().max() < 1e-6
-
-
-@some
 @given(seed=seeds, scale=scales, forget=st.sampled_from([(0,), (2,), (1, 3), (0, 4), (0, 1, 2, 3)]))
 def test_masked_target_is_the_softmax_over_retained_classes_alone(
     seed: int, scale: float, forget: tuple[int, ...]
@@ -219,7 +203,6 @@ TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "margin": margin,
     "bounded_reciprocal": lambda z, y: bounded_reciprocal(z, y, 5.0),
     "divergence": lambda z, y: divergence(torch.eye(5)[y], z),
-    "uniform_divergence": lambda z, y: uniform_divergence(z),
     "masked_target": lambda z, y: masked_target(z, (1, 3)),
 }
 

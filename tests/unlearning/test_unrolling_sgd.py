@@ -103,6 +103,23 @@ def test_the_step_is_scale_rate_epochs_over_batch_size_times_the_summed_gradient
     assert step.norm() > 0.1  # not lost in the tolerance
 
 
+def test_with_batch_statistics_a_pass_is_normalised_by_itself_and_the_classifier_keeps_its_own(
+    kit: Kit, archive: Any
+) -> None:
+    taught = trained_kit(kit, lr=0.01)
+    result = unrolled(taught, archive, batch_norm="train", batch_size=64)
+    picked = of_class(archive, (1, 3))
+    network = first_weights().double().train()
+    said = network(archive.images[picked].double()).log_softmax(dim=1)
+    loss = -said[torch.arange(len(picked)), archive.labels[picked]].sum()
+    gradient = flat(torch.autograd.grad(loss, list(network.parameters())))
+    step = flat(result.parameters()) - flat(kit.classifier.parameters())
+    torch.testing.assert_close(step, 0.01 * 2 / 12 * gradient, rtol=1e-3, atol=1e-5)
+    assert step.norm() > 0.01
+    for a, b in zip(result.buffers(), kit.classifier.buffers(), strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("per_class", [1, 2])
 def test_proxies_stand_for_as_many_images_as_there_were_and_none_is_opened(
     kit: Kit, archive: Any, per_class: int
