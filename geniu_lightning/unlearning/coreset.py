@@ -67,7 +67,8 @@ class Coreset(Retrain):
         bytes: In place of the budget.
         min_steps: Epochs are added to the recipe's until there are so many steps, unless all
             retained images are held.
-        training_seed: Of initialisation, order and the draw; ``None`` is drawn from ``seed``.
+        training_seed: Of initialisation, order and the draw; ``None`` is drawn from ``seed`` and
+            the kit's training seed.
         seed: Unlearning seed.
         log_every_n_steps: Steps between two entries in the logs.
 
@@ -104,7 +105,8 @@ class Coreset(Retrain):
     def prepare(self, kit: Kit, sources: Sources) -> None:
         """Build a fresh network, and draw the images that would have been stored."""
         self.stored = images_for(kit, self.forget, self.budget, self.bytes)
-        own = stream("coreset", self.seed)
+        # of both seeds: runs on kits of several training seeds are to differ, as these do
+        own = stream("coreset", kit.info.seed, self.seed)
         seed = own if self.training_seed is None else self.training_seed
         self.classifier = fresh_classifier(kit, seed)
         whole = self.stored == retained_images(kit, self.forget)

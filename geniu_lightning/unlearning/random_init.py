@@ -14,7 +14,7 @@ class RandomInit(Unlearner):
 
     Args:
         forget: Forgotten classes, by index; the weights do not depend on them.
-        seed: Unlearning seed: that of the weights.
+        seed: Unlearning seed; the weights follow from it and the kit's training seed.
 
     Source:
         Folklore.
@@ -24,5 +24,5 @@ class RandomInit(Unlearner):
         super().__init__(forget=forget, batch_norm="train", seed=seed)
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Draw the weights from the unlearning seed."""
-        self.classifier = fresh_classifier(kit, stream("random_init", self.seed))
+        """Draw the weights from the unlearning seed and the kit's training seed."""
+        self.classifier = fresh_classifier(kit, stream("random_init", kit.info.seed, self.seed))

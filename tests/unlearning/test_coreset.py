@@ -167,6 +167,18 @@ def test_the_draw_follows_from_the_seed(
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_on_a_kit_of_another_training_seed_it_is_another_run(kit: Kit, archive: Any) -> None:
+    found = []
+    for seed in (1, 1, 2):
+        kit.info = replace(kit.info, seed=seed)
+        method = Coreset(forget=(1, 3), bytes=20 * IMAGE)
+        method.prepare(kit, archive.sources(Access.RETAIN, (1, 3)))
+        found.append((archive.opened[-1], method.classifier.head.weight))
+    assert found[0][0] == found[1][0] != found[2][0]  # order, augmentation and draw
+    assert torch.equal(found[0][1], found[1][1])
+    assert not torch.equal(found[0][1], found[2][1])
+
+
 def kit_of_ten(kit: Kit) -> Kit:
     """Return a kit whose classifier has ten classes; its prompts are not asked for."""
     spec = replace(
