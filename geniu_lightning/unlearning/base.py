@@ -215,6 +215,8 @@ class Unlearner(LightningModule):
     def on_train_start(self) -> None:
         """Start the clock; make sure that Lightning left the mode as it was asked for."""
         self._set_batch_norm()
+        if self.trainer.global_rank:  # what is drawn in the steps is not to repeat on every rank
+            torch.manual_seed(stream("unlearn", self.seed, self.trainer.global_rank))
         self.clock.start()
 
     def on_train_end(self) -> None:
