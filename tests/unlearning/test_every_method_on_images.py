@@ -176,4 +176,5 @@ def test_two_processes_find_what_one_finds_within_the_noise_of_its_seed(
     # where the seed decides nothing, processes must not either
     apart = (two - one).norm()
     assert apart <= 1.5 * noise + 1e-2 * moved + 1e-6
-    assert apart <= 0.5 * moved + 1e-6
+    # and both go the same way; a sum where a mean belongs would be as far apart as they moved
+    assert apart <= 0.75 * moved + 1e-6
