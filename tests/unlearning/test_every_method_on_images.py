@@ -28,7 +28,7 @@ from tests.unlearning.every_method import CONFIGS, built, digest, run_on_its_ima
 ROOT = Path(__file__).parents[2]
 SEVERAL = (3, 7)
 every_method = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-COMMON = ("training.epochs=2", "training.min_generator_steps=8", "training.proxies_per_class=2")
+COMMON = ("training.epochs=10", "training.min_generator_steps=8", "training.proxies_per_class=2")
 COUNTS = "imbalance.counts=[90,30,30,30,30,30,30,30,30,30]"
 SMALL = ("imbalance=custom", COUNTS, *COMMON, "trainer.threads=1", "evaluation=none", "seed=1")
 
@@ -171,10 +171,12 @@ def test_two_processes_find_what_one_finds_within_the_noise_of_its_seed(
         reads = json.loads(file.metadata()["reads"])
     assert reads_what_it_declares(reads, method.access)
     one, other = found
-    moved = (one - flat(Kit.load(cell.kit).classifier)).norm()
+    original = flat(Kit.load(cell.kit).classifier)
+    moved = (one - original).norm()
     noise = (one - other).norm()
     # where the seed decides nothing, processes must not either
     apart = (two - one).norm()
     assert apart <= 1.5 * noise + 1e-2 * moved + 1e-6
-    # and both go the same way; a sum where a mean belongs would be as far apart as they moved
-    assert apart <= 0.75 * moved + 1e-6
+    # and both go about as far; with a sum where a mean belongs it would be twice as far
+    further = (two - original).norm()
+    assert 0.6 * moved - 1e-6 <= further <= 1.6 * moved + 1e-6
