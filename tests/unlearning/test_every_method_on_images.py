@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def test_two_processes_find_what_one_finds_within_the_noise_of_its_seed(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     found = []
-    for seed in (5, 6):
+    for seed in (5, 6, 7):
         kit = Kit.load(cell.kit)
         before = digest(kit)
         # retraining draws from a seed of its own
@@ -170,10 +171,11 @@ def test_two_processes_find_what_one_finds_within_the_noise_of_its_seed(
         two = torch.cat([file.get_tensor(k).double().flatten() for k in result.state_dict()])
         reads = json.loads(file.metadata()["reads"])
     assert reads_what_it_declares(reads, method.access)
-    one, other = found
+    one = found[0]
     original = flat(Kit.load(cell.kit).classifier)
     moved = (one - original).norm()
-    noise = (one - other).norm()
+    # where a first gradient is rounding alone, as in SCRUB, one pair tells too little of it
+    noise = max((a - b).norm() for a, b in combinations(found, 2))
     # where the seed decides nothing, processes must not either
     apart = (two - one).norm()
     assert apart <= 1.5 * noise + 1e-2 * moved + 1e-6
