@@ -3,6 +3,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,7 @@ def test_ctrl_c_ends_with_a_sentence_and_a_status_of_its_own(trained: Path, tmp_
     process = subprocess.Popen(
         [sys.executable, "unlearn.py", *words],
         cwd=ROOT,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored behind a `&`
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
