@@ -1,6 +1,6 @@
 """Evaluation of a run: opens the images, runs the battery, lays out what it found."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,10 @@ from geniu_lightning.app.cli import say
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.evaluation import battery
 from geniu_lightning.evaluation.accuracy import confusion, per_class
-from geniu_lightning.evaluation.context import Context, LabelledBatch
+from geniu_lightning.evaluation.context import Context, Split
 from geniu_lightning.kit import Kit
 
 VERSION = 1  # of metrics.json
-BATCH = 500  # bounds the memory of a forward pass, changes no number
 
 
 @dataclass
@@ -57,8 +56,13 @@ def assess(
     device = next(kit.classifier.parameters()).device
     unlearned.to(device)
 
-    def opener(split: str) -> Callable[[], Iterable[LabelledBatch]]:
-        return lambda: data.loader(split, batch_size=BATCH, device=device)
+    def opened(split: str) -> Split:
+        indices = data.indices(split)
+
+        def read(positions: Tensor) -> Tensor:
+            return data.spec.normalise(data.read(split, indices[positions], device))
+
+        return Split(data.labels(split), read)
 
     splits = [s for s in ("test", "train", "validation") if len(data.indices(s))]
     context = Context(
@@ -67,14 +71,16 @@ def assess(
         forget=forget,
         class_names=data.names,
         class_counts=tuple(data.class_counts),
-        splits={split: opener(split) for split in splits},
+        splits={split: opened(split) for split in splits},
         seed=config.seed,
         on_progress=lambda text: say(f"evaluating {text}"),
     )
-    metrics = battery.run(context, {k: built(v) for k, v in plain(config.metrics).items()})
+    metrics = battery.tree_of(
+        battery.run(context, {k: built(v) for k, v in plain(config.metrics).items()})
+    )
     if config.split not in splits:
         return Assessment(metrics)
-    before, after = (context.outputs(model, config.split) for model in ("original", "unlearned"))
+    before, after = (context.outputs(net, config.split) for net in (kit.classifier, unlearned))
     classes = len(data.names)
     return Assessment(
         metrics,

@@ -1,25 +1,42 @@
 """What a metric may look at."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NoReturn, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-Model = Literal["original", "unlearned"]
+from geniu_lightning.errors import UserError
+from geniu_lightning.seeds import generator
+
+CHUNK = 500  # bounds the memory of a forward pass, changes no number
+LARGEST_LOGIT = 1e4  # a mask of minus infinity is kept as a finite one
+
+Part = Literal["original", "oracles", "proxies", "fresh"]
 
 
-class LabelledBatch(Protocol):
-    """Normalised images ``(N, C, H, W)`` and their labels ``(N,)``."""
+@dataclass(frozen=True)
+class Split:
+    """Images of one split, in an order that does not change, without augmentation.
 
-    @property
-    def images(self) -> Tensor:
-        """Normalised, on the models' device."""
+    Attributes:
+        labels: int64, on the CPU, shape ``(N,)``.
+        read: Returns the normalised images at some positions, on the models' device.
+    """
 
-    @property
-    def labels(self) -> Tensor:
-        """In the order of the images, int64."""
+    labels: Tensor
+    read: Callable[[Tensor], Tensor]
+
+    def chunks(self) -> Iterator[Tensor]:
+        """Go through all images in order."""
+        for positions in torch.arange(len(self.labels)).split(CHUNK):
+            yield self.read(positions)
+
+    def positions_of(self, classes: tuple[int, ...]) -> Tensor:
+        """Return where images of some classes are, int64."""
+        return torch.isin(self.labels, torch.tensor(classes, dtype=torch.int64)).nonzero().flatten()
 
 
 @dataclass(frozen=True)
@@ -27,28 +44,78 @@ class Outputs:
     """What a model says of a split.
 
     Attributes:
-        logits: float32, on the CPU, shape ``(N, K)``, in the order of the split.
+        logits: float32, on the CPU, within ±10⁴, shape ``(N, K)``, in the order of the split.
+        features: Penultimate ones, float32, on the CPU, shape ``(N, D)``.
         labels: int64, shape ``(N,)``.
     """
 
     logits: Tensor
+    features: Tensor
     labels: Tensor
+
+    def of(self, classes: tuple[int, ...]) -> "Outputs":
+        """Return the part of it that is about images of some classes."""
+        mine = torch.isin(self.labels, torch.tensor(classes, dtype=torch.int64))
+        return Outputs(self.logits[mine], self.features[mine], self.labels[mine])
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        """Log-softmax in float64, in nats, shape ``(N, K)``."""
+        return self.logits.double().log_softmax(dim=1)
+
+
+@dataclass(frozen=True)
+class Proxies:
+    """What is kept beside the classifier and stands for images of each class.
+
+    Attributes:
+        images: Normalised, on the models' device, shape ``(N, C, H, W)``.
+        labels: int64, shape ``(N,)``.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+class OutputStore(Protocol):
+    """Keeps outputs of models that many evaluations share."""
+
+    def get(self, network: nn.Module, split: str) -> Outputs | None:
+        """Return what is kept of a network on a split."""
+
+    def put(self, network: nn.Module, split: str, outputs: Outputs) -> None:
+        """Keep outputs, if the network is one that others will ask for too."""
+
+
+class _Undeclared:
+    """Stands for a part that a metric did not say it looks at."""
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise RuntimeError(f"the metric looks at {self.part}, and its `needs` do not say so")
+
+    __getattr__ = __call__ = __iter__ = __len__ = __bool__ = __getitem__ = _refuse
 
 
 @dataclass(frozen=True)
 class Context:
-    """One comparison of an unlearned model with its original.
+    """One comparison of a model with retrained ones, and with the original it came from.
 
     Args:
-        original: Before unlearning, in evaluation mode.
-        unlearned: After it, likewise.
+        original: Before unlearning, in evaluation mode, without gradients, as are all models here.
+        unlearned: What is judged. Oracles take its place when they are judged themselves.
         forget: Forgotten classes; empty where training itself is evaluated.
         class_names: In the order of their indices.
         class_counts: Training images of each class.
-        splits: Opens ``test``, ``train`` and, where there is one, ``validation``: batches in order,
-            without augmentation, on the models' device.
-        seed: Evaluation seed.
-        on_progress: Told which split is being read by which model.
+        splits: ``test``, ``train`` and, where there is one, ``validation``.
+        oracles: Models retrained without the forgotten classes; never the one that is judged.
+        proxies: Those that the method keeps; ``None`` for a method that keeps none.
+        fresh: Makes an untrained network of the same kind from a seed.
+        seed: Evaluation seed: all that a metric draws.
+        on_progress: Told what is going on.
+        store: Keeps outputs over runs; ``None`` keeps them for this one.
     """
 
     original: nn.Module
@@ -56,32 +123,87 @@ class Context:
     forget: tuple[int, ...]
     class_names: tuple[str, ...]
     class_counts: tuple[int, ...]
-    splits: dict[str, Callable[[], Iterable[LabelledBatch]]]
+    splits: Mapping[str, Split]
+    oracles: tuple[nn.Module, ...] = ()
+    proxies: Proxies | None = None
+    fresh: Callable[[int], nn.Module] | None = None
     seed: int = 0
     on_progress: Callable[[str], None] = lambda text: None
-    _outputs: dict[tuple[int, str], Outputs] = field(default_factory=dict, repr=False)
+    store: OutputStore | None = None
+    _outputs: dict[tuple[int, str], tuple[nn.Module, Outputs]] = field(
+        default_factory=dict, repr=False
+    )
 
     @property
     def retained(self) -> tuple[int, ...]:
         """Classes that are kept."""
         return tuple(k for k in range(len(self.class_names)) if k not in self.forget)
 
-    def outputs(self, model: Model, split: str) -> Outputs:
-        """Return logits of a split, computed once for each network."""
-        network = self.original if model == "original" else self.unlearned
+    @property
+    def device(self) -> torch.device:
+        """Where the models are."""
+        return next(self.unlearned.parameters()).device
+
+    def judging(self, network: nn.Module) -> "Context":
+        """Return the same context about another model; an oracle is not its own yardstick."""
+        others = tuple(oracle for oracle in self.oracles if oracle is not network)
+        return replace(self, unlearned=network, oracles=others)
+
+    def showing(self, needs: frozenset[Part]) -> "Context":
+        """Return a context in which only some of the parts that a result may depend on are."""
+        hidden: dict[str, Any] = {
+            part: _Undeclared(part)
+            for part in ("original", "oracles", "proxies", "fresh")
+            if part not in needs
+        }
+        return replace(self, **hidden)
+
+    def copy_of(self, network: nn.Module) -> nn.Module:
+        """Return a copy that may be trained, with gradients, in evaluation mode."""
+        return copy.deepcopy(network).eval().requires_grad_(True)
+
+    def generator(self, purpose: str, *keys: int) -> torch.Generator:
+        """Return a generator of the evaluation's own, the same for every model."""
+        return generator(f"evaluate {purpose}", self.seed, *keys)
+
+    def outputs(self, network: nn.Module, split: str) -> Outputs:
+        """Return what a network says of a split, computed once."""
         key = (id(network), split)
         if key not in self._outputs:
-            self.on_progress(f"{model} on {split}")
-            self._outputs[key] = outputs_of(network, self.splits[split]())
-        return self._outputs[key]
+            kept = self.store.get(network, split) if self.store is not None else None
+            if kept is None:
+                self.on_progress(f"reading {split} images")
+                kept = outputs_of(network, self.splits[split])
+                if self.store is not None:
+                    self.store.put(network, split, kept)
+            self._outputs[key] = (network, kept)  # held, so that its id stays its own
+        return self._outputs[key][1]
+
+
+def features_of(network: nn.Module, images: Tensor) -> Tensor:
+    """Return penultimate features of normalised images ``(N, C, H, W)``, shape ``(N, D)``."""
+    return cast(Tensor, network.features(images))  # type: ignore[operator]  # the interface
+
+
+def head_of(network: nn.Module) -> nn.Linear:
+    """Return the last layer: rows are classes."""
+    return cast(nn.Linear, network.head)  # the classifier's interface
 
 
 @torch.no_grad()
-def outputs_of(network: nn.Module, batches: Iterable[LabelledBatch]) -> Outputs:
-    """Return what a network in evaluation mode says of batches, in 32 bits, on the CPU."""
+def outputs_of(network: nn.Module, split: Split) -> Outputs:
+    """Return what a network in evaluation mode says of a split, in 32 bits, on the CPU.
+
+    Raises:
+        UserError: If it answers with what are no numbers.
+    """
     assert not network.training  # batch statistics of an evaluation batch would decide
-    logits, labels = [], []
-    for batch in batches:
-        logits.append(network(batch.images).float().cpu())
-        labels.append(batch.labels.cpu())
-    return Outputs(torch.cat(logits), torch.cat(labels))
+    features = [features_of(network, images) for images in split.chunks()]
+    logits = torch.cat([head_of(network)(part).float().cpu() for part in features])
+    if logits.isnan().any():
+        raise UserError("the model answers with what are no numbers (NaN)")
+    return Outputs(
+        logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT),
+        torch.cat(features).float().cpu(),
+        split.labels,
+    )

@@ -1,68 +1,101 @@
-"""The battery: nests, reads, leaves out with a reason, and lets no metric change a model."""
+"""The battery: reads, sets oracles beside, remembers, and lets no metric change a model."""
 
-import copy
 import json
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from geniu_lightning.evaluation.accuracy import Accuracy
-from geniu_lightning.evaluation.battery import Absent, Reading, Value, fingerprint, run
+from geniu_lightning.evaluation.battery import (
+    Absent,
+    Findings,
+    Metric,
+    Reading,
+    Value,
+    Values,
+    fingerprint,
+    missing_work,
+    run,
+    tree_of,
+)
 from geniu_lightning.evaluation.context import Context
+from tests.evaluation.test_context import Counted, Small, context
 
 
-class Images(NamedTuple):
-    images: Tensor
-    labels: Tensor
+def about(*oracles: nn.Module) -> Context:
+    splits = {"test": Counted(40).split, "train": Counted(40).split}
+    return context(splits, (1,), oracles=oracles)
 
 
-def network(seed: int) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)).eval().requires_grad_(False)
-
-
-def split(seed: int) -> Callable[[], Iterable[Images]]:
-    images = torch.randn(40, 6, generator=torch.Generator().manual_seed(seed))
-    return lambda: [Images(images, torch.arange(40) % 4)]
-
-
-def context() -> Context:
-    return Context(
-        original=network(0),
-        unlearned=network(1),
-        forget=(1,),
-        class_names=tuple("abcd"),
-        class_counts=(10,) * 4,
-        splits={"test": split(2), "train": split(3)},
-    )
-
-
-class Given:
+class Given(Metric):
     """Returns what it was given, and may do something on the way."""
 
+    readings: ClassVar = {"a": Reading("oracle"), "b": Reading("lower", 0.25)}
+
     def __init__(
-        self,
-        values: dict[str, Value | Absent],
-        act: Callable[[Context], object] = lambda context: None,
+        self, values: Values, act: Callable[[Context], object] = lambda context: None
     ) -> None:
-        self.values, self.act = values, act
+        self.given, self.act = values, act
 
-    def reading(self, name: str) -> Reading:
-        return Reading("lower", 0.25) if name.endswith("b") else Reading("oracle")
-
-    def __call__(self, context: Context) -> dict[str, Value | Absent]:
+    def __call__(self, context: Context) -> Values:
         self.act(context)
-        return self.values
+        return self.given
+
+
+class Bias(Metric):
+    """Returns the first bias of the head, and counts how often it was asked."""
+
+    readings: ClassVar = {"value": Reading("oracle"), "excess": Reading("oracle")}
+    asked = 0
+
+    def __call__(self, context: Context) -> Values:
+        type(self).asked += 1
+        return {"value": float(context.unlearned.head.bias[0])}
+
+    def conclude(self, own: Values, oracles: Sequence[Values]) -> Values:
+        others = [row["value"] for row in oracles]
+        assert own["value"] not in others  # a model is not its own yardstick
+        return {"excess": own["value"] - sum(others)} if others else {}
+
+    def work(self, context: Context) -> int:
+        return 7
+
+
+class Oracles(Bias):
+    needs: ClassVar = frozenset({"oracles"})
+
+    def __call__(self, context: Context) -> Values:
+        return super().__call__(context) | {"value": float(len(context.oracles))}
+
+    def conclude(self, own: Values, oracles: Sequence[Values]) -> Values:
+        return {}
+
+
+class Remembering:
+    def __init__(self) -> None:
+        self.kept: dict[str, Values] = {}
+
+    def recall(self, key: str) -> Values | None:
+        return self.kept.get(key)
+
+    def keep(self, key: str, values: Values) -> None:
+        self.kept[key] = values
+
+
+def biased(value: float) -> Small:
+    network = Small(3)
+    network.head.bias[0] = value
+    return network
 
 
 def test_names_are_nested_and_each_value_says_how_it_is_read() -> None:
-    metrics = {"x": Given({"test.a": 0.5, "test.b": 1.0}), "y": Given({"deep.er.b": [0.1, None]})}
-    rest = {"oracle_mean": None, "oracle_std": None, "z": None}
-    assert run(context(), metrics) == {
+    metrics = {"x": Given({"test.a": 0.5, "test.b": 1}), "y": Given({"deep.er.b": [0.1, None]})}
+    rest = dict.fromkeys(("oracle_mean", "oracle_std", "z", "original", "position"))
+    tree = tree_of(run(about(), metrics))
+    assert tree == {
         "x": {
             "test": {
                 "a": {"value": 0.5, "direction": "oracle", "ideal": None} | rest,
@@ -75,20 +108,65 @@ def test_names_are_nested_and_each_value_says_how_it_is_read() -> None:
             }
         },
     }
+    assert json.loads(json.dumps(tree, allow_nan=False)) == tree
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [0.0, float("nan")]])
+def test_what_is_no_number_is_absent_and_never_written(value: Value) -> None:
+    (found,) = run(about(), {"x": Given({"a": value})}).unlearned.values()
+    assert isinstance(found, Absent)
 
 
 def test_what_cannot_be_computed_is_written_with_its_reason_alone() -> None:
-    found = run(context(), {"x": Given({"test.a": Absent("no oracles"), "test.b": 0.0})})
-    assert found["x"]["test"]["a"] == {"absent": "no oracles"}
-    assert found["x"]["test"]["b"]["value"] == 0.0  # a zero is a value
+    found = tree_of(run(about(), {"x": Given({"a": Absent("no oracles"), "b": 0.0})}))
+    assert found["x"]["a"] == {"absent": "no oracles"}
+    assert found["x"]["b"]["value"] == 0.0  # a zero is a value
+
+
+def test_oracles_are_judged_by_the_others_and_stand_beside_the_value() -> None:
+    oracles = [biased(1.0), biased(2.0), biased(6.0)]
+    given = about(*oracles).judging(biased(9.0))
+    found = run(given, {"x": Bias(), "y": Oracles()}, {"original": biased(12.0)})
+    assert found.of_oracles("x.value") == [1.0, 2.0, 6.0]
+    assert found.of_oracles("x.excess") == [1 - 8, 2 - 7, 6 - 3]
+    assert found.of_oracles("y.value") == [2.0, 2.0, 2.0]
+    assert found.unlearned["y.value"] == 3.0
+    entry = tree_of(found)["x"]["value"]
+    deviation = 7**0.5  # of 1, 2 and 6 with divisor 2
+    assert entry["oracle_mean"] == 3.0
+    assert entry["oracle_std"] == pytest.approx(deviation)
+    assert entry["z"] == pytest.approx((9 - 3) / (deviation * (4 / 3) ** 0.5))
+    assert entry["original"] == 12.0
+    assert entry["position"] == pytest.approx((9 - 3) / (12 - 3))
+
+
+def test_a_name_that_one_oracle_lacks_has_no_yardstick() -> None:
+    found = Findings({"x.a": 1.0}, [{"x.a": 2.0}, {"x.a": Absent("none")}], {}, {})
+    assert found.of_oracles("x.a") == []
+
+
+def test_controls_are_looked_at_only_where_there_are_oracles() -> None:
+    assert run(about(), {"x": Bias()}, {"original": Small(0)}).controls == {}
+
+
+def test_oracles_and_controls_are_remembered_and_the_model_itself_is_measured_anew() -> None:
+    memory, metrics = Remembering(), {"x": Bias(), "y": Oracles()}
+    given = about(biased(1.0), biased(2.0))
+    controls = {"original": biased(5.0)}
+    Bias.asked = Oracles.asked = 0
+    first = run(given, metrics, controls, memory)
+    assert (Bias.asked, Oracles.asked) == (4, 4)
+    assert missing_work(given, metrics, controls, memory) == 2 * 7
+    assert missing_work(given, metrics, controls, None) == 8 * 7
+    assert run(given, metrics, controls, memory) == first
+    assert (Bias.asked, Oracles.asked) == (5, 5)
+    # another oracle changes what depends on oracles, and nothing else
+    run(about(biased(1.0), biased(3.0)), metrics, controls, memory)
+    assert (Bias.asked, Oracles.asked) == (7, 9)
 
 
 def nudge_parameter(context: Context) -> None:
     next(context.unlearned.parameters()).data[0, 0] += 1e-6
-
-
-def nudge_original(context: Context) -> None:
-    next(context.original.parameters()).data[0, 0] += 1e-6
 
 
 def train_mode_batch(context: Context) -> None:
@@ -96,13 +174,11 @@ def train_mode_batch(context: Context) -> None:
     context.unlearned.eval()
 
 
-def count_batches(context: Context) -> None:
-    context.unlearned[1].num_batches_tracked += 1
+def leave_in_train_mode(context: Context) -> None:
+    context.unlearned.train()
 
 
-@pytest.mark.parametrize(
-    "change", [nudge_parameter, nudge_original, train_mode_batch, count_batches]
-)
+@pytest.mark.parametrize("change", [nudge_parameter, train_mode_batch, leave_in_train_mode])
 def test_a_metric_that_changes_a_model_is_named_and_stops_the_battery(
     change: Callable[[Context], object],
 ) -> None:
@@ -113,78 +189,48 @@ def test_a_metric_that_changes_a_model_is_named_and_stops_the_battery(
         "later": Given({"a": 1.0}, lambda context: after.append("ran")),
     }
     with pytest.raises(RuntimeError, match="metric sly changed a model"):
-        run(context(), metrics)
+        run(about(), metrics)
     assert after == []
+
+
+def test_a_metric_that_changes_the_original_it_declared_is_caught() -> None:
+    class Sly(Given):
+        needs: ClassVar = frozenset({"original"})
+
+    def change(context: Context) -> None:
+        next(context.original.parameters()).data[0, 0] += 1e-6
+
+    with pytest.raises(RuntimeError, match="metric sly changed a model"):
+        run(about(), {"sly": Sly({"a": 1.0}, change)})
 
 
 def test_a_metric_may_do_as_it_likes_with_a_copy() -> None:
     def relearn(context: Context) -> None:
-        train_mode_batch(
-            Context(
-                context.original,
-                copy.deepcopy(context.unlearned),
-                (1,),
-                tuple("abcd"),
-                (1,) * 4,
-                {},
-            )
-        )
+        context.copy_of(context.unlearned).train()(torch.randn(8, 6))
 
-    run(context(), {"copying": Given({"a": 1.0}, relearn)})
+    run(about(), {"copying": Given({"a": 1.0}, relearn)})
 
 
-def test_a_metric_that_leaves_a_model_in_training_mode_is_caught() -> None:
-    with pytest.raises(RuntimeError, match="changed a model"):
-        run(context(), {"sly": Given({"a": 1.0}, lambda context: context.unlearned.train())})
-
-
-def test_evaluating_twice_gives_the_same_numbers_and_changes_no_bit() -> None:
-    shared = context()
-    networks = (shared.original, shared.unlearned)
-    before = [{k: v.clone() for k, v in n.state_dict().items()} for n in networks]
+def test_evaluating_twice_gives_the_same_numbers_and_leaves_random_state_and_mode() -> None:
     state = torch.get_rng_state()
-    first = run(shared, {"accuracy": Accuracy()})
-    again = run(shared, {"accuracy": Accuracy()})
-    torch.manual_seed(99)
-    anew = run(context(), {"accuracy": Accuracy()})
-    torch.set_rng_state(state)
-    assert first == again == anew
-    for old, now in zip(before, networks, strict=True):
-        assert all(torch.equal(tensor, old[name]) for name, tensor in now.state_dict().items())
-        assert not any(module.training for module in now.modules())
-
-
-def test_evaluating_leaves_the_global_random_state_and_gradient_mode_alone() -> None:
-    state = torch.get_rng_state()
-    run(context(), {"accuracy": Accuracy()})
+    first = run(about(), {"accuracy": Accuracy()})
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.is_grad_enabled()
-
-
-def test_the_tree_is_plain_json() -> None:
-    tree = run(context(), {"accuracy": Accuracy(("test", "validation"))})
-    assert json.loads(json.dumps(tree, allow_nan=False)) == tree
-    assert tree["accuracy"]["validation"]["retain"] == {
-        "absent": "the run has no validation images"
-    }
+    assert run(about(), {"accuracy": Accuracy()}) == first
 
 
 def test_no_metric_is_an_empty_tree() -> None:
-    assert run(context(), {}) == {}
-
-
-def changed(**tensors: Any) -> nn.Module:
-    found = network(0)
-    found.load_state_dict(found.state_dict() | tensors)
-    return found
+    assert tree_of(run(about(), {})) == {}
 
 
 def test_a_fingerprint_is_equal_exactly_where_every_parameter_and_buffer_is() -> None:
-    same = network(0)
-    assert fingerprint(same) == fingerprint(network(0))
+    same = Small(0)
+    assert fingerprint(same) == fingerprint(Small(0))
     for name, tensor in same.state_dict().items():
-        assert fingerprint(changed(**{name: tensor + 1})) != fingerprint(same), name
+        other = Small(0)
+        other.load_state_dict(same.state_dict() | {name: tensor + 1})
+        assert fingerprint(other) != fingerprint(same), name
 
 
 def test_a_network_in_half_precision_has_a_fingerprint() -> None:
-    assert fingerprint(network(0).bfloat16()) != fingerprint(network(1).bfloat16())
+    assert fingerprint(Small(0).bfloat16()) != fingerprint(Small(1).bfloat16())

@@ -1,101 +1,92 @@
-"""The context: logits in order, read once for each network, and nothing of the network changed."""
+"""The context: outputs in order, read once for each network, and parts hidden unless declared."""
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+import copy
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from geniu_lightning.evaluation.context import Context, outputs_of
+from geniu_lightning.errors import UserError
+from geniu_lightning.evaluation.context import Context, Outputs, Split, outputs_of
 
 
-class Images(NamedTuple):
-    images: Tensor
-    labels: Tensor
+class Small(nn.Module):
+    """Six numbers to four features to four logits."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.body = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+            self.head = nn.Linear(4, 4)
+        self.eval().requires_grad_(False)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.body(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
 
 
 class Counted:
-    """A split that counts how often it is opened."""
+    """Images that count how many of them were read."""
 
-    def __init__(self, sizes: tuple[int, ...] = (3, 2)) -> None:
-        draws = torch.Generator().manual_seed(0)
-        self.batches = [
-            Images(torch.randn(n, 6, generator=draws), torch.arange(n) % 4) for n in sizes
-        ]
-        self.opened = 0
+    def __init__(self, count: int = 5) -> None:
+        self.images = torch.randn(count, 6, generator=torch.Generator().manual_seed(0))
+        self.read = 0
+        self.split = Split(torch.arange(count) % 4, self._read)
 
-    def __call__(self) -> Iterable[Images]:
-        self.opened += 1
-        return iter(self.batches)
+    def _read(self, positions: Tensor) -> Tensor:
+        self.read += len(positions)
+        return self.images[positions]
 
 
-def network(seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)).eval()
-
-
-def context(
-    splits: dict[str, Callable[[], Iterable[Images]]],
-    original: nn.Module | None = None,
-    unlearned: nn.Module | None = None,
-    forget: tuple[int, ...] = (1, 3),
-    **more: Callable[[str], None],
-) -> Context:
+def context(splits: dict[str, Split], forget: tuple[int, ...] = (1, 3), **more: object) -> Context:
+    parts = {"original": Small(0), "unlearned": Small(1)} | more
     return Context(
-        original=original or network(0),
-        unlearned=unlearned or network(1),
-        forget=forget,
-        class_names=tuple("abcd"),
-        class_counts=(9, 9, 9, 9),
-        splits=splits,
-        **more,
+        forget=forget, class_names=tuple("abcd"), class_counts=(9,) * 4, splits=splits, **parts
     )
 
 
-def test_outputs_are_the_networks_logits_in_the_order_of_the_split() -> None:
-    split, original = Counted(), network(0)
-    found = context({"test": split}, original).outputs("original", "test")
-    with torch.no_grad():
-        expected = [original(batch.images) for batch in split.batches]
-    assert torch.equal(found.logits, torch.cat(expected))
-    assert torch.equal(found.labels, torch.cat([batch.labels for batch in split.batches]))
-    assert found.logits.dtype == torch.float32
-    assert found.logits.device.type == "cpu"
+def test_outputs_are_the_networks_own_in_the_order_of_the_split() -> None:
+    images, network = Counted(), Small(0)
+    found = context({"test": images.split}).outputs(network, "test")
+    assert torch.equal(found.logits, network(images.images))
+    assert torch.equal(found.features, network.features(images.images))
+    assert torch.equal(found.labels, images.split.labels)
+    assert found.logits.dtype == found.features.dtype == torch.float32
     assert not found.logits.requires_grad
 
 
-def test_original_and_unlearned_are_told_apart() -> None:
-    both = context({"test": Counted()})
-    first, second = (both.outputs(model, "test").logits for model in ("original", "unlearned"))
-    assert not torch.equal(first, second)
-    assert torch.equal(second, outputs_of(network(1), Counted().batches).logits)
-
-
-def test_a_split_is_read_once_for_each_network_however_often_it_is_asked_for() -> None:
-    test, train, told = Counted(), Counted((4,)), []
-    both = context({"test": test, "train": train}, on_progress=told.append)
+def test_a_split_is_read_once_for_each_network() -> None:
+    images, told = Counted(), []
+    both = context({"test": images.split}, on_progress=told.append)
     for _ in range(3):
-        for model in ("original", "unlearned"):
-            assert both.outputs(model, "test") is both.outputs(model, "test")
-    assert test.opened == 2
-    assert train.opened == 0  # what is not asked for is not read
-    assert len(both.outputs("original", "train").labels) == 4
-    assert told == ["original on test", "unlearned on test", "original on train"]
+        both.outputs(both.original, "test")
+        both.judging(both.original).outputs(both.unlearned, "test")
+    assert images.read == 2 * 5
+    assert told == ["reading test images"] * 2
 
 
-def test_one_network_in_both_places_is_asked_once() -> None:
-    split, same = Counted(), network(0)
-    both = context({"test": split}, same, same)
-    assert both.outputs("original", "test") is both.outputs("unlearned", "test")
-    assert split.opened == 1
+def test_many_images_are_read_in_chunks_that_change_no_number() -> None:
+    images = Counted(1203)
+    assert [len(chunk) for chunk in images.split.chunks()] == [500, 500, 203]
+    found = outputs_of(Small(0), images.split)
+    torch.testing.assert_close(found.logits, Small(0)(images.images))
 
 
-def test_two_contexts_share_nothing() -> None:
-    split, same = Counted(), network(0)
-    for _ in range(2):
-        context({"test": split}, same, same).outputs("original", "test")
-    assert split.opened == 2
+def test_a_network_in_training_mode_is_refused() -> None:
+    with pytest.raises(AssertionError):
+        outputs_of(Small(0).train(), Counted().split)
+
+
+def test_infinite_logits_become_large_ones_and_numbers_that_are_none_are_refused() -> None:
+    network = Small(0)
+    network.head.bias[0] = -torch.inf
+    assert outputs_of(network, Counted().split).logits[:, 0].tolist() == [-1e4] * 5
+    network.head.bias[0] = torch.nan
+    with pytest.raises(UserError, match="no numbers"):
+        outputs_of(network, Counted().split)
 
 
 @pytest.mark.parametrize(
@@ -104,25 +95,58 @@ def test_two_contexts_share_nothing() -> None:
 def test_retained_classes_are_all_but_every_forgotten_one(
     forget: tuple[int, ...], retained: tuple[int, ...]
 ) -> None:
-    assert context({}, forget=forget).retained == retained
+    assert context({}, forget).retained == retained
 
 
-def test_a_network_in_training_mode_is_refused() -> None:
-    with pytest.raises(AssertionError):
-        outputs_of(network(0).train(), Counted().batches)
+def test_outputs_of_some_classes_keep_their_order() -> None:
+    labels = torch.tensor([3, 0, 1, 3])
+    some = Outputs(torch.arange(4.0)[:, None], torch.arange(4.0)[:, None], labels).of((3, 1))
+    assert some.logits.flatten().tolist() == [0, 2, 3]
+    assert some.labels.tolist() == [3, 1, 3]
 
 
-def test_the_numbers_do_not_depend_on_how_images_are_batched() -> None:
-    images = torch.cat([batch.images for batch in Counted().batches])
-    labels = torch.cat([batch.labels for batch in Counted().batches])
-    whole = outputs_of(network(0), [Images(images, labels)])
-    torch.testing.assert_close(whole.logits, outputs_of(network(0), Counted().batches).logits)
+def test_an_oracle_that_is_judged_is_not_its_own_yardstick() -> None:
+    oracles = (Small(2), Small(3), Small(4))
+    about = context({}, oracles=oracles).judging(oracles[1])
+    assert about.unlearned is oracles[1]
+    assert about.oracles == (oracles[0], oracles[2])
+    assert context({}, oracles=oracles).judging(Small(5)).oracles == oracles
 
 
-def test_half_precision_networks_are_read_in_32_bits() -> None:
-    class Half(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return images.bfloat16()
+def test_what_a_metric_did_not_declare_is_hidden_from_it() -> None:
+    shown = context({}, oracles=(Small(2),)).showing(frozenset({"oracles"}))
+    assert len(shown.oracles) == 1
+    with pytest.raises(RuntimeError, match="looks at original"):
+        shown.original.parameters()
+    with pytest.raises(RuntimeError, match="looks at oracles"):
+        len(shown.showing(frozenset()).oracles)
 
-    found = outputs_of(Half().eval(), Counted().batches)
-    assert found.logits.dtype == torch.float32
+
+def test_a_copy_may_be_trained_and_the_model_stays_as_it_is() -> None:
+    about = context({})
+    before = copy.deepcopy(about.unlearned.state_dict())
+    network = about.copy_of(about.unlearned)
+    assert all(p.requires_grad for p in network.parameters())
+    assert not network.training
+    with torch.no_grad():
+        network.head.bias += 1
+    assert all(torch.equal(v, before[k]) for k, v in about.unlearned.state_dict().items())
+
+
+def test_a_store_is_asked_before_images_are_read_and_told_afterwards() -> None:
+    class Store:
+        def __init__(self) -> None:
+            self.kept: dict[str, Outputs] = {}
+
+        def get(self, network: nn.Module, split: str) -> Outputs | None:
+            return self.kept.get(split)
+
+        def put(self, network: nn.Module, split: str, outputs: Outputs) -> None:
+            self.kept[split] = outputs
+
+    store, images = Store(), Counted()
+    first = context({"test": images.split}, store=store)
+    found = first.outputs(first.unlearned, "test")
+    again = context({"test": images.split}, store=store)
+    assert again.outputs(again.unlearned, "test") is found
+    assert images.read == 5

@@ -1,0 +1,499 @@
+"""How fast a class comes back: the attacks that no masked answer survives."""
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from geniu_lightning.evaluation.battery import Absent, Metric, Reading, Values
+from geniu_lightning.evaluation.context import Context, Part, Split, features_of, head_of
+from geniu_lightning.evaluation.statistics import EPSILON_AREA
+
+STEPS = (0, 1, 2, 5, 10, 20, 50)  # of fine-tuning, at which accuracies are read
+NO_TRAIN = Absent("the run has no training images of the forgotten classes")
+NO_PROXIES = Absent("the method keeps no proxies")
+
+Batch = tuple[Tensor, Tensor]  # normalised images (N, C, H, W) and their labels (N,)
+
+
+class _Attack(Metric):
+    """What the attacks share: which test images are scored, and how a model is fine-tuned.
+
+    Adam on a copy of the model, batch-norm statistics kept, no augmentation. Every model sees the
+    same images in the same order. (SGD with momentum at the usual rates diverges where statistics
+    are kept and the class is far from the answers, so it would compare explosions.)
+
+    Args:
+        steps: At which steps accuracies are read, beginning with 0.
+        rate: Learning rate.
+        draws: How many draws of images the values are means of.
+        scored: Test images that are scored, of each forgotten class, and of all retained ones.
+    """
+
+    readings: ClassVar[dict[str, Reading]] = {
+        "area": Reading("oracle", epsilon=EPSILON_AREA),
+        "curve": Reading("oracle"),
+        "retain_curve": Reading("oracle"),
+    }
+
+    def __init__(
+        self,
+        steps: Sequence[int] = STEPS,
+        rate: float = 1e-3,
+        draws: int = 3,
+        scored: int = 300,
+    ) -> None:
+        self.steps = list(steps)
+        self.rate = rate
+        self.draws = draws
+        self.scored = scored
+
+    def curves(
+        self,
+        context: Context,
+        batches: Callable[[int], Iterator[Batch]],
+        *,
+        rate: float | None = None,
+        draws: int | None = None,
+        begin: Callable[[nn.Module, int], None] = lambda network, draw: None,
+    ) -> tuple[list[float], list[float]]:
+        """Return A_f and A_r at each of the steps, means over draws.
+
+        Args:
+            context: Its ``unlearned`` model is attacked.
+            batches: Of a draw, endless.
+            rate: Learning rate in place of the attack's own.
+            draws: Their number, likewise.
+            begin: Done to the copy before the first step.
+        """
+        found = []
+        test = context.splits["test"]
+        scored = [
+            _some_of(test, classes, self.scored, context.generator("scored"))
+            for classes in ([k] for k in context.forget)
+        ]
+        retained = _spread(test, context.retained, self.scored, context.generator("scored"))
+        for draw in range(self.draws if draws is None else draws):
+            network = context.copy_of(context.unlearned)
+            begin(network, draw)
+            readings = [
+                (
+                    statistics.fmean(_accuracy(network, test, positions) for positions in scored),
+                    _accuracy(network, test, retained),
+                )
+                for _ in fine_tune(network, batches(draw), self.steps, rate or self.rate)
+            ]
+            found.append(readings)
+        return (
+            [statistics.fmean(draw[k][0] for draw in found) for k in range(len(self.steps))],
+            [statistics.fmean(draw[k][1] for draw in found) for k in range(len(self.steps))],
+        )
+
+    def values(self, name: str, curves: tuple[list[float], list[float]]) -> Values:
+        """Return curves and area under a name."""
+        forget, retain = curves
+        return {
+            f"{name}area": area(self.steps, forget),
+            f"{name}curve": list(forget),
+            f"{name}retain_curve": list(retain),
+        }
+
+    def images(self, context: Context, batch: int, curves: int) -> int:
+        """Return the work of curves with batches of a size."""
+        scored = self.scored * (len(context.forget) + 1) * len(self.steps)
+        return curves * (3 * self.steps[-1] * batch + scored)
+
+
+class KShot(_Attack):
+    """Fine-tunes on k images of each forgotten class beside as many retained ones a step.
+
+    For each k the accuracy on forgotten test images after 0 to 50 steps (``curve``), the area under
+    it over log(1 + step), normalised to [0, 1], and the retained accuracy (``retain_curve``). For
+    ``k10`` also with a tenth of the rate and with ten times it (``slow``, ``fast``; one draw).
+
+    Towards the oracles' curve: they learn the class too, anew. Blind to what a head hides from
+    gradients: a bias of -10⁴ saturates its row, see :class:`Adaptive`.
+
+    Args:
+        shots: The values of k.
+        **settings: Those of all attacks.
+
+    Source:
+        Relearn time: Golatkar et al., arXiv 1911.04933; as curves, with several k, ours.
+    """
+
+    def __init__(self, shots: Sequence[int] = (1, 5, 10, 50), **settings: object) -> None:
+        super().__init__(**settings)  # type: ignore[arg-type]  # the base's own
+        self.shots = list(shots)
+
+    def __call__(self, context: Context) -> Values:
+        """Attack the model."""
+        if not _has_forgotten(context):
+            return {"area": NO_TRAIN}
+        found: Values = {}
+        for k in self.shots:
+            for name, factor in (("", 1.0), ("slow.", 0.1), ("fast.", 10.0)):
+                if factor == 1 or k == 10:
+                    curves = self.curves(
+                        context,
+                        few_shot(context, k),
+                        rate=self.rate * factor,
+                        draws=self.draws if factor == 1 else 1,
+                    )
+                    found |= self.values(f"k{k}.{name}", curves)
+        return found
+
+    def work(self, context: Context) -> int:
+        """Return the images of all curves."""
+        sides = 2 * len(context.forget)
+        return sum(
+            self.images(context, sides * k, self.draws + (2 if k == 10 else 0)) for k in self.shots
+        )
+
+
+class RetainOnly(_Attack):
+    """Fine-tunes on retained images alone: does the class come back by itself?
+
+    Ideal: 0 throughout, as with oracles.
+
+    Args:
+        batch: Images in a step.
+        **settings: Those of all attacks.
+
+    Source:
+        Benign relearning, arXiv 2406.13356; for classes ours.
+    """
+
+    def __init__(self, batch: int = 20, **settings: object) -> None:
+        super().__init__(**settings)  # type: ignore[arg-type]  # the base's own
+        self.batch = batch
+
+    def __call__(self, context: Context) -> Values:
+        """Attack the model."""
+        if "train" not in context.splits:
+            return {"area": NO_TRAIN}
+        curves = self.curves(context, lambda draw: _retained(context, self.batch, draw))
+        return self.values("", curves)
+
+    def work(self, context: Context) -> int:
+        """Return the images of all curves."""
+        return self.images(context, self.batch, self.draws)
+
+
+class Adaptive(_Attack):
+    """Resets the forgotten head rows first, then fine-tunes as :class:`KShot`.
+
+    Each forgotten row is set to the direction of the mean feature of k images, with the retained
+    rows' mean norm and mean bias: no gradient has to find its way through a saturated row. An
+    oracle's features separate unseen classes too, so the recall alone says little; but its new row
+    also takes retained images. So what is read is A_f minus what A_r lost: before the first step
+    (``net``) and the area under it over the steps (``net_area``). A mask has what the original has.
+
+    Args:
+        shots: k.
+        **settings: Those of all attacks.
+
+    Source:
+        Ours; nearest to the classification of features in arXiv 2604.08271.
+    """
+
+    readings: ClassVar[dict[str, Reading]] = {
+        **_Attack.readings,
+        "start": Reading("oracle", epsilon=EPSILON_AREA),
+        "start_retain": Reading("oracle", epsilon=EPSILON_AREA),
+        "net": Reading("oracle", epsilon=EPSILON_AREA),
+        "net_area": Reading("oracle", epsilon=EPSILON_AREA),
+    }
+
+    def __init__(self, shots: int = 10, **settings: object) -> None:
+        super().__init__(**settings)  # type: ignore[arg-type]  # the base's own
+        self.shots = shots
+
+    def __call__(self, context: Context) -> Values:
+        """Attack the model."""
+        if not _has_forgotten(context):
+            return {"net": NO_TRAIN}
+
+        def reset(network: nn.Module, draw: int) -> None:
+            reset_rows(network, *_shown(context, self.shots, draw))
+
+        forget, retain = self.curves(context, few_shot(context, self.shots), begin=reset)
+        before = _accuracy(
+            context.unlearned,
+            context.splits["test"],
+            _spread(
+                context.splits["test"], context.retained, self.scored, context.generator("scored")
+            ),
+        )
+        net = [back - (before - kept) for back, kept in zip(forget, retain, strict=True)]
+        return {
+            "start": forget[0],
+            "start_retain": retain[0],
+            "net": net[0],
+            "net_area": area(self.steps, net),
+            "curve": list(forget),
+            "retain_curve": list(retain),
+        }
+
+    def work(self, context: Context) -> int:
+        """Return the images of all curves."""
+        return self.images(context, 2 * self.shots * len(context.forget), self.draws)
+
+
+class OwnProxies(_Attack):
+    """Fine-tunes on the proxies that the method keeps, no real image: what the system still knows.
+
+    Oracles are attacked with the same proxies: only what comes back faster than there was inside.
+
+    Args:
+        **settings: Those of all attacks.
+
+    Source:
+        Ours.
+    """
+
+    needs: ClassVar[frozenset[Part]] = frozenset({"proxies"})
+
+    def __call__(self, context: Context) -> Values:
+        """Attack the model."""
+        if context.proxies is None:
+            return {"area": NO_PROXIES}
+        gone = torch.isin(context.proxies.labels.cpu(), torch.tensor(context.forget))
+        images, labels = context.proxies.images, context.proxies.labels
+
+        def batches(draw: int) -> Iterator[Batch]:
+            stream = context.generator("own proxies", draw)
+            kept = (~gone).nonzero().flatten()
+            while True:
+                order = kept[torch.randperm(len(kept), generator=stream)]
+                chosen = torch.cat([gone.nonzero().flatten(), order[: int(gone.sum())]])
+                yield images[chosen.to(images.device)], labels[chosen.to(labels.device)]
+
+        return self.values("", self.curves(context, batches))
+
+    def work(self, context: Context) -> int:
+        """Return the images of all curves."""
+        if context.proxies is None:
+            return 0
+        per_class = len(context.proxies.labels) // len(context.class_names)
+        return self.images(context, 2 * per_class * len(context.forget), self.draws)
+
+
+class RelearnTime(_Attack):
+    """Counts the mini-batches of forgotten images until the class is known as before.
+
+    ``steps`` is the first step, counted from 0, at which A_f on scored test images is at least
+    (1 - alpha) of the original's; a model that needs more than ``budget`` has none. ``ain`` is its
+    ratio to the mean of the oracles'. Ideal 1; below: knowledge was left; far above: scarred.
+
+    Args:
+        adaptive: Reset the forgotten head rows by ten images first, as :class:`Adaptive`.
+        alpha: Tolerance.
+        budget: Most steps that are made.
+        batch: Forgotten images in a step.
+        **settings: Those of all attacks.
+
+    Source:
+        Anamnesis index: Chundawat et al., arXiv 2201.05629. Departures: steps in place of epochs,
+        the oracles' mean, and censoring is said, where a first index of nothing would be 0.
+    """
+
+    needs: ClassVar[frozenset[Part]] = frozenset({"original"})
+    readings: ClassVar[dict[str, Reading]] = {
+        "steps": Reading("oracle", epsilon=1.0),
+        "ain": Reading("oracle", 1.0, epsilon=0.5),
+    }
+
+    def __init__(
+        self,
+        adaptive: bool = False,
+        alpha: float = 0.05,
+        budget: int = 100,
+        batch: int = 64,
+        **settings: object,
+    ) -> None:
+        super().__init__(**settings)  # type: ignore[arg-type]  # the base's own
+        self.adaptive = adaptive
+        self.alpha = alpha
+        self.budget = budget
+        self.batch = batch
+
+    def __call__(self, context: Context) -> Values:
+        """Attack the model."""
+        if not _has_forgotten(context):
+            return {"steps": NO_TRAIN}
+        test = context.splits["test"]
+        scored = [
+            _some_of(test, [k], self.scored, context.generator("scored")) for k in context.forget
+        ]
+
+        def known(network: nn.Module) -> float:
+            return statistics.fmean(_accuracy(network, test, positions) for positions in scored)
+
+        target = (1 - self.alpha) * known(context.original)
+        counts = []
+        for draw in range(self.draws):
+            network = context.copy_of(context.unlearned)
+            if self.adaptive:
+                reset_rows(network, *_shown(context, 10, draw))
+            batches = _forgotten(context, self.batch, draw)
+            for step in fine_tune(network, batches, range(self.budget + 1), self.rate):
+                if known(network) >= target:
+                    counts.append(step)
+                    break
+            else:
+                return {"steps": Absent(f"not relearned within {self.budget} steps")}
+        return {"steps": statistics.fmean(counts)}
+
+    def conclude(self, own: Values, oracles: Sequence[Values]) -> Values:
+        """Return the ratio to the oracles, or on which side of what it lies."""
+        steps = own.get("steps")
+        theirs = [row["steps"] for row in oracles if "steps" in row]
+        known = sorted(value for value in theirs if isinstance(value, float))
+        if not theirs or steps == NO_TRAIN:
+            return {"ain": Absent("there are no oracles to compare with")}
+        if not isinstance(steps, float):
+            if len(known) < len(theirs):
+                return {"ain": Absent("neither the model nor every oracle relearned in time")}
+            mean = statistics.fmean(known)
+            above = f"above {self.budget / mean:.2f}" if mean else "above any number"
+            return {"ain": Absent(f"{above}: not relearned within {self.budget} steps")}
+        if 2 * len(known) <= len(theirs):
+            below = f"below {steps / self.budget:.2f}"
+            return {"ain": Absent(f"{below}: oracles needed more than {self.budget} steps")}
+        whole = len(known) == len(theirs)
+        # the oracles that are not through are the slowest, so the middle one is known
+        middle = statistics.median([*known, *[math.inf] * (len(theirs) - len(known))])
+        reference = statistics.fmean(known) if whole else middle
+        if not reference or math.isinf(reference):
+            return {"ain": Absent("oracles know the class at once, or half of them never")}
+        return {"ain": steps / reference}
+
+    def work(self, context: Context) -> int:
+        """Return the images if a third of the budget is used."""
+        return self.draws * self.budget * (3 * self.batch + self.scored) // 3
+
+
+def fine_tune(
+    network: nn.Module, batches: Iterator[Batch], steps: Sequence[int], rate: float
+) -> Iterator[int]:
+    """Take SGD steps on cross-entropy, pausing after each of the named ones.
+
+    Args:
+        network: Changed in place; stays in evaluation mode, so that statistics are kept.
+        batches: One a step.
+        steps: Where to pause, ascending; 0 is before the first step.
+        rate: Learning rate.
+
+    Yields:
+        The step that was paused after.
+    """
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+    taken = 0
+    for step in steps:
+        while taken < step:
+            images, labels = next(batches)
+            optimizer.zero_grad()
+            F.cross_entropy(network(images), labels).backward()
+            optimizer.step()
+            taken += 1
+        yield step
+
+
+def area(steps: Sequence[int], curve: Sequence[float]) -> float:
+    """Return the area under a curve over log(1 + step), as a share of the largest possible."""
+    places = [math.log1p(step) for step in steps]
+    pieces = [
+        (places[k + 1] - places[k]) * (curve[k] + curve[k + 1]) / 2 for k in range(len(places) - 1)
+    ]
+    return sum(pieces) / (places[-1] - places[0])
+
+
+@torch.no_grad()
+def reset_rows(network: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Set the head rows of some classes to the mean feature of their images, in place.
+
+    Args:
+        network: A classifier.
+        images: Normalised, of these classes alone, shape ``(N, C, H, W)``.
+        labels: Shape ``(N,)``.
+    """
+    head = head_of(network)
+    features = features_of(network, images)
+    gone = labels.unique().tolist()
+    others = [k for k in range(head.out_features) if k not in gone]
+    norm, bias = head.weight[others].norm(dim=1).mean(), head.bias[others].mean()
+    for k in gone:
+        mean = features[labels == k].mean(dim=0)
+        head.weight[k] = norm * mean / mean.norm().clamp(min=1e-12)
+        head.bias[k] = bias
+
+
+def few_shot(context: Context, shots: int) -> Callable[[int], Iterator[Batch]]:
+    """Return batches of a draw: k images of each forgotten class, and as many retained ones."""
+
+    def batches(draw: int) -> Iterator[Batch]:
+        images, labels = _shown(context, shots, draw)
+        for others, their_labels in _retained(context, len(labels), draw):
+            yield torch.cat([images, others]), torch.cat([labels, their_labels])
+
+    return batches
+
+
+def _shown(context: Context, shots: int, draw: int) -> Batch:
+    """Return k training images of each forgotten class."""
+    train, stream = context.splits["train"], context.generator("shown", draw)
+    chosen = torch.cat([_some_of(train, [k], shots, stream) for k in context.forget])
+    return train.read(chosen), train.labels[chosen].to(context.device)
+
+
+def _retained(context: Context, count: int, draw: int) -> Iterator[Batch]:
+    """Return endless batches of retained training images, classes equally likely."""
+    train, stream = context.splits["train"], context.generator("retained", draw)
+    pools = [pool for k in context.retained if len(pool := train.positions_of((k,)))]
+    while True:
+        kinds = torch.randint(len(pools), (count,), generator=stream).tolist()
+        chosen = torch.stack(
+            [pools[k][torch.randint(len(pools[k]), (), generator=stream)] for k in kinds]
+        )
+        yield train.read(chosen), train.labels[chosen].to(context.device)
+
+
+def _forgotten(context: Context, count: int, draw: int) -> Iterator[Batch]:
+    """Return endless batches of the forgotten classes' training images."""
+    train, stream = context.splits["train"], context.generator("forgotten", draw)
+    pool = train.positions_of(context.forget)
+    while True:
+        for chosen in pool[torch.randperm(len(pool), generator=stream)].split(count):
+            yield train.read(chosen), train.labels[chosen].to(context.device)
+
+
+def _has_forgotten(context: Context) -> bool:
+    return (
+        "train" in context.splits and len(context.splits["train"].positions_of(context.forget)) > 0
+    )
+
+
+def _some_of(split: Split, classes: Sequence[int], count: int, stream: torch.Generator) -> Tensor:
+    """Return the positions of at most so many images of some classes, drawn."""
+    pool = split.positions_of(tuple(classes))
+    return pool[torch.randperm(len(pool), generator=stream)[:count]]
+
+
+def _spread(split: Split, classes: Sequence[int], count: int, stream: torch.Generator) -> Tensor:
+    """Return the positions of about so many images, equally many of each class."""
+    each = max(count // len(classes), 1)
+    return torch.cat([_some_of(split, [k], each, stream) for k in classes])
+
+
+@torch.no_grad()
+def _accuracy(network: nn.Module, split: Split, positions: Tensor) -> float:
+    answers = torch.cat([network(split.read(part)).cpu() for part in positions.split(500)])
+    largest = answers == answers.max(dim=1, keepdim=True).values
+    own = largest.gather(1, split.labels[positions][:, None]).squeeze(1)
+    # no number is no answer: a copy whose fine-tuning exploded knows nothing
+    return float((own.double() / largest.sum(dim=1).clamp(min=1)).mean())

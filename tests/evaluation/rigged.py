@@ -1,0 +1,108 @@
+"""A world of ten classes in which every answer is known: evaluation.md 3.5.
+
+Class 0 is forgotten, class 1 is the largest retained one, class 2 the oracle's nearest to class 0.
+An image is its label and whether it is a training image, so a model is a table of features and a
+head over them.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from geniu_lightning.evaluation.context import Context, Split
+
+CLASSES = 10
+T = math.log(81)  # a logit of T against nine of 0 has probability 0.9
+SUNK = -1e4
+COUNTS = {"test": [100] * 10, "train": [100, 500, *[50] * 8]}
+
+
+class Rigged(nn.Module):
+    """Answers by a table.
+
+    Args:
+        features: Of each split (test, train) and class, shape ``(2, 10, D)``.
+        weight: Of the head, ``(10, D)``.
+        bias: Of the head, ``(10,)``.
+    """
+
+    def __init__(self, features: Tensor, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", features)
+        self.head = nn.Linear(weight.shape[1], len(weight))
+        self.head.weight.data, self.head.bias.data = weight.clone(), bias.clone()
+        self.eval().requires_grad_(False)
+
+    def features(self, images: Tensor) -> Tensor:
+        labels, train = images[:, 0, 0, 0].long(), images[:, 0, 0, 1].long()
+        return self.table[train, labels]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+def rigged() -> dict[str, Rigged]:
+    """Return the models of the table by their names there."""
+    one = torch.eye(CLASSES + 1)[:CLASSES]  # the last feature marks what was memorised
+    both = one.repeat(2, 1, 1)
+    head = T * torch.eye(CLASSES, CLASSES + 1)
+    none = torch.zeros(CLASSES)
+    sunk = none.clone()
+    sunk[0] = SUNK
+    # an oracle takes class 0 for class 2, and its row of class 0 points away from all others
+    moved = both.clone()
+    moved[:, 0] = one[2]
+    away = head.clone()
+    away[0] = -torch.cat([torch.zeros(1), torch.ones(CLASSES - 1), torch.zeros(1)])
+    memorised = moved.clone()
+    memorised[1, 0] = one[0]
+    memorised[1, 0, -1] = 1.0
+    remembering = away.clone()
+    remembering[0, -1] = T - SUNK
+    return {
+        "original": Rigged(both, head, none),
+        "oracle": Rigged(moved, away, sunk),
+        "mask": Rigged(both, head, sunk),
+        "uniform": Rigged(torch.zeros_like(both), torch.zeros_like(head), none),
+        "memoriser": Rigged(memorised, remembering, sunk),
+        "collapsed": Rigged(one[1].repeat(2, CLASSES, 1), head, none),
+    }
+
+
+def saturated(answer: int) -> Rigged:
+    """Return a model that gives one class a logit of 200 and all others -200, whatever it sees."""
+    bias = torch.full((CLASSES,), -200.0)
+    bias[answer] = 200.0
+    return Rigged(torch.zeros(2, CLASSES, 1), torch.zeros(CLASSES, 1), bias)
+
+
+def split(name: str, counts: list[int] | None = None) -> Split:
+    """Return the images of a split, classes mixed."""
+    labels = torch.arange(CLASSES).repeat_interleave(torch.tensor(counts or COUNTS[name]))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))]
+    images = torch.zeros(len(labels), 1, 1, 2)
+    images[:, 0, 0, 0] = labels
+    images[:, 0, 0, 1] = name == "train"
+    return Split(labels, lambda positions: images[positions])
+
+
+def context_of(
+    unlearned: nn.Module,
+    *oracles: nn.Module,
+    original: nn.Module | None = None,
+    splits: tuple[str, ...] = ("test", "train"),
+    **more: object,
+) -> Context:
+    """Return the context of one model against some oracles; without any, the rigged one."""
+    models = rigged()
+    return Context(
+        original=original or models["original"],
+        unlearned=unlearned,
+        forget=(0,),
+        class_names=tuple(map(str, range(CLASSES))),
+        class_counts=tuple(COUNTS["train"]),
+        splits={name: split(name) for name in splits},
+        oracles=oracles or (models["oracle"],),
+        **more,
+    )
