@@ -85,8 +85,13 @@ def test_ctrl_c_ends_with_a_sentence_and_a_status_of_its_own(tmp_path: Path) -> 
     process = _started_and_at_its_first_checkpoint(
         tmp_path, *TINY, "training.epochs=500", "evaluation=none"
     )
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    for _ in range(3):  # Python loses one that comes while it destroys an object: press again
+        process.send_signal(signal.SIGINT)
+        try:
+            _, said = process.communicate(timeout=20)
+            break
+        except subprocess.TimeoutExpired:
+            continue
     assert process.returncode == 130
     assert "interrupted; the same command goes on" in said
     assert "Traceback" not in said
