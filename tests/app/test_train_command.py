@@ -85,7 +85,7 @@ def test_ctrl_c_ends_with_a_sentence_and_a_status_of_its_own(tmp_path: Path) -> 
     process = _started_and_at_its_first_checkpoint(
         tmp_path, *TINY, "training.epochs=500", "evaluation=none"
     )
-    for _ in range(3):  # Python loses one that comes while it destroys an object: press again
+    for _ in range(3):  # one was lost once, it is not known where: press again, as a person would
         process.send_signal(signal.SIGINT)
         try:
             _, said = process.communicate(timeout=20)
