@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import statistics
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +47,7 @@ Value = float | list[float | None]
 Values = dict[str, Value | Absent]
 
 
-class Metric:
+class Metric(ABC):
     """One family of measurements: a function of the context, with how its values are read.
 
     Attributes:
@@ -66,9 +67,9 @@ class Metric:
         """Return about how many images it pushes through a network, one to train on as three."""
         return 0
 
+    @abstractmethod
     def __call__(self, context: Context) -> Values:
         """Measure, with names whose parts are divided by dots, such as ``test.forget``."""
-        raise NotImplementedError
 
     def conclude(self, own: Values, oracles: Sequence[Values]) -> Values:
         """Return further values, which follow from the model's own and from the oracles'."""
@@ -162,10 +163,10 @@ def missing_work(
     """Return how many images :func:`run` would push through networks, an estimate."""
     networks = [context.unlearned, *controls.values(), *context.oracles]
     total = 0
-    for k, network in enumerate(networks):
+    for network in networks:
         about = context.judging(network)
         for family, metric in metrics.items():
-            known = memory is not None and k > 0 and memory.recall(_key(about, family, metric))
+            known = memory is not None and memory.recall(_key(about, family, metric))
             total += 0 if known else metric.work(about)
     return total
 

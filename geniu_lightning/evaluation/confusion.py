@@ -9,7 +9,7 @@ from torch import Tensor
 
 from geniu_lightning.evaluation.accuracy import balanced_mean, lacking, shares
 from geniu_lightning.evaluation.battery import Absent, Metric, Reading, Values
-from geniu_lightning.evaluation.context import Context, Outputs
+from geniu_lightning.evaluation.context import Context, Outputs, log_softmax
 
 DIGITS = 12  # beyond them shares differ by rounding, which must not decide ranks
 
@@ -69,7 +69,7 @@ class Confusion(Metric):
         gone = outputs.of(context.forget)
         profile = answers(gone, context.forget)
         retained = list(context.retained)
-        restricted = gone.logits[:, retained].double().log_softmax(dim=1)
+        restricted = log_softmax(gone.logits[:, retained])
         return {
             "profile": profile.tolist(),
             "distance": self._distance(gone, context),

@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NoReturn, Protocol, cast
+from typing import Any, Literal, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
+from geniu_lightning.kit.networks import features_of, head_of
 from geniu_lightning.seeds import generator
 
 CHUNK = 500  # bounds the memory of a forward pass, changes no number
@@ -61,7 +62,7 @@ class Outputs:
     @property
     def log_probabilities(self) -> Tensor:
         """Log-softmax in float64, in nats, shape ``(N, K)``."""
-        return self.logits.double().log_softmax(dim=1)
+        return log_softmax(self.logits)
 
 
 @dataclass(frozen=True)
@@ -180,16 +181,6 @@ class Context:
         return self._outputs[key][1]
 
 
-def features_of(network: nn.Module, images: Tensor) -> Tensor:
-    """Return penultimate features of normalised images ``(N, C, H, W)``, shape ``(N, D)``."""
-    return cast(Tensor, network.features(images))  # type: ignore[operator]  # the interface
-
-
-def head_of(network: nn.Module) -> nn.Linear:
-    """Return the last layer: rows are classes."""
-    return cast(nn.Linear, network.head)  # the classifier's interface
-
-
 @torch.no_grad()
 def outputs_of(network: nn.Module, split: Split) -> Outputs:
     """Return what a network in evaluation mode says of a split, in 32 bits, on the CPU.
@@ -207,3 +198,17 @@ def outputs_of(network: nn.Module, split: Split) -> Outputs:
         torch.cat(features).float().cpu(),
         split.labels,
     )
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Return log-probabilities in float64 that tell confident images apart.
+
+    log p_c = (z_c - z_t) - log1p(Σ_{j≠t} exp(z_j - z_t)), t the largest. The usual form adds the
+    1 of the largest first, and every image that is surer than about 37 nats would tie at log 1.
+
+    Args:
+        logits: Finite, shape ``(N, K)``.
+    """
+    largest, where = logits.double().max(dim=1, keepdim=True)
+    beyond = logits.double() - largest
+    return beyond - beyond.exp().scatter(1, where, 0.0).sum(dim=1, keepdim=True).log1p()

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from geniu_lightning.evaluation.battery import Absent, Reading, Values
-from geniu_lightning.evaluation.context import Outputs
+from geniu_lightning.evaluation.context import Outputs, log_softmax
 from geniu_lightning.evaluation.membership import (
     NO_SIDES,
     auc,
-    log_softmax,
     mean_of,
     tpr_or_absent,
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from geniu_lightning.evaluation.battery import Absent, Metric, Reading, Values
-from geniu_lightning.evaluation.context import Context, Outputs
+from geniu_lightning.evaluation.context import Context, Outputs, log_softmax
 from geniu_lightning.evaluation.statistics import EPSILON_AREA, EPSILON_SHARE
 
 SCORES = (
@@ -141,20 +141,6 @@ def scores(outputs: Outputs, retained: tuple[int, ...]) -> dict[str, Tensor]:
 def own(outputs: Outputs) -> Tensor:
     """Return the log-probability of each image's own class, float64, shape ``(N,)``."""
     return log_softmax(outputs.logits).gather(1, outputs.labels[:, None]).squeeze(1)
-
-
-def log_softmax(logits: Tensor) -> Tensor:
-    """Return log-probabilities in float64 that tell confident images apart.
-
-    log p_c = (z_c - z_t) - log1p(Σ_{j≠t} exp(z_j - z_t)), t the largest. The usual form adds the
-    1 of the largest first, and every image that is surer than about 37 nats would tie at log 1.
-
-    Args:
-        logits: Finite, shape ``(N, K)``.
-    """
-    largest, where = logits.double().max(dim=1, keepdim=True)
-    beyond = logits.double() - largest
-    return beyond - beyond.exp().scatter(1, where, 0.0).sum(dim=1, keepdim=True).log1p()
 
 
 def modified_entropy(log_probabilities: Tensor, labels: Tensor) -> Tensor:

@@ -6,18 +6,29 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from geniu_lightning.evaluation.battery import Absent, Metric, Reading, Values
-from geniu_lightning.evaluation.context import Context, Part, Split, features_of, head_of
+from geniu_lightning.evaluation.context import Context, Part
+from geniu_lightning.evaluation.fine_tuning import (
+    Batch,
+    accuracy_at,
+    area,
+    few_shot,
+    fine_tune,
+    forgotten,
+    has_forgotten,
+    reset_rows,
+    retained,
+    shown,
+    some_of,
+    spread,
+)
 from geniu_lightning.evaluation.statistics import EPSILON_AREA
 
 STEPS = (0, 1, 2, 5, 10, 20, 50)  # of fine-tuning, at which accuracies are read
 NO_TRAIN = Absent("the run has no training images of the forgotten classes")
 NO_PROXIES = Absent("the method keeps no proxies")
-
-Batch = tuple[Tensor, Tensor]  # normalised images (N, C, H, W) and their labels (N,)
 
 
 class _Attack(Metric):
@@ -73,17 +84,17 @@ class _Attack(Metric):
         found = []
         test = context.splits["test"]
         scored = [
-            _some_of(test, classes, self.scored, context.generator("scored"))
+            some_of(test, classes, self.scored, context.generator("scored"))
             for classes in ([k] for k in context.forget)
         ]
-        retained = _spread(test, context.retained, self.scored, context.generator("scored"))
+        others = spread(test, context.retained, self.scored, context.generator("scored"))
         for draw in range(self.draws if draws is None else draws):
             network = context.copy_of(context.unlearned)
             begin(network, draw)
             readings = [
                 (
-                    statistics.fmean(_accuracy(network, test, positions) for positions in scored),
-                    _accuracy(network, test, retained),
+                    statistics.fmean(accuracy_at(network, test, positions) for positions in scored),
+                    accuracy_at(network, test, others),
                 )
                 for _ in fine_tune(network, batches(draw), self.steps, rate or self.rate)
             ]
@@ -132,7 +143,7 @@ class KShot(_Attack):
 
     def __call__(self, context: Context) -> Values:
         """Attack the model."""
-        if not _has_forgotten(context):
+        if not has_forgotten(context):
             return {"area": NO_TRAIN}
         found: Values = {}
         for k in self.shots:
@@ -176,7 +187,7 @@ class RetainOnly(_Attack):
         """Attack the model."""
         if "train" not in context.splits:
             return {"area": NO_TRAIN}
-        curves = self.curves(context, lambda draw: _retained(context, self.batch, draw))
+        curves = self.curves(context, lambda draw: retained(context, self.batch, draw))
         return self.values("", curves)
 
     def work(self, context: Context) -> int:
@@ -215,17 +226,17 @@ class Adaptive(_Attack):
 
     def __call__(self, context: Context) -> Values:
         """Attack the model."""
-        if not _has_forgotten(context):
+        if not has_forgotten(context):
             return {"net": NO_TRAIN}
 
         def reset(network: nn.Module, draw: int) -> None:
-            reset_rows(network, *_shown(context, self.shots, draw))
+            reset_rows(network, *shown(context, self.shots, draw))
 
         forget, retain = self.curves(context, few_shot(context, self.shots), begin=reset)
-        before = _accuracy(
+        before = accuracy_at(
             context.unlearned,
             context.splits["test"],
-            _spread(
+            spread(
                 context.splits["test"], context.retained, self.scored, context.generator("scored")
             ),
         )
@@ -324,23 +335,23 @@ class RelearnTime(_Attack):
 
     def __call__(self, context: Context) -> Values:
         """Attack the model."""
-        if not _has_forgotten(context):
+        if not has_forgotten(context):
             return {"steps": NO_TRAIN}
         test = context.splits["test"]
         scored = [
-            _some_of(test, [k], self.scored, context.generator("scored")) for k in context.forget
+            some_of(test, [k], self.scored, context.generator("scored")) for k in context.forget
         ]
 
         def known(network: nn.Module) -> float:
-            return statistics.fmean(_accuracy(network, test, positions) for positions in scored)
+            return statistics.fmean(accuracy_at(network, test, positions) for positions in scored)
 
         target = (1 - self.alpha) * known(context.original)
         counts = []
         for draw in range(self.draws):
             network = context.copy_of(context.unlearned)
             if self.adaptive:
-                reset_rows(network, *_shown(context, 10, draw))
-            batches = _forgotten(context, self.batch, draw)
+                reset_rows(network, *shown(context, 10, draw))
+            batches = forgotten(context, self.batch, draw)
             for step in fine_tune(network, batches, range(self.budget + 1), self.rate):
                 if known(network) >= target:
                     counts.append(step)
@@ -376,124 +387,3 @@ class RelearnTime(_Attack):
     def work(self, context: Context) -> int:
         """Return the images if a third of the budget is used."""
         return self.draws * self.budget * (3 * self.batch + self.scored) // 3
-
-
-def fine_tune(
-    network: nn.Module, batches: Iterator[Batch], steps: Sequence[int], rate: float
-) -> Iterator[int]:
-    """Take SGD steps on cross-entropy, pausing after each of the named ones.
-
-    Args:
-        network: Changed in place; stays in evaluation mode, so that statistics are kept.
-        batches: One a step.
-        steps: Where to pause, ascending; 0 is before the first step.
-        rate: Learning rate.
-
-    Yields:
-        The step that was paused after.
-    """
-    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
-    taken = 0
-    for step in steps:
-        while taken < step:
-            images, labels = next(batches)
-            optimizer.zero_grad()
-            F.cross_entropy(network(images), labels).backward()
-            optimizer.step()
-            taken += 1
-        yield step
-
-
-def area(steps: Sequence[int], curve: Sequence[float]) -> float:
-    """Return the area under a curve over log(1 + step), as a share of the largest possible."""
-    places = [math.log1p(step) for step in steps]
-    pieces = [
-        (places[k + 1] - places[k]) * (curve[k] + curve[k + 1]) / 2 for k in range(len(places) - 1)
-    ]
-    return sum(pieces) / (places[-1] - places[0])
-
-
-@torch.no_grad()
-def reset_rows(network: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """Set the head rows of some classes to the mean feature of their images, in place.
-
-    Args:
-        network: A classifier.
-        images: Normalised, of these classes alone, shape ``(N, C, H, W)``.
-        labels: Shape ``(N,)``.
-    """
-    head = head_of(network)
-    features = features_of(network, images)
-    gone = labels.unique().tolist()
-    others = [k for k in range(head.out_features) if k not in gone]
-    norm, bias = head.weight[others].norm(dim=1).mean(), head.bias[others].mean()
-    for k in gone:
-        mean = features[labels == k].mean(dim=0)
-        head.weight[k] = norm * mean / mean.norm().clamp(min=1e-12)
-        head.bias[k] = bias
-
-
-def few_shot(context: Context, shots: int) -> Callable[[int], Iterator[Batch]]:
-    """Return batches of a draw: k images of each forgotten class, and as many retained ones."""
-
-    def batches(draw: int) -> Iterator[Batch]:
-        images, labels = _shown(context, shots, draw)
-        for others, their_labels in _retained(context, len(labels), draw):
-            yield torch.cat([images, others]), torch.cat([labels, their_labels])
-
-    return batches
-
-
-def _shown(context: Context, shots: int, draw: int) -> Batch:
-    """Return k training images of each forgotten class."""
-    train, stream = context.splits["train"], context.generator("shown", draw)
-    chosen = torch.cat([_some_of(train, [k], shots, stream) for k in context.forget])
-    return train.read(chosen), train.labels[chosen].to(context.device)
-
-
-def _retained(context: Context, count: int, draw: int) -> Iterator[Batch]:
-    """Return endless batches of retained training images, classes equally likely."""
-    train, stream = context.splits["train"], context.generator("retained", draw)
-    pools = [pool for k in context.retained if len(pool := train.positions_of((k,)))]
-    while True:
-        kinds = torch.randint(len(pools), (count,), generator=stream).tolist()
-        chosen = torch.stack(
-            [pools[k][torch.randint(len(pools[k]), (), generator=stream)] for k in kinds]
-        )
-        yield train.read(chosen), train.labels[chosen].to(context.device)
-
-
-def _forgotten(context: Context, count: int, draw: int) -> Iterator[Batch]:
-    """Return endless batches of the forgotten classes' training images."""
-    train, stream = context.splits["train"], context.generator("forgotten", draw)
-    pool = train.positions_of(context.forget)
-    while True:
-        for chosen in pool[torch.randperm(len(pool), generator=stream)].split(count):
-            yield train.read(chosen), train.labels[chosen].to(context.device)
-
-
-def _has_forgotten(context: Context) -> bool:
-    return (
-        "train" in context.splits and len(context.splits["train"].positions_of(context.forget)) > 0
-    )
-
-
-def _some_of(split: Split, classes: Sequence[int], count: int, stream: torch.Generator) -> Tensor:
-    """Return the positions of at most so many images of some classes, drawn."""
-    pool = split.positions_of(tuple(classes))
-    return pool[torch.randperm(len(pool), generator=stream)[:count]]
-
-
-def _spread(split: Split, classes: Sequence[int], count: int, stream: torch.Generator) -> Tensor:
-    """Return the positions of about so many images, equally many of each class."""
-    each = max(count // len(classes), 1)
-    return torch.cat([_some_of(split, [k], each, stream) for k in classes])
-
-
-@torch.no_grad()
-def _accuracy(network: nn.Module, split: Split, positions: Tensor) -> float:
-    answers = torch.cat([network(split.read(part)).cpu() for part in positions.split(500)])
-    largest = answers == answers.max(dim=1, keepdim=True).values
-    own = largest.gather(1, split.labels[positions][:, None]).squeeze(1)
-    # no number is no answer: a copy whose fine-tuning exploded knows nothing
-    return float((own.double() / largest.sum(dim=1).clamp(min=1)).mean())

@@ -9,7 +9,7 @@ from torch import Tensor
 from geniu_lightning.errors import UserError
 from geniu_lightning.evaluation.accuracy import lacking
 from geniu_lightning.evaluation.battery import Absent, Metric, Reading, Values
-from geniu_lightning.evaluation.context import Context
+from geniu_lightning.evaluation.context import Context, log_softmax
 from geniu_lightning.evaluation.membership import auc
 from geniu_lightning.evaluation.statistics import EPSILON_AREA
 
@@ -90,7 +90,7 @@ def retained_logs(logits: Tensor, retained: tuple[int, ...]) -> Tensor:
         logits: Finite, shape ``(N, K)``.
         retained: Indices of R classes.
     """
-    return logits[:, list(retained)].double().log_softmax(dim=1)
+    return log_softmax(logits[:, list(retained)])
 
 
 def attack(ours: Tensor, theirs: Tensor, folds: Tensor) -> float:

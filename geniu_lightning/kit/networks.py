@@ -3,10 +3,10 @@
 import hashlib
 import importlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from geniu_lightning.errors import KitError
 
@@ -79,3 +79,13 @@ def state_digest(network: nn.Module) -> str:
         raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(raw.numpy().tobytes())
     return digest.hexdigest()
+
+
+def head_of(classifier: nn.Module) -> nn.Linear:
+    """Return the last layer: rows are classes."""
+    return cast(nn.Linear, classifier.head)  # the classifier's interface
+
+
+def features_of(classifier: nn.Module, images: Tensor) -> Tensor:
+    """Return penultimate features of normalised images ``(N, C, H, W)``, shape ``(N, D)``."""
+    return cast(Tensor, classifier.features(images))  # type: ignore[operator]  # the interface

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from geniu_lightning.kit import Kit
+from geniu_lightning.kit.networks import head_of
 from geniu_lightning.unlearning.losses import cross_entropy
-from geniu_lightning.unlearning.networks import head_of
 from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
 from geniu_lightning.unlearning.tuning import Tuning
 

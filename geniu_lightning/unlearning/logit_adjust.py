@@ -6,8 +6,9 @@ import torch
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit import Kit
+from geniu_lightning.kit.networks import head_of
 from geniu_lightning.unlearning.base import Unlearner
-from geniu_lightning.unlearning.networks import head_of, mask_head
+from geniu_lightning.unlearning.networks import mask_head
 from geniu_lightning.unlearning.sources import Sources
 
 

@@ -3,7 +3,8 @@
 import torch
 
 from geniu_lightning.kit import Kit
-from geniu_lightning.unlearning.networks import features_of, head_of, mask_head
+from geniu_lightning.kit.networks import features_of, head_of
+from geniu_lightning.unlearning.networks import mask_head
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 

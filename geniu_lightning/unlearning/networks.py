@@ -2,12 +2,12 @@
 
 import copy
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from geniu_lightning.kit import Kit
+from geniu_lightning.kit.networks import head_of
 from geniu_lightning.seeds import stream
 
 
@@ -44,16 +44,6 @@ def fresh_classifier(kit: Kit, seed: int) -> nn.Module:
         torch.manual_seed(stream("init", seed))
         network = kit.info.classifier.build_classifier()
     return network.to(next(kit.classifier.parameters()).device)
-
-
-def head_of(classifier: nn.Module) -> nn.Linear:
-    """Return the last layer: rows are classes."""
-    return cast(nn.Linear, classifier.head)  # the classifier's interface
-
-
-def features_of(classifier: nn.Module, images: Tensor) -> Tensor:
-    """Return penultimate features of normalised images ``(N, C, H, W)``, shape ``(N, D)``."""
-    return cast(Tensor, classifier.features(images))  # type: ignore[operator]  # the interface
 
 
 @torch.no_grad()

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit import Kit
+from geniu_lightning.kit.networks import head_of
 from geniu_lightning.seeds import generator
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.losses import divergence, masked_target
-from geniu_lightning.unlearning.networks import Teacher, head_of
+from geniu_lightning.unlearning.networks import Teacher
 from geniu_lightning.unlearning.sources import Sources, UnlearnBatch, marked
 
 Law = Literal["normal", "rectified"]

@@ -2,8 +2,8 @@
 
 import torch
 
+from geniu_lightning.kit.networks import head_of
 from geniu_lightning.unlearning.base import Unlearner
-from geniu_lightning.unlearning.networks import head_of
 
 
 class ZeroHead(Unlearner):

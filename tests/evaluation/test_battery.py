@@ -1,13 +1,18 @@
 """The battery: reads, sets oracles beside, remembers, and lets no metric change a model."""
 
+import importlib.util
 import json
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
+from geniu_lightning.evaluation import battery
 from geniu_lightning.evaluation.accuracy import Accuracy
 from geniu_lightning.evaluation.battery import (
     Absent,
@@ -21,7 +26,7 @@ from geniu_lightning.evaluation.battery import (
     run,
     tree_of,
 )
-from geniu_lightning.evaluation.context import Context
+from geniu_lightning.evaluation.context import Context, Proxies
 from tests.evaluation.test_context import Counted, Small, context
 
 
@@ -163,6 +168,70 @@ def test_oracles_and_controls_are_remembered_and_the_model_itself_is_measured_an
     # another oracle changes what depends on oracles, and nothing else
     run(about(biased(1.0), biased(3.0)), metrics, controls, memory)
     assert (Bias.asked, Oracles.asked) == (7, 9)
+
+
+class Scaled(Metric):
+    """Looks at all that it may, and has a setting."""
+
+    needs: ClassVar = frozenset({"original", "proxies"})
+    readings: ClassVar = {"value": Reading("oracle")}
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
+    def __call__(self, context: Context) -> Values:
+        return {"value": self.factor}
+
+
+def proxies(value: float) -> Proxies:
+    return Proxies(torch.full((2, 6), value), torch.arange(2))
+
+
+def test_what_was_remembered_is_used_only_where_everything_it_follows_from_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = Remembering()
+
+    def keys_after(metric: Metric, **changes: object) -> int:
+        given = replace(about(biased(1.0), biased(2.0)), proxies=proxies(0.0))
+        run(replace(given, **changes), {"x": metric}, None, memory)
+        return len(memory.kept)
+
+    count = keys_after(Scaled())
+    assert count == 2
+    assert keys_after(Scaled()) == count
+    changes = (
+        {"original": biased(3.0)},
+        {"proxies": proxies(1.0)},
+        {"proxies": Proxies(proxies(0.0).images, torch.tensor([1, 0]))},
+        {"proxies": None},
+        {"seed": 1},
+        {"forget": (2,)},
+        {"class_counts": (9, 9, 9, 8)},
+        {"splits": {"test": Counted(40).split}},
+        {"splits": {"test": Counted(40).split, "train": Counted(41).split}},
+    )
+    for change in changes:
+        count += 2
+        assert keys_after(Scaled(), **change) == count, change
+    assert keys_after(Scaled(2.0)) == count + 2
+    monkeypatch.setattr(battery, "_code_of", lambda metric: "another version")
+    assert keys_after(Scaled()) == count + 4
+
+
+def test_the_code_of_a_metric_is_this_rooms_and_its_own_file(tmp_path: Path) -> None:
+    own = tmp_path / "own_metric.py"
+    found = []
+    for text in ("one", "two"):
+        own.write_text(f"class Own:\n    value = {text!r}\n")
+        spec = importlib.util.spec_from_file_location("own_metric", own)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["own_metric"] = module
+        spec.loader.exec_module(module)
+        found.append(battery._code_of(module.Own))
+    del sys.modules["own_metric"]
+    assert found[0] != found[1]
+    assert battery._code_of(Accuracy) not in found
 
 
 def nudge_parameter(context: Context) -> None:

@@ -17,13 +17,12 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from geniu_lightning.evaluation.battery import Absent, Reading, run, tree_of
-from geniu_lightning.evaluation.context import Context, Outputs
+from geniu_lightning.evaluation.context import Context, Outputs, log_softmax
 from geniu_lightning.evaluation.membership import (
     SCORES,
     Membership,
     auc,
     leak,
-    log_softmax,
     mean_of,
     modified_entropy,
     scores,

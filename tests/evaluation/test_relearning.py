@@ -1,25 +1,22 @@
 """Relearning on small real networks: what was hidden comes back, what was never there does not."""
 
 import copy
-import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geniu_lightning.evaluation import relearning
 from geniu_lightning.evaluation.battery import Absent, Values, fingerprint
 from geniu_lightning.evaluation.context import Context, Proxies, Split
+from geniu_lightning.evaluation.fine_tuning import few_shot
 from geniu_lightning.evaluation.relearning import (
     Adaptive,
     KShot,
     OwnProxies,
     RelearnTime,
     RetainOnly,
-    area,
-    fine_tune,
-    reset_rows,
 )
 
 CLASSES, SIZE = 5, 12
@@ -203,6 +200,56 @@ def test_attacks_repeat_change_nothing_and_need_training_images(
     assert isinstance(without, Absent)
 
 
+def test_every_k_has_its_values_and_the_rate_is_varied_for_ten(
+    models: dict[str, nn.Module],
+) -> None:
+    few = {"scored": 40, "steps": (0, 1, 2, 5, 10)}
+    given = about(models, "suppressed")
+    found = KShot(shots=(1, 10), draws=1, rate=1e-3, **few)(given)
+    assert {name.removesuffix(".area") for name in found if name.endswith("area")} == {
+        "k1",
+        "k10",
+        "k10.slow",
+        "k10.fast",
+    }
+    for name, rate in (("slow", 1e-4), ("fast", 1e-2)):
+        alone = KShot(shots=(10,), draws=1, rate=rate, **few)(given)
+        assert found[f"k10.{name}.curve"] == alone["k10.curve"], name
+    assert found["k10.slow.area"] < found["k10.fast.area"]
+
+
+def test_values_are_means_over_draws(models: dict[str, nn.Module]) -> None:
+    settings = {"shots": (1,), "rate": 3e-3, "scored": 40, "steps": FEW["steps"]}
+    given = about(models, "suppressed")
+    single = [
+        KShot(draws=1, **settings).curves(given, lambda draw, only=only: few_shot(given, 1)(only))
+        for only in (0, 1)
+    ]
+    assert single[0] != single[1]
+    both = KShot(draws=2, **settings)(given)
+    for name, side in (("k1.curve", 0), ("k1.retain_curve", 1)):
+        expected = [sum(pair) / 2 for pair in zip(*(one[side] for one in single), strict=True)]
+        assert both[name] == pytest.approx(expected)
+
+
+def test_own_proxies_come_with_as_many_retained_ones(
+    models: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+
+    def watched(network: nn.Module, batches, steps, rate: float):
+        seen.extend(next(batches)[1] for _ in range(3))
+        yield from steps
+
+    monkeypatch.setattr(relearning, "fine_tune", watched)
+    proxies = Proxies(TRAIN.read(torch.arange(300)), TRAIN.labels[:300])
+    OwnProxies(draws=1, scored=40)(about(models, "mask", proxies=proxies))
+    for labels in seen:
+        assert int((labels == 0).sum()) == 60
+        assert len(labels) == 120
+    assert not torch.equal(seen[0], seen[1])  # others are drawn anew in each step
+
+
 def test_two_forgotten_classes_are_both_shown_and_averaged(models: dict[str, nn.Module]) -> None:
     given = Context(
         models["original"],
@@ -214,39 +261,3 @@ def test_two_forgotten_classes_are_both_shown_and_averaged(models: dict[str, nn.
     )
     curve = KShot(shots=(1,), **FEW)(given)["k1.curve"]
     assert curve[0] == pytest.approx(0.5, abs=0.05)  # one of the two was never masked
-
-
-def test_area_is_over_the_logarithm_of_steps_and_a_share() -> None:
-    steps, curve = (0, 1, 2, 5, 20), [0.0, 0.2, 0.5, 0.7, 1.0]
-    places = np.log1p(steps)
-    assert area(steps, curve) == pytest.approx(np.trapezoid(curve, places) / math.log(21))
-    assert area(steps, [1.0] * 5) == pytest.approx(1)
-
-
-def test_fine_tuning_pauses_before_the_first_step_and_after_each_named_one() -> None:
-    network, asked = TwoLayers(0).eval(), []
-
-    def batches():
-        while True:
-            asked.append(None)
-            yield TRAIN.read(torch.arange(6)), TRAIN.labels[:6]
-
-    seen = [(step, len(asked)) for step in fine_tune(network, batches(), (0, 1, 4), 1e-3)]
-    assert seen == [(0, 0), (1, 1), (4, 4)]
-    assert not network.training
-
-
-def test_reset_rows_point_to_the_mean_feature_with_the_others_norm_and_bias() -> None:
-    network = TwoLayers(0).eval().requires_grad_(False)
-    images, labels = TRAIN.read(torch.tensor([0, 5, 3])), torch.tensor([0, 0, 3])
-    others = [1, 2, 4]
-    norm = network.head.weight[others].norm(dim=1).mean()
-    bias = network.head.bias[others].mean()
-    untouched = network.head.weight[others].clone()
-    reset_rows(network, images, labels)
-    for k in (0, 3):
-        mean = network.features(images)[labels == k].mean(dim=0)
-        expected = norm * mean / mean.norm()
-        torch.testing.assert_close(network.head.weight[k], expected)
-        assert network.head.bias[k] == bias
-    assert torch.equal(network.head.weight[others], untouched)
