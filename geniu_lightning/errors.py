@@ -19,3 +19,7 @@ class KitError(UserError):
 
 class TrainingDivergedError(UserError):
     """The loss stopped being a finite number."""
+
+
+class BusyError(UserError):
+    """Another process is at work in the same folder."""

@@ -1,20 +1,28 @@
 """Evaluation of a run: opens the images, runs the battery, lays out what it found."""
 
+import copy
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from geniu_lightning.app import terminal
 from geniu_lightning.app.build import built, plain
-from geniu_lightning.app.cli import say
 from geniu_lightning.data.module import ImageData
-from geniu_lightning.evaluation import battery
+from geniu_lightning.evaluation import battery, word
 from geniu_lightning.evaluation.accuracy import confusion, per_class
-from geniu_lightning.evaluation.context import Context, Split
+from geniu_lightning.evaluation.context import LARGEST_LOGIT, Context, Proxies, Split
+from geniu_lightning.evaluation.memory import FileMemory, FileOutputs
+from geniu_lightning.evaluation.metric import Metric
 from geniu_lightning.kit import Kit
+from geniu_lightning.kit.networks import head_of
+from geniu_lightning.unlearning.networks import fresh_classifier
 
 VERSION = 1  # of metrics.json
 
@@ -24,7 +32,9 @@ class Assessment:
     """What evaluation found.
 
     Attributes:
-        metrics: As :func:`geniu_lightning.evaluation.battery.run` returns them.
+        metrics: As :func:`geniu_lightning.evaluation.battery.tree_of` returns them.
+        judgement: The word and why, as :func:`geniu_lightning.evaluation.word.plain` returns them;
+            ``None`` where nothing was unlearned.
         confusion_before: Of the original on the split that the configuration names, ``(K, K)``;
             ``None`` without evaluation, or where there are no images of that split.
         confusion_after: Of the unlearned model.
@@ -33,14 +43,34 @@ class Assessment:
     """
 
     metrics: dict[str, Any]
+    judgement: dict[str, Any] | None = None
     confusion_before: Tensor | None = None
     confusion_after: Tensor | None = None
     before: list[float] | None = None
     after: list[float] | None = None
 
 
+@dataclass(frozen=True)
+class Yardstick:
+    """What a model is compared with.
+
+    Args:
+        oracles: Models retrained without the forgotten classes, on the device to work on.
+        folder: Keeps what is measured; ``None`` measures everything anew.
+    """
+
+    oracles: tuple[nn.Module, ...] = ()
+    folder: Path | None = None
+
+
 def assess(
-    config: DictConfig, kit: Kit, unlearned: nn.Module, data: ImageData, forget: tuple[int, ...]
+    config: DictConfig,
+    kit: Kit,
+    unlearned: nn.Module,
+    data: ImageData,
+    forget: tuple[int, ...],
+    yardstick: Yardstick | None = None,
+    keeps_proxies: bool = False,
 ) -> Assessment:
     """Measure what the configuration names.
 
@@ -49,46 +79,88 @@ def assess(
         kit: Holds the original, on the device to work on.
         unlearned: What to measure, on the same device.
         data: The images.
-        forget: Forgotten classes.
+        forget: Forgotten classes; none after training.
+        yardstick: What to compare with.
+        keeps_proxies: Whether the kit's proxies are kept beside the model.
     """
     if not config.metrics:
         return Assessment({})
+    yardstick = yardstick or Yardstick()
     device = next(kit.classifier.parameters()).device
     unlearned.to(device)
-
-    def opened(split: str) -> Split:
-        indices = data.indices(split)
-
-        def read(positions: Tensor) -> Tensor:
-            return data.spec.normalise(data.read(split, indices[positions], device))
-
-        return Split(data.labels(split), read)
-
     splits = [s for s in ("test", "train", "validation") if len(data.indices(s))]
+    store = None
+    if yardstick.folder is not None:
+        store = FileOutputs(yardstick.folder / "outputs", yardstick.oracles)
     context = Context(
         original=kit.classifier,
         unlearned=unlearned,
         forget=forget,
         class_names=data.names,
         class_counts=tuple(data.class_counts),
-        splits={split: opened(split) for split in splits},
+        splits={split: _opened(data, split, device) for split in splits},
+        oracles=yardstick.oracles,
+        proxies=_proxies(kit) if keeps_proxies else None,
+        fresh=partial(_fresh, kit),
         seed=config.seed,
-        on_progress=lambda text: say(f"evaluating {text}"),
+        store=store,
     )
-    metrics = battery.tree_of(
-        battery.run(context, {k: built(v) for k, v in plain(config.metrics).items()})
-    )
-    if config.split not in splits:
-        return Assessment(metrics)
-    before, after = (context.outputs(net, config.split) for net in (kit.classifier, unlearned))
-    classes = len(data.names)
-    return Assessment(
-        metrics,
-        confusion(before, classes),
-        confusion(after, classes),
-        per_class(before, classes).tolist(),
-        per_class(after, classes).tolist(),
-    )
+    metrics = {name: built(target) for name, target in plain(config.metrics).items()}
+    controls = _controls(kit, forget) if yardstick.oracles else {}
+    memory = FileMemory(yardstick.folder / "measured") if yardstick.folder else None
+    findings = _run(context, metrics, controls, memory)
+    result = Assessment(battery.tree_of(findings))
+    if forget:
+        result.judgement = word.plain(word.judge(findings, len(data.names)))
+    if config.split in splits:
+        before, after = (context.outputs(net, config.split) for net in (kit.classifier, unlearned))
+        classes = len(data.names)
+        result.confusion_before = confusion(before, classes)
+        result.confusion_after = confusion(after, classes)
+        result.before = per_class(before, classes).tolist()
+        result.after = per_class(after, classes).tolist()
+    return result
+
+
+def _run(
+    context: Context,
+    metrics: dict[str, Metric],
+    controls: dict[str, nn.Module],
+    memory: FileMemory | None,
+) -> battery.Findings:
+    """Run the battery; where it takes long, say so before and tell where it is."""
+    split = next(iter(context.splits))
+    start = time.monotonic()
+    context.outputs(context.unlearned, split)
+    pace = (time.monotonic() - start) / max(len(context.splits[split].labels), 1)
+    seconds = pace * battery.missing_work(context, metrics, controls, memory)
+    told = terminal.waiting(seconds)
+    return battery.run(replace(context, on_progress=told), metrics, controls, memory)
+
+
+def _opened(data: ImageData, split: str, device: torch.device) -> Split:
+    indices = data.indices(split)
+
+    def read(positions: Tensor) -> Tensor:
+        return data.spec.normalise(data.read(split, indices[positions], device))
+
+    return Split(data.labels(split), read)
+
+
+def _controls(kit: Kit, forget: tuple[int, ...]) -> dict[str, nn.Module]:
+    """Return models of which it is known what they do: nothing, and hide."""
+    mask = copy.deepcopy(kit.classifier)
+    head_of(mask).bias[list(forget)] = -LARGEST_LOGIT
+    return {"original": kit.classifier, "mask": mask}
+
+
+def _proxies(kit: Kit) -> Proxies:
+    drawn = kit.proxies()
+    return Proxies(kit.info.spec.normalise(drawn.images), drawn.labels)
+
+
+def _fresh(kit: Kit, seed: int) -> nn.Module:
+    return fresh_classifier(kit, seed).eval().requires_grad_(False)
 
 
 def flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:

@@ -15,7 +15,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from geniu_lightning.errors import UserError
+from geniu_lightning.data.classes import class_indices
+from geniu_lightning.errors import BusyError, UserError
 
 # where and how a run is carried out and watched; everything else says what it computes
 INCIDENTAL = (
@@ -30,8 +31,10 @@ INCIDENTAL = (
     "trainer.checkpoint_every_n_steps",
     "unlearner.search",
     "kit",
+    "oracles",
 )
-RESULTS = ("kit.safetensors", "unlearned.safetensors", "metrics.json", "checkpoints")
+WEIGHTS = "unlearned.safetensors"
+RESULTS = ("kit.safetensors", WEIGHTS, "metrics.json", "checkpoints")
 LEFTOVERS = (
     *RESULTS,
     *("done.json", "failed.json", "run.json", "log", "wandb", ".wandb_id"),
@@ -72,7 +75,8 @@ class RunFolder:
                 run has ended well, and put back if it has not.
 
         Raises:
-            UserError: If another run's results are there, or another process is at work.
+            BusyError: If another process is at work there.
+            UserError: If another run's results are there.
         """
         if not self.leads:  # the first process of the run has claimed it for all
             yield
@@ -82,7 +86,7 @@ class RunFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"another process is at work in {self.path}") from None
+                raise BusyError(f"another process is at work in {self.path}") from None
             if force:
                 self._set_aside()
             differences = self._differences()
@@ -199,6 +203,52 @@ def kit_metadata(path: Path) -> dict[str, str]:
     if "geniu" not in metadata:
         raise UserError(f"{path} is a safetensors file, but no kit of geniu_lightning")
     return dict(metadata)
+
+
+def kit_path(named: str) -> Path:
+    """Return the file of a kit that was named by itself or by its folder."""
+    path = Path(named).expanduser()
+    return path / "kit.safetensors" if path.is_dir() else path
+
+
+def description_of(metadata: dict[str, str]) -> dict[str, Any]:
+    """Return what a kit says of itself, unverified.
+
+    Raises:
+        UserError: If that cannot be read.
+    """
+    try:
+        found = json.loads(metadata["geniu"])
+        found["class_names"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError("the kit's description cannot be read") from None
+    return dict(found)
+
+
+def forgotten(
+    wanted: Any, kit: dict[str, Any]
+) -> tuple[int, ...]:  # what was written after forget=
+    """Return the classes to forget, having checked that the request makes sense.
+
+    Raises:
+        UserError: If there is none, no such one, or none left to retain.
+    """
+    names = kit["class_names"]
+    wanted = wanted if wanted is not None else []
+    if isinstance(wanted, str | int):
+        wanted = [wanted]
+    forget = class_indices(list(wanted), names)
+    if not forget:
+        raise UserError("say what to forget: forget=[0], forget=[3,5] or forget=[ship]")
+    if len(forget) == len(names):
+        raise UserError("all classes are to be forgotten: then there is nothing to retain")
+    return forget
+
+
+def compared_with(folder: Path) -> list[int]:
+    """Return the training seeds of the oracles that a finished run was compared with."""
+    found: list[int] = json.loads((folder / "metrics.json").read_text()).get("oracles", [])
+    return found
 
 
 def single_process(trainer: DictConfig) -> bool:

@@ -108,6 +108,45 @@ def decoding_progress() -> Callable[[str, int, int], None]:
     return report
 
 
+def waiting(seconds: float) -> Callable[[str], None]:
+    """Say how long an evaluation will take if that is long, and return a reporter of its parts.
+
+    Args:
+        seconds: An estimate.
+    """
+    start = time.monotonic()
+    last = [start]
+    if seconds > 2 * SECONDS_BETWEEN_LINES:
+        about = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+        say(f"evaluation will take about {about}")
+
+    def report(text: str) -> None:
+        now = time.monotonic()
+        if now - last[0] > SECONDS_BETWEEN_LINES:
+            last[0] = now
+            say(f"evaluating {text}  {now - start:.0f} s of about {max(seconds, now - start):.0f}")
+
+    return report
+
+
+def verdict(judgement: dict[str, Any], oracles: int) -> None:
+    """Print the word for a model, why, and what the same rule says of oracles and controls."""
+    if judgement["word"] is None:
+        say(f"no word: {judgement['word_reason']}")
+        return
+    console.print(f"[bold]{judgement['word']}[/bold]: {judgement['word_reason']}", soft_wrap=True)
+    if judgement["deciding"]:
+        rows = [
+            [d["name"], d["value"], d["oracles"], d["allowed"], d["original"] or "-"]
+            for d in judgement["deciding"]
+        ]
+        columns = ["what decided", "model", f"{oracles} oracles", "allowed ±", "original"]
+        table("", columns, rows)
+    said = ", ".join(f"{word} {count}" for word, count in judgement["oracle_words"].items())
+    controls = ", ".join(f"{name} {word}" for name, word in judgement["controls"].items())
+    say(f"the same rule says of the oracles: {said}; of controls: {controls}")
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table: numbers to the right, fractions with four digits.
 

@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from geniu_lightning.app.cli import entry, say
+from geniu_lightning.app.cli import CONF, entry, say
+from geniu_lightning.app.oracles import FIRST_SEED, Bank
 from geniu_lightning.app.runs import (
+    WEIGHTS,
     RunFolder,
+    compared_with,
+    description_of,
     folder_of,
+    forgotten,
     identity_of,
     kit_metadata,
+    kit_path,
     revision,
-    write_json,
 )
-from geniu_lightning.data.classes import class_indices
 from geniu_lightning.errors import DataNotFoundError, UserError
 
 if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished run needs neither
@@ -26,7 +30,6 @@ if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished r
     from pytorch_lightning.loggers import Logger
     from torch import nn
 
-    from geniu_lightning.app.assess import Assessment
     from geniu_lightning.data.module import ImageData
     from geniu_lightning.unlearning.base import Unlearner
 
@@ -40,10 +43,17 @@ def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
     """Carry out one configuration; return retain minus forget accuracy, for a sweeper."""
     if config.kit is None:
         raise UserError("name the kit to unlearn from: kit=FOLDER/kit.safetensors")
-    path = Path(config.kit).expanduser()
-    path = path / "kit.safetensors" if path.is_dir() else path
+    path = kit_path(config.kit)
     metadata = kit_metadata(path)
-    forget = _forgotten(config, metadata)
+    kit = description_of(metadata)
+    forget = forgotten(config.forget, kit)
+    bank = Bank(config, kit, forget) if config.evaluation.bank or config.oracles.add else None
+    if config.oracles.add:
+        assert bank is not None  # as asked before
+        seed = FIRST_SEED + config.oracles.add - 1
+        visited.append(bank.run(seed).path)
+        add_oracle(config, path, forget, bank, seed)
+        return None
     identity = identity_of(config, forget=list(forget), kit_sha256=metadata.get("sha256"))
     method = str(config.unlearner.name)
     folder = folder_of(
@@ -56,13 +66,15 @@ def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
     )
     if folder.path.resolve() == path.resolve().parent:
         raise UserError(f"{folder.path} is the folder of the kit itself; choose another out=")
-    folder.description = {"run": _facts(identity, json.loads(metadata["geniu"]))}
+    folder.description = {"run": _facts(identity, kit)}
     visited.append(folder.path)
-    if folder.done and not config.force:
+    again = folder.done and not config.force
+    if again and (bank is None or compared_with(folder.path) == bank.expected()):
         say(f"already done: {folder.path} (force=true does it again)")
         return folder.objective
     with folder.claim(config.force):
-        return _Unlearning(config, folder, path, forget).run()
+        run = _Unlearning(config, folder, path, forget, bank)
+        return run.judge_again() if again else run.run()
 
 
 def compare(folders: dict[Path, str]) -> None:
@@ -78,12 +90,13 @@ def compare(folders: dict[Path, str]) -> None:
     for folder, failed in folders.items():
         run = None if failed else read(folder)
         if run is None:
-            rows.append([folder.name, "-", "-", "-", failed])
+            rows.append([folder.name, "-", "-", "-", "-", failed])
             continue
         split = "test" if "accuracy.test.retain" in run.values else "validation"
         values = [run.values.get(f"accuracy.{split}.{side}", "-") for side in ("forget", "retain")]
-        rows.append([run.method, *values, f"{run.values['cost.seconds']:.2f}", str(folder)])
-    terminal.table("runs of this sweep", ["method", "A_f", "A_r", "time, s", ""], rows)
+        seconds = f"{run.values['cost.seconds']:.2f}"
+        rows.append([run.method, *values, seconds, run.word or "-", str(folder)])
+    terminal.table("runs of this sweep", ["method", "A_f", "A_r", "time, s", "word", ""], rows)
     count = sum(map(bool, folders.values()))
     if count:
         say(f"{count} of {len(rows)} failed; the same command tries these again")
@@ -95,45 +108,25 @@ def _facts(identity: dict[str, Any], kit: dict[str, Any]) -> dict[str, Any]:
     return identity | {"job": "unlearn", "revision": revision(), "trained": trained}
 
 
-def _forgotten(config: DictConfig, metadata: dict[str, str]) -> tuple[int, ...]:
-    """Return the classes to forget, having checked that the request makes sense."""
-    try:
-        names = json.loads(metadata["geniu"])["class_names"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError("the kit's description cannot be read") from None
-    wanted = config.forget if config.forget is not None else []
-    if isinstance(wanted, str | int):
-        wanted = [wanted]
-    forget = class_indices(list(wanted), names)
-    if not forget:
-        raise UserError("say what to forget: forget=[0], forget=[3,5] or forget=[ship]")
-    if len(forget) == len(names):
-        raise UserError("all classes are to be forgotten: then there is nothing to retain")
-    return forget
-
-
 class _Unlearning:
     """One unlearning run."""
 
     def __init__(
-        self, config: DictConfig, folder: RunFolder, path: Path, forget: tuple[int, ...]
+        self,
+        config: DictConfig,
+        folder: RunFolder,
+        path: Path,
+        forget: tuple[int, ...],
+        bank: Bank | None,
     ) -> None:
-        from geniu_lightning.app import build
-        from geniu_lightning.kit import Kit
+        from geniu_lightning.app.request import Request
 
-        build.begin(config)
         self.config = config
         self.folder = folder.path
         self.mark = folder
-        self.forget = forget
-        self.kit = Kit.load(path, config.allow_custom).to(build.device_of(config.trainer))
-        held = self.kit.info.settings.get("data", {}).get("validation")
-        if config.evaluation.metrics and config.evaluation.split == "validation" and not held:
-            raise UserError(
-                "evaluation=validation needs a kit whose training held images back: train it with"
-                " data.validation=0.2"
-            )
-        self.data: ImageData | None = None
+        self.bank = bank
+        self.request = Request(config, path, forget)
+        self.kit = self.request.kit
 
     def run(self) -> float | None:
         """Unlearn, write the weights, evaluate, and mark the folder as done."""
@@ -141,7 +134,7 @@ class _Unlearning:
         from geniu_lightning.optim import total_over_ranks
 
         method = self.config.unlearner.name
-        names = [self.kit.info.class_names[k] for k in self.forget]
+        names = self.request.names
         facts = self.mark.identity | {"revision": revision(), "forget_names": names}
         facts["trained"] = self.kit.info.settings
         tags = [method, *(f"forget {name}" for name in names)]
@@ -150,7 +143,8 @@ class _Unlearning:
         try:
             unlearner = self._unlearner()
             classifier = self._unlearn(unlearner, loggers)
-            reads = total_over_ranks(sum(self.data.reads.values()) if self.data is not None else 0)
+            data = self.request.data
+            reads = total_over_ranks(sum(data.reads.values()) if data is not None else 0)
             value = None
             if self.mark.leads:
                 value = self._hand_over(unlearner, classifier, reads, loggers)
@@ -165,7 +159,7 @@ class _Unlearning:
         settings = build.plain(self.config.unlearner)
         for not_the_methods in ("name", "search"):
             settings.pop(not_the_methods, None)
-        method: Unlearner = build.built(settings, forget=self.forget, seed=self.config.seed)
+        method: Unlearner = build.built(settings, forget=self.request.forget, seed=self.config.seed)
         return method
 
     def _unlearn(self, unlearner: Unlearner, loggers: list[Logger]) -> nn.Module:
@@ -189,17 +183,15 @@ class _Unlearning:
         def open_split(split: str, batch_size: int, seed: int | None, limit: int | None) -> Any:
             return data.loader(split, batch_size=batch_size, seed=seed, limit=limit, device=device)
 
-        device = build.device_of(self.config.trainer)
-
+        device = self.request.device
         if unlearner.access:
             data = self._data_for(unlearner)
         if self.mark.leads:
-            names = ", ".join(self.kit.info.class_names[k] for k in self.forget)
-            say(
-                f"forgetting {names} with {self.config.unlearner.name}, which reads"
-                f" {unlearner.access}"
-            )
-        return unlearner.run(self.kit, Sources(unlearner.access, self.forget, open_split), trainer)
+            method = self.config.unlearner.name
+            names = ", ".join(self.request.names)
+            say(f"forgetting {names} with {method}, which reads {unlearner.access}")
+        sources = Sources(unlearner.access, self.request.forget, open_split)
+        return unlearner.run(self.kit, sources, trainer)
 
     def _data_for(self, unlearner: Unlearner) -> ImageData:
         """Return the kit's images for a method that reads some.
@@ -210,7 +202,7 @@ class _Unlearning:
         from geniu_lightning.app import methods
 
         try:
-            return self._open_data()
+            return self.request.images()
         except DataNotFoundError as error:
             always, with_proxies = methods.without_data()
             raise DataNotFoundError(
@@ -219,70 +211,60 @@ class _Unlearning:
                 f" {', '.join(with_proxies)}"
             ) from error
 
-    def _open_data(self) -> ImageData:
-        """Return the kit's images, opened once and only when something asks for them.
-
-        Raises:
-            DataNotFoundError: If they are nowhere.
-        """
-        from geniu_lightning.app import build, terminal
-
-        if self.data is None:
-            self.data = build.recorded_data(
-                self.kit.info.settings,
-                self.config.data.root,
-                self.config.data.name,
-                self.config.allow_custom,
-                on_decode=terminal.decoding_progress(),
-            )
-            if self.data.fingerprint != self.kit.info.data_fingerprint:
-                raise DataNotFoundError(
-                    "the images found are not those that the kit was trained on (their fingerprint"
-                    f" is {self.data.fingerprint[:12]}…, the kit's"
-                    f" {self.kit.info.data_fingerprint[:12]}…); set data.root and data.name"
-                )
-            self.data.set_forget(self.forget)
-            self.data.place(build.device_of(self.config.trainer))
-        return self.data
-
     def _hand_over(
         self, unlearner: Unlearner, classifier: nn.Module, reads: int, loggers: list[Logger]
     ) -> float | None:
-        """Write what the run leaves, and say what it is."""
-        from geniu_lightning.app import assess, build, trackers
+        """Write the weights, and judge them."""
         from geniu_lightning.kit import Kit
 
         info = dataclasses.replace(
-            self.kit.info, generator=None, forgotten=self.forget, revision=revision()
+            self.kit.info, generator=None, forgotten=self.request.forget, revision=revision()
         )
-        weights = self.folder / "unlearned.safetensors"
-        Kit(classifier, info).save(weights)
-        self.kit.to(build.device_of(self.config.trainer))
-        result, reason = self._assess(classifier)
-        steps = unlearner.steps
+        Kit(classifier, info).save(self.folder / WEIGHTS)
+        self.kit.to(self.request.device)
         cost = {
             "seconds": unlearner.clock.seconds,
-            "steps": steps,
+            "steps": unlearner.steps,
             "training_images_read": reads,
             "access": str(unlearner.access),
+            "reads_prompts": self.kit.prompts_read,
         }
-        document = {
-            "version": assess.VERSION,
-            "word": None,
-            "word_reason": "no oracles were read, and accuracy cannot tell forgetting from hiding",
-            **self.mark.description,
-            "cost": cost,
-            "metrics": result.metrics or {"accuracy": {"absent": reason}},
-        }
-        write_json(self.folder / "metrics.json", document)
-        trackers.log_pictures(loggers, self._draw(result))
-        numbers = assess.flat(result.metrics)
-        trackers.log_summary(loggers, numbers | {"cost.seconds": unlearner.clock.seconds})
-        self._report(result, reason, cost)
+        return self._judge(classifier, cost, loggers)
+
+    def judge_again(self) -> float | None:
+        """Judge weights that are there, because there are other oracles than at first."""
+        from geniu_lightning.kit import Kit
+
+        say(f"judging {self.folder} anew: there are other oracles than when it was judged")
+        cost = json.loads((self.folder / "metrics.json").read_text())["cost"]
+        kit = Kit.load(self.folder / WEIGHTS, self.config.allow_custom)
+        return self._judge(kit.classifier, cost, [])
+
+    def _judge(
+        self, classifier: nn.Module, cost: dict[str, Any], loggers: list[Logger]
+    ) -> float | None:
+        """Evaluate, write what was found, and mark the run as done if nothing is missing."""
+        from geniu_lightning.app import trackers
+        from geniu_lightning.app.judge import Judge
+
+        def train_oracle(bank: Bank, seed: int) -> None:
+            add_oracle(self.config, self.request.path, self.request.forget, bank, seed)
+
+        judge = Judge(self.request, self.bank, train_oracle)
+        result = judge.judge(classifier, cost["reads_prompts"])
+        pictures = judge.write(self.folder, result, self.mark.description | {"cost": cost})
+        numbers = result.numbers()
+        if loggers:
+            trackers.log_pictures(loggers, pictures)
+            trackers.log_summary(loggers, numbers | {"cost.seconds": cost["seconds"]})
+        say(
+            f"{cost['seconds']:.2f} s, {cost['steps']} steps,"
+            f" {cost['training_images_read']:,} training images read"
+        )
         objective = self._objective(numbers)
         if result.metrics or not self.config.evaluation.metrics:
             self.mark.finish(objective)
-        say(f"weights: {weights}")
+        say(f"weights: {self.folder / WEIGHTS}")
         return objective
 
     def _objective(self, numbers: dict[str, float]) -> float | None:
@@ -291,50 +273,35 @@ class _Unlearning:
         retain, forget = (numbers.get(f"accuracy.{split}.{side}") for side in ("retain", "forget"))
         return None if retain is None or forget is None else retain - forget
 
-    def _assess(self, classifier: nn.Module) -> tuple[Assessment, str]:
-        from geniu_lightning.app import assess
 
-        if not self.config.evaluation.metrics:
-            return assess.Assessment({}), "evaluation=none"
-        try:
-            data = self._open_data()
-        except DataNotFoundError as error:
-            say(f"evaluation is left out, until the same command finds the images: {error}")
-            return assess.Assessment({}), str(error)
-        return assess.assess(self.config.evaluation, self.kit, classifier, data, self.forget), ""
+def add_oracle(
+    config: DictConfig,
+    path: Path,
+    forget: tuple[int, ...],
+    bank: Bank,
+    seed: int,
+) -> None:
+    """Train one oracle of a bank, unless it is there.
 
-    def _draw(self, result: Assessment) -> dict[str, Path]:
-        from geniu_lightning import pictures
+    Raises:
+        BusyError: If another process is at it.
+    """
+    from omegaconf import OmegaConf
 
-        drawn = {}
-        for when, counts in (
-            ("before", result.confusion_before),
-            ("after", result.confusion_after),
-        ):
-            if counts is not None:
-                drawn[f"confusion_{when}"] = self.folder / f"confusion_{when}.png"
-                pictures.confusion(
-                    counts,
-                    self.kit.info.class_names,
-                    f"{when} unlearning, {self.config.evaluation.split}",
-                    drawn[f"confusion_{when}"],
-                )
-        return drawn
-
-    def _report(self, result: Assessment, reason: str, cost: dict[str, Any]) -> None:
-        from geniu_lightning.app import terminal
-
-        if result.before is not None and result.after is not None:
-            rows = [
-                [name, "forget" if k in self.forget else "", before, after]
-                for k, (name, before, after) in enumerate(
-                    zip(self.kit.info.class_names, result.before, result.after, strict=True)
-                )
-            ]
-            terminal.table(
-                f"{self.config.evaluation.split} accuracy", ["class", "", "before", "after"], rows
-            )
-        say(
-            f"{cost['seconds']:.2f} s, {cost['steps']} steps,"
-            f" {cost['training_images_read']:,} training images read"
-        )
+    folder = bank.run(seed)
+    if folder.done:
+        say(f"already there: {folder.path}")
+        return
+    job = OmegaConf.merge(
+        OmegaConf.masked_copy(config, ["trainer", "data", "allow_custom"]),
+        {
+            "unlearner": OmegaConf.load(CONF / "unlearner" / "retrain.yaml"),
+            "evaluation": {"metrics": {}, "split": "test", "bank": None},
+            "logger": {"csv": {}},
+            "seed": 0,
+        },
+    )
+    job.unlearner.training_seed = seed
+    assert isinstance(job, DictConfig)  # as mappings are merged
+    with folder.claim(force=False):
+        _Unlearning(job, folder, path, forget, None).run()

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from geniu_lightning.evaluation.battery import Absent, Metric, Reading, Values
 from geniu_lightning.evaluation.context import Context, Outputs
+from geniu_lightning.evaluation.metric import Absent, Metric, Reading, Values
 
 NO_IMAGE = Absent("the split has no image of such a class")
 

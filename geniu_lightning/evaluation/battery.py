@@ -1,89 +1,17 @@
 """Runs the metrics that the configuration names, on the model, its oracles and two controls."""
 
-import hashlib
-import inspect
-import json
 import math
 import statistics
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from geniu_lightning.evaluation.context import Context, Part
-from geniu_lightning.evaluation.statistics import EPSILON_SHARE, position, z_score
-
-Direction = Literal["lower", "higher", "oracle"]
-HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a value is to be read.
-
-    Args:
-        direction: Which way is better; ``oracle`` is towards the retrained models' value.
-        ideal: The best value; ``None`` is the oracles' own.
-        epsilon: The smallest difference that means anything.
-    """
-
-    direction: Direction
-    ideal: float | None = None
-    epsilon: float = EPSILON_SHARE
-
-
-@dataclass(frozen=True)
-class Absent:
-    """A metric that cannot be computed, and why."""
-
-    reason: str
-
-
-Value = float | list[float | None]
-Values = dict[str, Value | Absent]
-
-
-class Metric(ABC):
-    """One family of measurements: a function of the context, with how its values are read.
-
-    Attributes:
-        needs: What it looks at beside the model, the images and the settings; the rest is hidden
-            from it. What oracles show is remembered as long as these are the same.
-        readings: By the last part of a value's name.
-    """
-
-    needs: ClassVar[frozenset[Part]] = frozenset()
-    readings: ClassVar[Mapping[str, Reading]] = {}
-
-    def reading(self, name: str) -> Reading:
-        """Return how the value ``name`` is to be read."""
-        return self.readings[name.rpartition(".")[2]]
-
-    def work(self, context: Context) -> int:
-        """Return about how many images it pushes through a network, one to train on as three."""
-        return 0
-
-    @abstractmethod
-    def __call__(self, context: Context) -> Values:
-        """Measure, with names whose parts are divided by dots, such as ``test.forget``."""
-
-    def conclude(self, own: Values, oracles: Sequence[Values]) -> Values:
-        """Return further values, which follow from the model's own and from the oracles'."""
-        return {}
-
-
-class Memory(Protocol):
-    """Remembers what was found of models that many evaluations share."""
-
-    def recall(self, key: str) -> Values | None:
-        """Return what was found, or nothing."""
-
-    def keep(self, key: str, values: Values) -> None:
-        """Remember it."""
+from geniu_lightning.evaluation.context import Context
+from geniu_lightning.evaluation.memory import Memory, fingerprint, key_of
+from geniu_lightning.evaluation.metric import Absent, Metric, Reading, Value, Values
+from geniu_lightning.evaluation.statistics import position, z_score
 
 
 @dataclass(frozen=True)
@@ -121,22 +49,21 @@ def run(
         context: What may be looked at.
         metrics: By the name of their family.
         controls: Models whose answer is known: ``original`` and ``mask``.
-        memory: Of oracles and controls; ``None`` measures them anew.
+        memory: Of what was measured before; ``None`` measures everything anew.
 
     Raises:
         RuntimeError: If a metric changed a model that it measured, or looked at what it did not
             declare.
     """
-    shared = dict(controls or {}) if context.oracles else {}
-    shared |= {f"oracle {k + 1}": oracle for k, oracle in enumerate(context.oracles)}
+    shared = _shared(context, controls or {})
     measured = {
-        name: _row(context.judging(network), metrics, memory, name)
+        name: _row(context.judging(network), _about(name, metrics), memory, name)
         for name, network in ({"unlearned": context.unlearned} | shared).items()
     }
     values = {name: _named(row) for name, row in measured.items()}
     for name, row in measured.items():
         others = [m for other, m in measured.items() if "oracle " in other and other != name]
-        for family, metric in metrics.items():
+        for family, metric in _about(name, metrics).items():
             more = metric.conclude(row[family], [other[family] for other in others])
             values[name] |= _named({family: {k: _checked(v) for k, v in more.items()}})
     readings = {
@@ -161,14 +88,26 @@ def missing_work(
     memory: Memory | None,
 ) -> int:
     """Return how many images :func:`run` would push through networks, an estimate."""
-    networks = [context.unlearned, *controls.values(), *context.oracles]
+    networks = {"unlearned": context.unlearned} | _shared(context, controls)
     total = 0
-    for network in networks:
+    for name, network in networks.items():
         about = context.judging(network)
-        for family, metric in metrics.items():
-            known = memory is not None and memory.recall(_key(about, family, metric))
+        for family, metric in _about(name, metrics).items():
+            known = memory is not None and memory.recall(key_of(about, family, metric))
             total += 0 if known else metric.work(about)
     return total
+
+
+def _shared(context: Context, controls: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Return what is measured beside the model, by the names that progress and findings use."""
+    if not context.oracles:  # controls say what a word means, and there is none without oracles
+        return {}
+    return {**controls, **{f"oracle {k + 1}": o for k, o in enumerate(context.oracles)}}
+
+
+def _about(who: str, metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Return the metrics that say something of a model: proxies are the method's alone."""
+    return {k: m for k, m in metrics.items() if who == "unlearned" or m.about == "model"}
 
 
 def _row(
@@ -176,7 +115,7 @@ def _row(
 ) -> dict[str, Values]:
     row: dict[str, Values] = {}
     for family, metric in metrics.items():
-        key = "" if memory is None else _key(context, family, metric)
+        key = "" if memory is None else key_of(context, family, metric)
         found = None if memory is None else memory.recall(key)
         if found is None:
             context.on_progress(f"{family} of {who}")
@@ -187,7 +126,7 @@ def _row(
             }
             if _models_of(context, metric) != before:
                 raise RuntimeError(f"the metric {family} changed a model that it measured")
-            if memory is not None and who != "unlearned":
+            if memory is not None:
                 memory.keep(key, found)
         row[family] = found
     return row
@@ -211,38 +150,6 @@ def _checked(value: Value | Absent) -> Value | Absent:
     if isinstance(value, list) and not all(v is None or math.isfinite(v) for v in value):
         return Absent("some of the values are no finite numbers")
     return float(value) if isinstance(value, int) else value
-
-
-def _key(context: Context, family: str, metric: Metric) -> str:
-    """Return what a result depends on, in a form that names a file."""
-    needs: dict[str, Any] = {}
-    if "original" in metric.needs:
-        needs["original"] = fingerprint(context.original)
-    if "oracles" in metric.needs:
-        needs["oracles"] = [fingerprint(oracle) for oracle in context.oracles]
-    if "proxies" in metric.needs and context.proxies is not None:
-        needs["proxies"] = [digest_of(context.proxies.images), digest_of(context.proxies.labels)]
-    parts = {
-        "family": family,
-        "code": _code_of(type(metric)),
-        "settings": vars(metric),
-        "model": fingerprint(context.unlearned),
-        "forget": context.forget,
-        "counts": context.class_counts,
-        "seed": context.seed,
-        "splits": {name: digest_of(split.labels) for name, split in context.splits.items()},
-        **needs,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _code_of(metric: type) -> str:
-    """Return a hash of the files that a metric's result follows from: this room and its own."""
-    files = {*HERE.glob("*.py"), Path(inspect.getfile(metric))}
-    digest = hashlib.sha256()
-    for file in sorted(files, key=lambda path: path.name):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def tree_of(findings: Findings) -> dict[str, Any]:
@@ -296,24 +203,3 @@ def _mean_of_lists(lists: list[Any]) -> list[float | None] | None:
         None if any(x is None for x in column) else statistics.fmean(column)
         for column in zip(*lists, strict=True)
     ]
-
-
-def fingerprint(network: nn.Module) -> str:
-    """Return SHA-256 over all parameters, buffers and modes: equal where the networks are."""
-    digest = hashlib.sha256()
-    for name, module in network.named_modules():
-        digest.update(f"{name}|{module.training}".encode())
-    tensors = [*network.named_parameters(), *network.named_buffers()]
-    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
-        digest.update(f"{name}|{tensor.dtype}|{tensor.requires_grad}".encode())
-        digest.update(_bytes_of(tensor))
-    return digest.hexdigest()
-
-
-def digest_of(tensor: Tensor) -> str:
-    """Return SHA-256 over shape and bytes."""
-    return hashlib.sha256(f"{tuple(tensor.shape)}".encode() + _bytes_of(tensor)).hexdigest()
-
-
-def _bytes_of(tensor: Tensor) -> bytes:
-    return bytes(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from geniu_lightning.evaluation.accuracy import balanced_mean, lacking, shares
-from geniu_lightning.evaluation.battery import Absent, Metric, Reading, Values
 from geniu_lightning.evaluation.context import Context, Outputs, log_softmax
+from geniu_lightning.evaluation.metric import Absent, Metric, Reading, Values
 
 DIGITS = 12  # beyond them shares differ by rounding, which must not decide ranks
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.evaluation.accuracy import balanced_mean, lacking, shares
-from geniu_lightning.evaluation.battery import Absent, Metric, Reading, Values
 from geniu_lightning.evaluation.context import Context, Outputs, Split, outputs_of
+from geniu_lightning.evaluation.metric import Absent, Metric, Reading, Values
 
 LOG2 = math.log(2)
 GROUPS = ("test_forget", "train_forget", "test_retain")

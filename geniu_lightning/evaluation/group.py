@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from geniu_lightning.evaluation.battery import Absent, Reading, Values
 from geniu_lightning.evaluation.context import Outputs, log_softmax
 from geniu_lightning.evaluation.membership import (
     NO_SIDES,
@@ -18,6 +17,7 @@ from geniu_lightning.evaluation.membership import (
     mean_of,
     tpr_or_absent,
 )
+from geniu_lightning.evaluation.metric import Absent, Reading, Values
 from geniu_lightning.evaluation.statistics import EPSILON_AREA, EPSILON_SHARE
 
 FEWEST_MODELS = 16  # on each side

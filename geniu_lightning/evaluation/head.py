@@ -7,8 +7,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from geniu_lightning.evaluation.accuracy import lacking, mean_over, per_class
-from geniu_lightning.evaluation.battery import Absent, Metric, Reading, Values
 from geniu_lightning.evaluation.context import LARGEST_LOGIT, Context, Outputs
+from geniu_lightning.evaluation.metric import Absent, Metric, Reading, Values
 from geniu_lightning.kit.networks import head_of
 
 RESOLUTION = 1e-6  # a mean of 32-bit features this near to another, relatively, is the same

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.evaluation.accuracy import mean_over, per_class
-from geniu_lightning.evaluation.battery import Absent, Metric, Reading, Values
 from geniu_lightning.evaluation.context import CHUNK, Context, Proxies, Split, outputs_of
+from geniu_lightning.evaluation.metric import Absent, Metric, Reading, Values
 from geniu_lightning.evaluation.representation import cosines, outputs_on_proxies
 
 NO_PROXIES = Absent("the method keeps no proxies")
@@ -52,6 +52,7 @@ class Copying(Metric):
     """
 
     needs = frozenset({"proxies", "oracles"})
+    about = "proxies"
     readings: ClassVar[dict[str, Reading]] = {
         "nearer": Reading("lower", 0.5),
         "nearer_low": Reading("lower", 0.5),
@@ -117,6 +118,7 @@ class Knowledge(Metric):
     """
 
     needs = frozenset({"proxies", "fresh", "original"})
+    about = "proxies"
     readings: ClassVar[dict[str, Reading]] = {
         "forget": Reading("lower", 0.0),
         "retain": Reading("higher", 1.0),

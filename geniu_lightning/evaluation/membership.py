@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from geniu_lightning.evaluation.battery import Absent, Metric, Reading, Values
 from geniu_lightning.evaluation.context import Context, Outputs, log_softmax
+from geniu_lightning.evaluation.metric import Absent, Metric, Reading, Values
 from geniu_lightning.evaluation.statistics import EPSILON_AREA, EPSILON_SHARE
 
 SCORES = (

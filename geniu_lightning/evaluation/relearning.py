@@ -8,7 +8,6 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from geniu_lightning.evaluation.battery import Absent, Metric, Reading, Values
 from geniu_lightning.evaluation.context import Context, Part
 from geniu_lightning.evaluation.fine_tuning import (
     Batch,
@@ -24,6 +23,7 @@ from geniu_lightning.evaluation.fine_tuning import (
     some_of,
     spread,
 )
+from geniu_lightning.evaluation.metric import Absent, Metric, Reading, Values
 from geniu_lightning.evaluation.statistics import EPSILON_AREA
 
 STEPS = (0, 1, 2, 5, 10, 20, 50)  # of fine-tuning, at which accuracies are read

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.evaluation.accuracy import mean_over, per_class
-from geniu_lightning.evaluation.battery import Absent, Metric, Reading, Values
 from geniu_lightning.evaluation.context import Context, Outputs, Proxies, Split, outputs_of
+from geniu_lightning.evaluation.metric import Absent, Metric, Reading, Values
 
 FEWEST = 5  # held-out training images of each class that are enough to fit on
 DRAWS = 3

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.evaluation.accuracy import lacking
-from geniu_lightning.evaluation.battery import Absent, Metric, Reading, Values
 from geniu_lightning.evaluation.context import Context, log_softmax
 from geniu_lightning.evaluation.membership import auc
+from geniu_lightning.evaluation.metric import Absent, Metric, Reading, Values
 from geniu_lightning.evaluation.statistics import EPSILON_AREA
 
 

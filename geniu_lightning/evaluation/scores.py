@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from geniu_lightning.evaluation.accuracy import lacking, mean_over, per_class
-from geniu_lightning.evaluation.battery import Absent, Metric, Reading, Values
 from geniu_lightning.evaluation.context import Context
+from geniu_lightning.evaluation.metric import Absent, Metric, Reading, Values
 
 NO_PAIR = Absent("no forgotten class has both training and test images")
 

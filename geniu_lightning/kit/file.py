@@ -108,6 +108,7 @@ class Kit:
     info: KitInfo
     generator: nn.Module | None = None
     prompts: Tensor | None = None
+    prompts_read: bool = field(default=False, init=False)  # since it was loaded
 
     def __post_init__(self) -> None:
         parts = [self.info.generator, self.generator, self.prompts]
@@ -189,6 +190,7 @@ class Kit:
         count = available if per_class is None else per_class
         if not 1 <= count <= available:
             raise KitError(f"the kit has {available} prompts a class, {count} were asked for")
+        self.prompts_read = True
         wanted = list(range(self.prompts.shape[0])) if classes is None else list(classes)
         if not all(0 <= k < self.prompts.shape[0] for k in wanted):
             raise KitError(f"the kit has classes 0 to {self.prompts.shape[0] - 1}, not {wanted}")

@@ -20,6 +20,7 @@ class Run:
         method: Name of the method; an experiment that changes its settings changes its name too.
         seed: Training seed of the kit it began with.
         recipe: How the kit was trained and the method set, which runs of one row share.
+        word: What the evaluation says of it; ``None`` where it says nothing.
         values: Numbers by dotted names, such as ``accuracy.test.forget`` and ``cost.seconds``.
         failed: Why there are none; empty where the run ended well.
     """
@@ -30,6 +31,7 @@ class Run:
     seed: int
     recipe: str
     values: dict[str, float]
+    word: str | None = None
     failed: str = ""
 
 
@@ -142,6 +144,7 @@ def read(folder: Path) -> Run | None:
             ),
             values=_numbers(document.get("metrics", {}))
             | {f"cost.{k}": float(v) for k, v in document.get("cost", {}).items() if _is_number(v)},
+            word=document.get("word"),
             failed=document.get("failed", ""),
         )
     except (ValueError, KeyError, TypeError) as error:

@@ -23,8 +23,9 @@ from geniu_lightning.evaluation.accuracy import (
     profile,
     shares,
 )
-from geniu_lightning.evaluation.battery import Absent, Reading, run, tree_of
+from geniu_lightning.evaluation.battery import run, tree_of
 from geniu_lightning.evaluation.context import Context, Outputs, Split
+from geniu_lightning.evaluation.metric import Absent, Reading
 from tests.evaluation.rigged import CLASSES, context_of, rigged
 
 some = settings(max_examples=20, deadline=None)

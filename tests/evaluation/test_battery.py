@@ -14,19 +14,9 @@ from torch import nn
 
 from geniu_lightning.evaluation import battery
 from geniu_lightning.evaluation.accuracy import Accuracy
-from geniu_lightning.evaluation.battery import (
-    Absent,
-    Findings,
-    Metric,
-    Reading,
-    Value,
-    Values,
-    fingerprint,
-    missing_work,
-    run,
-    tree_of,
-)
+from geniu_lightning.evaluation.battery import Findings, fingerprint, missing_work, run, tree_of
 from geniu_lightning.evaluation.context import Context, Proxies
+from geniu_lightning.evaluation.metric import Absent, Metric, Reading, Value, Values
 from tests.evaluation.test_context import Counted, Small, context
 
 

@@ -12,7 +12,7 @@ from scipy.special import softmax
 from scipy.stats import entropy as scipy_entropy
 from scipy.stats import rankdata
 
-from geniu_lightning.evaluation.battery import Absent, Reading, run, tree_of
+from geniu_lightning.evaluation.battery import run, tree_of
 from geniu_lightning.evaluation.confusion import (
     Confusion,
     answers,
@@ -21,6 +21,7 @@ from geniu_lightning.evaluation.confusion import (
     total_variation,
 )
 from geniu_lightning.evaluation.context import Outputs
+from geniu_lightning.evaluation.metric import Absent, Reading
 from tests.evaluation.rigged import CLASSES, context_of, rigged
 from tests.evaluation.test_accuracy import draw, said, world
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.evaluation import context as context_module
-from geniu_lightning.evaluation.battery import Absent, Reading, run, tree_of
+from geniu_lightning.evaluation.battery import run, tree_of
 from geniu_lightning.evaluation.context import Context, Outputs
 from geniu_lightning.evaluation.divergence import (
     GROUPS,
@@ -27,6 +27,7 @@ from geniu_lightning.evaluation.divergence import (
     js,
     kl,
 )
+from geniu_lightning.evaluation.metric import Absent, Reading
 from tests.evaluation.rigged import Rigged, context_of, rigged, saturated
 from tests.evaluation.test_accuracy import draw, said, world
 

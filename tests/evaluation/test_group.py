@@ -16,7 +16,6 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from geniu_lightning.evaluation import group
-from geniu_lightning.evaluation.battery import Absent, Reading
 from geniu_lightning.evaluation.context import Outputs
 from geniu_lightning.evaluation.group import (
     READINGS,
@@ -30,6 +29,7 @@ from geniu_lightning.evaluation.group import (
     u_lira,
 )
 from geniu_lightning.evaluation.membership import standard_error
+from geniu_lightning.evaluation.metric import Absent, Reading
 from tests.evaluation.test_accuracy import said
 
 some = settings(max_examples=15, deadline=None)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from geniu_lightning.evaluation.battery import Absent, run
+from geniu_lightning.evaluation.battery import run
 from geniu_lightning.evaluation.context import Context, Outputs, Split, outputs_of
 from geniu_lightning.evaluation.head import (
     Head,
@@ -24,6 +24,7 @@ from geniu_lightning.evaluation.head import (
     rows_of,
     transplant,
 )
+from geniu_lightning.evaluation.metric import Absent
 from tests.evaluation.rigged import CLASSES, SUNK, T, context_of, rigged, split
 
 some = settings(max_examples=20, deadline=None)

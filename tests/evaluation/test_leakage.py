@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.evaluation.battery import Absent, Metric, run
+from geniu_lightning.evaluation.battery import run
 from geniu_lightning.evaluation.context import CHUNK, Context, Proxies, Split
 from geniu_lightning.evaluation.leakage import (
     Copying,
@@ -30,6 +30,7 @@ from geniu_lightning.evaluation.leakage import (
     ratios,
     wilson,
 )
+from geniu_lightning.evaluation.metric import Absent, Metric
 from tests.evaluation.rigged import CLASSES, context_of, rigged
 
 some = settings(max_examples=20, deadline=None)

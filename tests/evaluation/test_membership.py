@@ -16,7 +16,7 @@ from scipy.stats import entropy, mannwhitneyu
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from geniu_lightning.evaluation.battery import Absent, Reading, run, tree_of
+from geniu_lightning.evaluation.battery import run, tree_of
 from geniu_lightning.evaluation.context import Context, Outputs, log_softmax
 from geniu_lightning.evaluation.membership import (
     SCORES,
@@ -30,6 +30,7 @@ from geniu_lightning.evaluation.membership import (
     tpr_at,
     tpr_or_absent,
 )
+from geniu_lightning.evaluation.metric import Absent, Reading
 from tests.evaluation.rigged import Rigged, context_of, rigged, saturated
 from tests.evaluation.test_accuracy import said, world
 

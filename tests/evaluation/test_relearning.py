@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geniu_lightning.evaluation import relearning
-from geniu_lightning.evaluation.battery import Absent, Values, fingerprint
+from geniu_lightning.evaluation.battery import fingerprint
 from geniu_lightning.evaluation.context import Context, Proxies, Split
 from geniu_lightning.evaluation.fine_tuning import few_shot
+from geniu_lightning.evaluation.metric import Absent, Values
 from geniu_lightning.evaluation.relearning import (
     Adaptive,
     KShot,

@@ -16,8 +16,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.evaluation.battery import Absent, Metric, run
+from geniu_lightning.evaluation.battery import run
 from geniu_lightning.evaluation.context import Context, Proxies, Split, outputs_of
+from geniu_lightning.evaluation.metric import Absent, Metric
 from geniu_lightning.evaluation.representation import (
     CKA,
     Probe,

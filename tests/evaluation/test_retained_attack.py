@@ -21,8 +21,9 @@ from torch import Tensor
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.evaluation import retained_attack as module
-from geniu_lightning.evaluation.battery import Absent, Reading, run, tree_of
+from geniu_lightning.evaluation.battery import run, tree_of
 from geniu_lightning.evaluation.context import Context, Outputs
+from geniu_lightning.evaluation.metric import Absent, Reading
 from geniu_lightning.evaluation.retained_attack import (
     RetainedAttack,
     attack,

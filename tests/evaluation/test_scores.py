@@ -14,8 +14,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from geniu_lightning.evaluation.accuracy import Accuracy
-from geniu_lightning.evaluation.battery import Absent, Reading, run, tree_of
+from geniu_lightning.evaluation.battery import run, tree_of
 from geniu_lightning.evaluation.context import Outputs
+from geniu_lightning.evaluation.metric import Absent, Reading
 from geniu_lightning.evaluation.scores import Scores, attack_accuracy, aus, nomus, tow
 from tests.evaluation.rigged import context_of, rigged
 from tests.evaluation.test_accuracy import draw, said, world
