@@ -44,7 +44,10 @@ class Bank:
         if not isinstance(count, int) or count < 1:
             raise UserError(f"oracles.count must be at least 1, got {count}")
         self.leads = leads_run(config.trainer)
-        self.complete = config.evaluation.bank == "build"
+        wanted = config.evaluation.get("bank")
+        if wanted not in (None, "use", "build"):
+            raise UserError(f"evaluation.bank is use, build or null, got {wanted}")
+        self.complete = wanted == "build"
         self.identity = _identity(kit, forget)
         data = self.identity["data"].get("name", "data")
         network = self.identity["classifier"]["target"].rpartition(".")[2]

@@ -47,7 +47,9 @@ def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
     metadata = kit_metadata(path)
     kit = description_of(metadata)
     forget = forgotten(config.forget, kit)
-    bank = Bank(config, kit, forget) if config.evaluation.bank or config.oracles.add else None
+    bank = (
+        Bank(config, kit, forget) if config.evaluation.get("bank") or config.oracles.add else None
+    )
     if config.oracles.add:
         assert bank is not None  # as asked before
         seed = FIRST_SEED + config.oracles.add - 1
@@ -66,7 +68,9 @@ def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
     )
     if folder.path.resolve() == path.resolve().parent:
         raise UserError(f"{folder.path} is the folder of the kit itself; choose another out=")
-    folder.description = {"run": _facts(identity, kit)}
+    trained = kit.get("settings", {}) | {"seed": kit.get("seed")}
+    about = {"job": "unlearn", "revision": revision(), "trained": trained}
+    folder.description = {"run": identity | about}
     visited.append(folder.path)
     again = folder.done and not config.force
     if again and (bank is None or compared_with(folder.path) == bank.expected()):
@@ -100,12 +104,6 @@ def compare(folders: dict[Path, str]) -> None:
     count = sum(map(bool, folders.values()))
     if count:
         say(f"{count} of {len(rows)} failed; the same command tries these again")
-
-
-def _facts(identity: dict[str, Any], kit: dict[str, Any]) -> dict[str, Any]:
-    """Return what a run is, and how its kit was trained."""
-    trained = kit.get("settings", {}) | {"seed": kit.get("seed")}
-    return identity | {"job": "unlearn", "revision": revision(), "trained": trained}
 
 
 class _Unlearning:

@@ -64,7 +64,8 @@ def run(
     for name, row in measured.items():
         others = [m for other, m in measured.items() if "oracle " in other and other != name]
         for family, metric in _about(name, metrics).items():
-            more = metric.conclude(row[family], [other[family] for other in others])
+            theirs = [other[family] for other in others if family in other]
+            more = metric.conclude(row[family], theirs)
             values[name] |= _named({family: {k: _checked(v) for k, v in more.items()}})
     readings = {
         f"{family}.{name}": metric.reading(name)

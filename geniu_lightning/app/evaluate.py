@@ -1,0 +1,172 @@
+"""``python -m geniu_lightning.evaluation``: from weights to a word, whoever made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from geniu_lightning.app.cli import entry, say
+from geniu_lightning.app.oracles import Bank
+from geniu_lightning.app.runs import (
+    WEIGHTS,
+    compared_with,
+    description_of,
+    folder_of,
+    forgotten,
+    identity_of,
+    kit_metadata,
+    kit_path,
+    revision,
+)
+from geniu_lightning.errors import KitError, UserError
+
+if TYPE_CHECKING:  # torch takes seconds: a refusal or a finished run needs none
+    from torch import nn
+
+    from geniu_lightning.kit import Kit
+
+
+def main() -> None:
+    """Run the command."""
+    entry("evaluate", evaluate)
+
+
+def evaluate(config: DictConfig, visited: list[Path]) -> None:
+    """Judge the weights, or the group of runs, that a configuration names."""
+    if config.group:
+        _evaluate_group(config, visited)
+        return
+    if config.weights is None or config.kit is None:
+        raise UserError("name what to judge and its kit: weights=FILE kit=DIR/kit.safetensors")
+    weights, run = _weights(Path(config.weights).expanduser())
+    path = kit_path(config.kit)
+    metadata = kit_metadata(path)
+    kit = description_of(metadata)
+    forget = forgotten(_wanted(config, weights), kit)
+    bank = Bank(config, kit, forget) if config.evaluation.get("bank") else None
+    own = {"kit_sha256": metadata.get("sha256"), "weights_sha256": _sha256(weights)}
+    identity = identity_of(config, forget=list(forget), **own)
+    words = (weights.parent.name, weights.stem, "forget" + "_".join(map(str, forget)))
+    folder = folder_of(config, identity, "evaluate", *words)
+    if folder.path.resolve() == weights.resolve().parent:
+        raise UserError(f"{folder.path} is the folder of the weights; choose another out=")
+    trained = kit.get("settings", {}) | {"seed": kit.get("seed")}
+    about = {"job": "evaluate", "revision": revision(), "trained": trained}
+    folder.description = {"run": identity | about} | run
+    visited.append(folder.path)
+    if folder.done and not config.force and (not bank or _compared(folder.path, bank)):
+        say(f"already done: {folder.path} (force=true does it again)")
+        return
+    with folder.claim(config.force):
+        _judge(config, folder.path, path, weights, forget, bank, folder.description)
+        folder.finish(None)
+
+
+def _compared(folder: Path, bank: Bank) -> bool:
+    return compared_with(folder) == bank.expected()
+
+
+def _weights(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the file of weights, and what the run that wrote it says of itself."""
+    file = path / WEIGHTS if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"there are no weights at {file}")
+    described = file.parent / "metrics.json"
+    if file.name != WEIGHTS or not described.is_file():
+        return file, {}
+    try:
+        found = json.loads(described.read_text())
+        return file, {"run": found["run"], "cost": found["cost"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{described} cannot be read as the metrics of a run: {error!r}") from error
+
+
+def _wanted(config: DictConfig, weights: Path) -> Any:  # classes as they may be named
+    if config.forget is not None:
+        return config.forget
+    try:
+        return description_of(kit_metadata(weights))["forgotten"]
+    except (UserError, KeyError):
+        raise UserError("these weights do not say what they forgot; set forget=[CLASS]") from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _judge(
+    config: DictConfig,
+    folder: Path,
+    path: Path,
+    weights: Path,
+    forget: tuple[int, ...],
+    bank: Bank | None,
+    description: dict[str, Any],
+) -> None:
+    from geniu_lightning.app.judge import Judge
+    from geniu_lightning.app.request import Request
+    from geniu_lightning.app.unlearn import add_oracle
+
+    request = Request(config, path, forget)
+    classifier = _load(weights, request.kit, config.allow_custom)
+    keeps = config.keeps_proxies
+    if keeps is None:
+        keeps = description.get("cost", {}).get("reads_prompts", True)
+
+    def train_oracle(bank: Bank, seed: int) -> None:
+        add_oracle(config, path, forget, bank, seed)
+
+    judge = Judge(request, bank, train_oracle)
+    result = judge.judge(classifier, keeps)
+    if not result.metrics:
+        raise UserError(f"nothing was measured: {result.missing}")
+    judge.write(folder, result, description)
+    say(f"results: {folder / 'metrics.json'}")
+
+
+def _load(path: Path, kit: Kit, allow_custom: bool) -> nn.Module:
+    """Return a classifier: from a file of ours, or from a state dict of the kit's network.
+
+    Raises:
+        KitError: If the file is neither, or of another network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from geniu_lightning.kit import Kit
+
+    try:
+        kit_metadata(path)
+    except UserError:
+        try:
+            state = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise KitError(f"{path} is truncated or is no safetensors file ({error})") from error
+        classifier = kit.info.classifier.build_classifier(allow_custom)
+        try:
+            classifier.load_state_dict(state)
+        except RuntimeError as error:
+            raise KitError(f"{path} does not fit {kit.info.classifier.target}: {error}") from error
+        return classifier.eval().requires_grad_(False)
+    loaded = Kit.load(path, allow_custom)
+    if loaded.info.classifier != kit.info.classifier:
+        raise KitError(f"{path} holds another network than the kit: {loaded.info.classifier}")
+    return loaded.classifier
+
+
+def _evaluate_group(config: DictConfig, visited: list[Path]) -> None:
+    from geniu_lightning.app import build
+    from geniu_lightning.app.group import judge_group
+
+    if config.out is None:
+        raise UserError("say where the results of the group are to be written: out=FOLDER")
+    folders = [config.group] if isinstance(config.group, str) else list(config.group)
+    build.begin(config)
+    out = Path(config.out).expanduser()
+    visited.append(out)
+    judge_group(config, [Path(folder).expanduser() for folder in folders], out)
