@@ -160,11 +160,11 @@ def _load(path: Path, kit: Kit, allow_custom: bool) -> nn.Module:
 
 
 def _evaluate_group(config: DictConfig, visited: list[Path]) -> None:
+    if config.out is None:
+        raise UserError("say where the results of the group are to be written: out=FOLDER")
     from geniu_lightning.app import build
     from geniu_lightning.app.group import judge_group
 
-    if config.out is None:
-        raise UserError("say where the results of the group are to be written: out=FOLDER")
     folders = [config.group] if isinstance(config.group, str) else list(config.group)
     build.begin(config)
     out = Path(config.out).expanduser()

@@ -1,5 +1,6 @@
 """Judging weights: oracles to compare with, the evaluation, and what it leaves in a folder."""
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -147,6 +148,11 @@ class Judge:
             "word": None,
             "word_reason": result.missing or "nothing was unlearned",
         }
+        if "cost" in document and self.bank is not None:
+            trained = self.bank.seconds()
+            document["cost"]["retrain_seconds"] = (
+                statistics.median(trained) if trained else {"absent": "no oracle was trained yet"}
+            )
         metrics = result.metrics or {"accuracy": {"absent": result.missing}}
         write_json(
             folder / "metrics.json",

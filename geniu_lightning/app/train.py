@@ -62,6 +62,7 @@ class _Training:
     def run(self) -> float | None:
         """Train, write the kit, evaluate, and mark the folder as done."""
         from geniu_lightning.app import build, trackers
+        from geniu_lightning.app.cost import StepClock
         from geniu_lightning.watch import fit
 
         module = self._module()
@@ -73,12 +74,13 @@ class _Training:
         loggers = trackers.loggers_of(self.config.logger, self.folder, "train", facts, tags)
         failed = True
         try:
+            clock = StepClock()
             trainer = build.trainer_of(
                 self.config.trainer,
                 self.folder,
                 label="training",
                 loggers=loggers,
-                callbacks=self._checkpoints(),
+                callbacks=[*self._checkpoints(), clock],
                 max_epochs=module.cadence.max_epochs,
                 limit_val_batches=1.0 if len(self.data.indices("validation")) else 0,
             )
@@ -86,7 +88,7 @@ class _Training:
             if not self.mark.leads:
                 failed = False
                 return None
-            value = self._hand_over(module, loggers)
+            value = self._hand_over(module, loggers, clock.cost())
             failed = False
             return value
         finally:
@@ -164,7 +166,9 @@ class _Training:
             say(f"going on from {whole[-1]}")
         return str(whole[-1])
 
-    def _hand_over(self, module: GeniuTraining, loggers: list[Logger]) -> float | None:
+    def _hand_over(
+        self, module: GeniuTraining, loggers: list[Logger], cost: dict[str, Any]
+    ) -> float | None:
         """Write what the run leaves, and say what it is."""
         from geniu_lightning import pictures
         from geniu_lightning.app import assess, build, terminal, trackers
@@ -188,7 +192,7 @@ class _Training:
             "word": None,
             "word_reason": "nothing was unlearned",
             "run": self.mark.identity | {"job": "train", "revision": revision()},
-            "cost": {"training_images": len(self.data.indices("train"))},
+            "cost": {"training_images": len(self.data.indices("train")), **cost},
             "metrics": result.metrics,
         }
         write_json(self.folder / "metrics.json", document)

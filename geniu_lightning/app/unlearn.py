@@ -22,6 +22,7 @@ from geniu_lightning.app.runs import (
     kit_metadata,
     kit_path,
     revision,
+    single_process,
 )
 from geniu_lightning.errors import DataNotFoundError, UserError
 
@@ -129,6 +130,7 @@ class _Unlearning:
     def run(self) -> float | None:
         """Unlearn, write the weights, evaluate, and mark the folder as done."""
         from geniu_lightning.app import trackers
+        from geniu_lightning.app.cost import PeakMemory, cost_of
         from geniu_lightning.optim import total_over_ranks
 
         method = self.config.unlearner.name
@@ -140,12 +142,20 @@ class _Unlearning:
         failed = True
         try:
             unlearner = self._unlearner()
-            classifier = self._unlearn(unlearner, loggers)
+            with PeakMemory(self.request.device) as memory:
+                classifier = self._unlearn(unlearner, loggers)
             data = self.request.data
             reads = total_over_ranks(sum(data.reads.values()) if data is not None else 0)
             value = None
             if self.mark.leads:
-                value = self._hand_over(unlearner, classifier, reads, loggers)
+                seconds = self._timings(unlearner.clock.seconds)
+                cost = cost_of(unlearner, self.kit, self.request.path, seconds, reads)
+                cost["peak_memory_bytes"] = (
+                    {"absent": "this system does not tell a process its peak of memory"}
+                    if memory.added is None
+                    else memory.added
+                )
+                value = self._hand_over(classifier, cost, loggers)
             failed = False
             return value
         finally:
@@ -160,7 +170,21 @@ class _Unlearning:
         method: Unlearner = build.built(settings, forget=self.request.forget, seed=self.config.seed)
         return method
 
-    def _unlearn(self, unlearner: Unlearner, loggers: list[Logger]) -> nn.Module:
+    def _timings(self, first: float) -> list[float]:
+        """Return seconds of unlearning, done as often as the evaluation asks for."""
+        from geniu_lightning.app.cost import repeated
+
+        def once(number: int) -> float:
+            unlearner = self._unlearner()
+            self._unlearn(unlearner, [], f"timing {number}")
+            return unlearner.clock.seconds
+
+        alone = single_process(self.config.trainer)  # the other processes have gone on
+        return repeated(first, self.config.evaluation.get("timings", 1) if alone else 1, once)
+
+    def _unlearn(
+        self, unlearner: Unlearner, loggers: list[Logger], label: str = "unlearning"
+    ) -> nn.Module:
         from geniu_lightning.app import build
         from geniu_lightning.unlearning.sources import Sources
 
@@ -169,7 +193,7 @@ class _Unlearning:
             return build.trainer_of(
                 self.config.trainer,
                 self.folder,
-                label="unlearning",
+                label=label,
                 precision=recorded if unlearner.from_scratch else None,
                 loggers=loggers,
                 callbacks=[],
@@ -184,7 +208,7 @@ class _Unlearning:
         device = self.request.device
         if unlearner.access:
             data = self._data_for(unlearner)
-        if self.mark.leads:
+        if self.mark.leads and label == "unlearning":
             method = self.config.unlearner.name
             names = ", ".join(self.request.names)
             say(f"forgetting {names} with {method}, which reads {unlearner.access}")
@@ -210,7 +234,7 @@ class _Unlearning:
             ) from error
 
     def _hand_over(
-        self, unlearner: Unlearner, classifier: nn.Module, reads: int, loggers: list[Logger]
+        self, classifier: nn.Module, cost: dict[str, Any], loggers: list[Logger]
     ) -> float | None:
         """Write the weights, and judge them."""
         from geniu_lightning.kit import Kit
@@ -220,13 +244,6 @@ class _Unlearning:
         )
         Kit(classifier, info).save(self.folder / WEIGHTS)
         self.kit.to(self.request.device)
-        cost = {
-            "seconds": unlearner.clock.seconds,
-            "steps": unlearner.steps,
-            "training_images_read": reads,
-            "access": str(unlearner.access),
-            "reads_prompts": self.kit.prompts_read,
-        }
         return self._judge(classifier, cost, loggers)
 
     def judge_again(self) -> float | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from geniu_lightning.app.evaluate import main as evaluate_main
 from geniu_lightning.app.train import main as train_main
 from geniu_lightning.app.unlearn import main as unlearn_main
 
@@ -27,18 +28,19 @@ class Outcome:
     err: str
 
 
+MAINS = {"train": train_main, "unlearn": unlearn_main, "evaluate": evaluate_main}
 Command = Callable[..., Outcome]
 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run ``train`` or ``unlearn`` as a person would, without starting a process."""
+    """Run ``train``, ``unlearn`` or ``evaluate`` as a person would, without starting a process."""
 
     def run(name: str, *arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
         status = 0
         try:
-            (train_main if name == "train" else unlearn_main)()
+            MAINS[name]()
         except SystemExit as ending:
             status = int(ending.code or 0)
         return Outcome(status, *capfd.readouterr())

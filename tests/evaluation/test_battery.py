@@ -1,18 +1,15 @@
 """The battery: reads, sets oracles beside, remembers, and lets no metric change a model."""
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
-from geniu_lightning.evaluation import battery
+from geniu_lightning.evaluation import memory as memory_module
 from geniu_lightning.evaluation.accuracy import Accuracy
 from geniu_lightning.evaluation.battery import Findings, fingerprint, missing_work, run, tree_of
 from geniu_lightning.evaluation.context import Context, Proxies
@@ -144,20 +141,36 @@ def test_controls_are_looked_at_only_where_there_are_oracles() -> None:
     assert run(about(), {"x": Bias()}, {"original": Small(0)}).controls == {}
 
 
-def test_oracles_and_controls_are_remembered_and_the_model_itself_is_measured_anew() -> None:
+def test_nothing_is_measured_twice() -> None:
     memory, metrics = Remembering(), {"x": Bias(), "y": Oracles()}
     given = about(biased(1.0), biased(2.0))
     controls = {"original": biased(5.0)}
     Bias.asked = Oracles.asked = 0
     first = run(given, metrics, controls, memory)
     assert (Bias.asked, Oracles.asked) == (4, 4)
-    assert missing_work(given, metrics, controls, memory) == 2 * 7
+    assert missing_work(given, metrics, controls, memory) == 0
     assert missing_work(given, metrics, controls, None) == 8 * 7
     assert run(given, metrics, controls, memory) == first
-    assert (Bias.asked, Oracles.asked) == (5, 5)
+    assert (Bias.asked, Oracles.asked) == (4, 4)
     # another oracle changes what depends on oracles, and nothing else
     run(about(biased(1.0), biased(3.0)), metrics, controls, memory)
-    assert (Bias.asked, Oracles.asked) == (7, 9)
+    assert (Bias.asked, Oracles.asked) == (5, 8)
+
+
+class OfProxies(Bias):
+    about = "proxies"
+
+
+def test_what_is_about_proxies_is_measured_once_and_has_no_oracles() -> None:
+    metrics = {"x": OfProxies(), "y": Bias()}
+    given = about(biased(1.0), biased(2.0))
+    Bias.asked = OfProxies.asked = 0
+    assert missing_work(given, metrics, {"original": biased(5.0)}, None) == 7 + 4 * 7
+    found = run(given, metrics, {"original": biased(5.0)})
+    assert (Bias.asked, OfProxies.asked) == (4, 1)
+    assert found.of_oracles("x.value") == []
+    entry = tree_of(found)["x"]["value"]
+    assert [entry["oracle_mean"], entry["z"], entry["original"]] == [None, None, None]
 
 
 class Scaled(Metric):
@@ -188,7 +201,7 @@ def test_what_was_remembered_is_used_only_where_everything_it_follows_from_is_th
         return len(memory.kept)
 
     count = keys_after(Scaled())
-    assert count == 2
+    assert count == 3
     assert keys_after(Scaled()) == count
     changes = (
         {"original": biased(3.0)},
@@ -202,26 +215,11 @@ def test_what_was_remembered_is_used_only_where_everything_it_follows_from_is_th
         {"splits": {"test": Counted(40).split, "train": Counted(41).split}},
     )
     for change in changes:
-        count += 2
+        count += 3
         assert keys_after(Scaled(), **change) == count, change
-    assert keys_after(Scaled(2.0)) == count + 2
-    monkeypatch.setattr(battery, "_code_of", lambda metric: "another version")
-    assert keys_after(Scaled()) == count + 4
-
-
-def test_the_code_of_a_metric_is_this_rooms_and_its_own_file(tmp_path: Path) -> None:
-    own = tmp_path / "own_metric.py"
-    found = []
-    for text in ("one", "two"):
-        own.write_text(f"class Own:\n    value = {text!r}\n")
-        spec = importlib.util.spec_from_file_location("own_metric", own)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["own_metric"] = module
-        spec.loader.exec_module(module)
-        found.append(battery._code_of(module.Own))
-    del sys.modules["own_metric"]
-    assert found[0] != found[1]
-    assert battery._code_of(Accuracy) not in found
+    assert keys_after(Scaled(2.0)) == count + 3
+    monkeypatch.setattr(memory_module, "code_of", lambda metric: "another version")
+    assert keys_after(Scaled()) == count + 6
 
 
 def nudge_parameter(context: Context) -> None:
