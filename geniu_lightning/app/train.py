@@ -27,6 +27,11 @@ def main() -> None:
 
 def train(config: DictConfig, visited: list[Path]) -> float | None:
     """Carry out one configuration; return the mean accuracy over classes, for a sweeper."""
+    if config.evaluation.get("bank"):
+        raise UserError(
+            "nothing is forgotten in training, so there is nothing to compare with oracles:"
+            " train.py takes evaluation=accuracy, validation or none"
+        )
     identity = identity_of(config)
     imbalance = config.imbalance.get("_target_", "none").rpartition(".")[2]
     network = str(config.model.get("_target_", "network")).rpartition(".")[2]

@@ -93,18 +93,21 @@ def compare(folders: dict[Path, str]) -> None:
 
     rows: list[list[object]] = []
     for folder, failed in folders.items():
-        run = None if failed else read(folder)
-        if run is None:
+        if failed:
             rows.append([folder.name, "-", "-", "-", "-", failed])
+            continue
+        run = read(folder)
+        if run is None:  # an oracle: what it is measured against is not here
             continue
         split = "test" if "accuracy.test.retain" in run.values else "validation"
         values = [run.values.get(f"accuracy.{split}.{side}", "-") for side in ("forget", "retain")]
         seconds = f"{run.values['cost.seconds']:.2f}"
         rows.append([run.method, *values, seconds, run.word or "-", str(folder)])
-    terminal.table("runs of this sweep", ["method", "A_f", "A_r", "time, s", "word", ""], rows)
+    if rows:
+        terminal.table("runs of this sweep", ["method", "A_f", "A_r", "time, s", "word", ""], rows)
     count = sum(map(bool, folders.values()))
     if count:
-        say(f"{count} of {len(rows)} failed; the same command tries these again")
+        say(f"{count} of {len(folders)} failed; the same command tries these again")
 
 
 class _Unlearning:

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,7 @@ class Row:
         seeds: Training seeds, sorted.
         mean: Of each number over the seeds that have it.
         std: Its deviation (divisor n - 1); absent with one seed.
+        words: How many of its runs the evaluation gave which word.
         failures: Training seeds whose run failed, and why.
     """
 
@@ -53,6 +55,7 @@ class Row:
     seeds: tuple[int, ...]
     mean: dict[str, float]
     std: dict[str, float]
+    words: dict[str, int] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
 
 
@@ -93,6 +96,7 @@ def gather(runs: Iterable[Run]) -> list[Row]:
                 tuple(sorted(well)),
                 {name: statistics.fmean(found) for name, found in values.items()},
                 {k: statistics.stdev(found) for k, found in values.items() if len(found) > 1},
+                dict(Counter(run.word for run in well.values() if run.word)),
                 # what failed and was then done elsewhere is no failure
                 {run.seed: run.failed for run in members if run.failed and run.seed not in well},
             )

@@ -185,3 +185,18 @@ def test_several_devices_in_a_multirun_are_refused(
     outcome = command("train", "-m", *TINY, *words)
     assert outcome.status == 2
     assert "cannot be used inside a multirun" in outcome.err
+
+
+@pytest.mark.parametrize("evaluation", ["fast", "full"])
+def test_training_is_not_compared_with_oracles(
+    tmp_path: Path, command: Command, evaluation: str
+) -> None:
+    outcome = command("train", *TINY, f"evaluation={evaluation}", f"out={tmp_path / 'run'}")
+    assert (outcome.status, "evaluation=accuracy" in outcome.err) == (2, True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_says_what_generator_and_prompts_cost(trained: Path) -> None:
+    cost = json.loads((trained / "metrics.json").read_text())["cost"]
+    assert cost["step_seconds"] > 0
+    assert cost["generator_overhead"] > 0

@@ -116,3 +116,22 @@ def test_nothing_and_nonsense_are_told(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "metrics.json").write_text("{}")
     assert main([str(tmp_path)]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_words_are_counted_and_never_averaged_into_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, word in ((1, "hides"), (2, "forgets"), (3, "hides"), (4, None)):
+        write(tmp_path / f"{seed}", "geniu", seed, 0.0)
+        file = tmp_path / f"{seed}" / "metrics.json"
+        document = json.loads(file.read_text()) | {"word": word}
+        if seed == 1:
+            document["metrics"]["relearning"] = {"k10": {"area": {"value": 0.625}}}
+        file.write_text(json.dumps(document))
+    (row,) = gather(find([tmp_path]))
+    assert row.words == {"hides": 2, "forgets": 1}
+    assert main([str(tmp_path), "--markdown"]) == 0
+    printed = capsys.readouterr().out
+    assert "hides 2/4, forgets 1/4" in printed
+    assert "| A_f train | relearned | time, s |" in printed  # no column that nobody has
+    assert "0.6250" in printed
