@@ -111,7 +111,7 @@ def assess(
     findings = _run(context, metrics, controls, memory)
     result = Assessment(battery.tree_of(findings))
     if forget:
-        result.judgement = word.plain(word.judge(findings, len(data.names)))
+        result.judgement = word.plain(word.judge(findings))
     if config.split in splits:
         before, after = (context.outputs(net, config.split) for net in (kit.classifier, unlearned))
         classes = len(data.names)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.evaluation.accuracy import mean_over, per_class
+from geniu_lightning.evaluation.accuracy import confusion, mean_over, per_class
 from geniu_lightning.evaluation.context import CHUNK, Context, Proxies, Split, outputs_of
 from geniu_lightning.evaluation.metric import Absent, Metric, Reading, Values
 from geniu_lightning.evaluation.representation import cosines, outputs_on_proxies
@@ -101,6 +101,8 @@ class Knowledge(Metric):
     - ``forget`` (A_f), ``retain`` (A_r): means of classes' accuracies, ties divided. A_f is 0 where
       no proxies of the class are left, about 1/K where they say nothing, and above that where they
       carry the class out of the model. A_r tells that the training worked at all.
+    - ``net``: A_f minus the share of retained images that are taken for the same classes, mean over
+      these, in [-1, 1]; 0 where the answer does not depend on the image.
     - ``drawn``: share of kept proxies of forgotten classes which the original still calls by their
       class, mean over these classes: what is asked to forget can still be drawn.
 
@@ -121,6 +123,7 @@ class Knowledge(Metric):
     about = "proxies"
     readings: ClassVar[dict[str, Reading]] = {
         "forget": Reading("lower", 0.0),
+        "net": Reading("lower", 0.0),
         "retain": Reading("higher", 1.0),
         "drawn": Reading("lower", 0.0),
     }
@@ -144,7 +147,7 @@ class Knowledge(Metric):
         return {**self._learned(context, context.proxies), "drawn": _drawn(context)}
 
     def _learned(self, context: Context, proxies: Proxies) -> Values:
-        names = ("forget", "retain")
+        names = ("forget", "net", "retain")
         if context.fresh is None:
             return dict.fromkeys(names, Absent("there is no way to make an untrained network"))
         if "test" not in context.splits:
@@ -161,9 +164,12 @@ class Knowledge(Metric):
             outputs = outputs_of(network, context.splits["test"])
         except UserError:
             return dict.fromkeys(names, Absent("training on the proxies diverged"))
-        each = per_class(outputs, len(context.class_names))
+        counts = confusion(outputs, len(context.class_names))
+        each = counts.diagonal() / counts.sum(dim=1)
+        others = counts[list(context.retained)].sum(dim=0) / counts[list(context.retained)].sum()
         return {
             "forget": mean_over(each, context.forget),
+            "net": mean_over(each - others, context.forget),
             "retain": mean_over(each, context.retained),
         }
 

@@ -16,6 +16,7 @@ DESTROYED_CLASS = 0.05  # the worst class may lose so much before others count a
 FLOORS = 2.0  # a divergence may be so many times that of two oracles
 LEAST_DIVERGENCE = 0.005  # nats, where oracles hardly differ
 ORACLE_LOSS = 0.03  # an oracle that loses more retained accuracy was not trained as the original
+KNOWN_BY_PROXIES = 0.1  # recall beyond false alarms that proxies may teach a new network
 FORGETS = "forgets"
 NOT_REFUTED = "not refuted"
 
@@ -135,12 +136,11 @@ class Judgement:
     oracles: dict[str, int]
 
 
-def judge(findings: Findings, classes: int) -> Judgement:
+def judge(findings: Findings) -> Judgement:
     """Return the word for a model.
 
     Args:
         findings: With at least three oracles and both controls, else there is no word.
-        classes: Number of classes.
 
     Source:
         The order of questions is that of a specification of our own, docs/evaluation.md; bands are
@@ -155,7 +155,7 @@ def judge(findings: Findings, classes: int) -> Judgement:
     if original is None or not any(name.startswith("accuracy.test.") for name in original):
         reason = "test accuracy, which every word begins with, was not measured"
         return Judgement(Verdict(None, reason), {}, {})
-    ruler = _Ruler(findings.readings, original, classes)
+    ruler = _Ruler(findings.readings, original)
     controls = {name: ruler.verdict(row, rows).word for name, row in findings.controls.items()}
     counts = Counter(
         str(ruler.verdict(row, [other for other in rows if other is not row]).word) for row in rows
@@ -170,10 +170,9 @@ def judge(findings: Findings, classes: int) -> Judgement:
 class _Ruler:
     """The rule, with what it is the same for all models."""
 
-    def __init__(self, readings: Mapping[str, Reading], original: Values, classes: int) -> None:
+    def __init__(self, readings: Mapping[str, Reading], original: Values) -> None:
         self.readings = readings
         self.original = original
-        self.classes = classes
 
     def verdict(self, row: Values, oracles: Sequence[Values]) -> Verdict:
         """Return the word of a row of values; the first that fits is taken."""
@@ -203,9 +202,9 @@ class _Ruler:
 
     def _of_system(self, row: Values, failures: tuple[Failure, ...], count: int) -> Verdict:
         """Return the word of a model that has forgotten: what is kept beside it may not have."""
-        known, nearer = row.get("knowledge.forget"), row.get("copying.feature.forget.nearer_low")
-        if isinstance(known, float) and known > 2 / self.classes:
-            failures += (Failure("system", "knowledge.forget", known, 0.0, 2 / self.classes),)
+        known, nearer = row.get("knowledge.net"), row.get("copying.feature.forget.nearer_low")
+        if isinstance(known, float) and known > KNOWN_BY_PROXIES:
+            failures += (Failure("system", "knowledge.net", known, 0.0, KNOWN_BY_PROXIES),)
         if isinstance(nearer, float) and nearer > 0.5:
             name = "copying.feature.forget.nearer_low"
             failures += (Failure("system", name, nearer, 0.5, 0.0),)

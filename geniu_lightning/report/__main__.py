@@ -10,6 +10,8 @@ from rich.table import Table
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.report.runs import Row, find, gather
+from geniu_lightning.report.values import COLUMNS as VALUES
+from geniu_lightning.report.values import Sheet, sheets
 
 COLUMNS = {
     "A_f": "accuracy.test.forget",
@@ -21,6 +23,7 @@ COLUMNS = {
     "time, s": "cost.seconds",
     "read": "cost.training_images_read",
 }
+WIDTH_OF_VALUES = 110  # a line that a narrow screen wraps is better than numbers cut short
 OF_FULL = {"relearned", "after reset"}
 ROLES = {"none": "none (before)", "retrain": "retrain (oracle)"}
 EXPLANATION = (
@@ -39,24 +42,40 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m geniu_lightning.report", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders of them")
     parser.add_argument("--markdown", action="store_true", help="for a document, not for a screen")
+    parser.add_argument("--values", action="store_true", help="every value of each run instead")
     options = parser.parse_args(arguments)
+    console = Console(highlight=False)
     try:
-        rows = gather(find(options.folders))
+        if options.values:
+            _print_values(console, sheets(options.folders), options.markdown)
+        else:
+            _print_rows(console, gather(find(options.folders)), options.markdown)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    console = Console(highlight=False)
+    return 0
+
+
+def _print_rows(console: Console, rows: list[Row], markdown: bool) -> None:
+    """Print a table a setting, and what the columns mean."""
     for setting in sorted({row.setting for row in rows}):
         here = sorted((row for row in rows if row.setting == setting), key=_order)
-        if options.markdown:
-            console.out(_markdown(setting, here))
-        else:
-            console.print(_table(setting, here))
+        columns = _columns(here)
+        heads = ["method", "n", *columns, "word"]
+        _print(console, setting, heads, [_cells(row, columns) for row in here], markdown)
         for row in here:
             for seed, reason in row.failures.items():
                 console.out(f"{row.method}, seed {seed}, failed: {reason}\n")
     console.print(EXPLANATION)
-    return 0
+
+
+def _print_values(console: Console, found: list[Sheet], markdown: bool) -> None:
+    """Print a table a run, and what could not be measured in it."""
+    for sheet in found:
+        wide = Console(highlight=False, width=max(console.width, WIDTH_OF_VALUES))
+        _print(wide, sheet.title, ["", *VALUES], sheet.rows, markdown)
+        for reason, names in sheet.absent.items():
+            console.out(f"absent: {', '.join(names)}: {reason}\n")
 
 
 def _order(row: Row) -> tuple[bool, bool, str]:
@@ -92,25 +111,24 @@ def _cell(row: Row, name: str) -> str:
     return f"{row.mean[name]:.{digits}f}{spread}"
 
 
-def _table(setting: str, rows: list[Row]) -> Table:
+def _print(
+    console: Console, title: str, heads: list[str], rows: list[list[str]], markdown: bool
+) -> None:
+    """Print a table: text in the first column and the last of a screen's, numbers between."""
+    if markdown:
+        lines = [f"**{title}**", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
+        console.out("\n".join(lines) + "\n")
+        return
     table = Table(
-        title=setting, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
-    columns = _columns(rows)
-    for k, column in enumerate(["method", "n", *columns, "word"]):
+    for k, head in enumerate(heads):
         # a narrow screen breaks a number before its spread rather than cutting it
-        table.add_column(column, justify="left" if k == 0 else "right", no_wrap=k < 2)
+        table.add_column(head, justify="left" if k == 0 else "right", no_wrap=k < 2)
     for row in rows:
-        table.add_row(*_cells(row, columns))
-    return table
-
-
-def _markdown(setting: str, rows: list[Row]) -> str:
-    shown = _columns(rows)
-    columns = ["method", "n", *shown, "word"]
-    lines = [f"**{setting}**", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    lines += ["| " + " | ".join(_cells(row, shown)) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+        table.add_row(*row)
+    console.print(table)
 
 
 if __name__ == "__main__":

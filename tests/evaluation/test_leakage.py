@@ -17,6 +17,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
+from geniu_lightning.evaluation import leakage
 from geniu_lightning.evaluation.battery import run
 from geniu_lightning.evaluation.context import CHUNK, Context, Proxies, Split
 from geniu_lightning.evaluation.leakage import (
@@ -339,11 +340,24 @@ def test_zero_features_are_as_far_as_what_has_nothing_in_common() -> None:
 def test_good_proxies_teach_a_class_and_noise_does_not() -> None:
     found = measured(Knowledge(), world(proxies_of(6, 30, 0.5)))
     assert found["forget"] > 0.9
+    assert found["net"] > 0.9
     assert found["retain"] > 0.9
     noise = Proxies(draw(0, 120, 2, 2, 2), torch.arange(120) % 4)
     found = measured(Knowledge(), world(noise))
     assert found["forget"] < 0.75
     assert found["retain"] < 0.75
+
+
+def test_a_network_that_answers_the_class_to_everything_knows_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def same_answer(network: nn.Module, *_: object) -> None:
+        network.eval().head.bias.data[1] = 1e3
+
+    monkeypatch.setattr(leakage, "fit", same_answer)
+    found = measured(Knowledge(), world(proxies_of(6, 30, 0.5)))
+    assert found["forget"] == 1.0
+    assert found["net"] == 0.0
 
 
 def test_a_class_without_proxies_is_not_learned() -> None:
@@ -434,7 +448,7 @@ def test_the_work_is_that_of_the_training() -> None:
 
 
 def test_without_proxies_everything_is_absent() -> None:
-    for metric, count in ((Copying(), 24), (Knowledge(), 3)):
+    for metric, count in ((Copying(), 24), (Knowledge(), 4)):
         found = measured(metric, world(None))
         assert len(found) == count
         assert set(found.values()) == {NONE_KEPT}
@@ -510,7 +524,7 @@ def test_each_value_says_how_it_is_read() -> None:
     assert readings["c.feature.retain.smallest_ratio"].direction == "higher"
     assert readings["k.forget"].direction == "lower"
     assert readings["k.retain"].direction == "higher"
-    assert len(readings) == 27
+    assert len(readings) == 28
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"rate": 0.0}, {"batch": 0}, {"rate": -1.0}])

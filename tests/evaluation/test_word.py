@@ -16,7 +16,7 @@ from geniu_lightning.evaluation.metric import Absent, Reading, Value, Values
 from geniu_lightning.evaluation.representation import Prototype
 from geniu_lightning.evaluation.retained_attack import RetainedAttack
 from geniu_lightning.evaluation.word import Judgement, judge, plain
-from tests.evaluation.rigged import CLASSES, context_of, rigged
+from tests.evaluation.rigged import context_of, rigged
 
 FAST = {
     "accuracy": Accuracy(),
@@ -47,7 +47,7 @@ def test_each_rigged_model_gets_its_word(model: str, expected: str) -> None:
     models = rigged()
     oracles = [rigged()["oracle"] for _ in range(3)]
     controls = {"original": models["original"], "mask": models["mask"]}
-    found = judge(run(context_of(models[model], *oracles), FAST, controls), CLASSES)
+    found = judge(run(context_of(models[model], *oracles), FAST, controls))
     assert found.verdict.word == expected
     assert found.controls == {"original": "keeps", "mask": "hides"}
     assert found.oracles == {"not refuted": 3}
@@ -113,7 +113,7 @@ def findings(
 
 
 def word_of(changes: Mapping[str, Value | Absent], **more: object) -> str | None:
-    return judge(findings(changes, **more), 10).verdict.word
+    return judge(findings(changes, **more)).verdict.word
 
 
 def deciding(judgement: Judgement) -> list[str]:
@@ -121,7 +121,7 @@ def deciding(judgement: Judgement) -> list[str]:
 
 
 def test_one_more_oracle_forgets() -> None:
-    found = judge(findings(), 10)
+    found = judge(findings())
     assert found.verdict.word == "forgets"
     assert found.oracles == {"forgets": 5}
     assert deciding(found) == []
@@ -166,8 +166,8 @@ def test_one_more_oracle_forgets() -> None:
             "forgets in the model, not in the system",
             "own_proxies.area",
         ),
-        ({"knowledge.forget": 0.9}, "forgets in the model, not in the system", "knowledge.forget"),
-        ({"knowledge.forget": 0.1}, "forgets", None),
+        ({"knowledge.net": 0.9}, "forgets in the model, not in the system", "knowledge.net"),
+        ({"knowledge.net": 0.1}, "forgets", None),
         (
             {"copying.feature.forget.nearer_low": 0.6},
             "forgets in the model, not in the system",
@@ -178,7 +178,7 @@ def test_one_more_oracle_forgets() -> None:
 def test_the_first_question_that_fails_names_the_word(
     changes: dict[str, float], expected: str, named: str | None
 ) -> None:
-    found = judge(findings(changes), 10)
+    found = judge(findings(changes))
     assert found.verdict.word == expected
     assert deciding(found)[:1] == ([named] if named else [])
     assert found.verdict.reason
@@ -201,7 +201,7 @@ def test_without_one_of_the_attacks_nothing_is_called_forgotten(family: str) -> 
 
 def test_fewer_than_three_oracles_give_no_word() -> None:
     for count in range(3):
-        found = judge(findings(oracles=count), 10)
+        found = judge(findings(oracles=count))
         assert found.verdict.word is None
         assert "oracles" in found.verdict.reason
     assert word_of({}, oracles=3) == "forgets"
@@ -216,7 +216,7 @@ def test_fewer_than_three_oracles_give_no_word() -> None:
     ],
 )
 def test_a_bad_oracle_makes_every_word_invalid(oracle: dict[str, float], said: str) -> None:
-    verdict = judge(findings(of_oracle=oracle), 10).verdict
+    verdict = judge(findings(of_oracle=oracle)).verdict
     assert verdict.word == "invalid"
     assert said in verdict.reason
 
@@ -225,7 +225,7 @@ def test_a_bad_oracle_makes_every_word_invalid(oracle: dict[str, float], said: s
 def test_a_control_that_reads_wrong_makes_every_word_invalid(control: str) -> None:
     given = findings()
     given.controls[control].update(ORACLE)
-    verdict = judge(given, 10).verdict
+    verdict = judge(given).verdict
     assert verdict.word == "invalid"
     assert f"the {control} reads 'forgets'" in verdict.reason
 
@@ -235,16 +235,16 @@ def test_oracles_that_mostly_read_as_treated_make_every_word_invalid() -> None:
     for row, share in zip(given.oracles, (0.1, 0.1, 0.1, 0.5, 0.5), strict=True):
         row["confusion.attractor"] = share
     # with so wide a spread each is inside of the others' band, so the rule holds
-    assert judge(given, 10).oracles == {"forgets": 5}
+    assert judge(given).oracles == {"forgets": 5}
     for k, row in enumerate(given.oracles[:2]):
         row["retained_attack.auc"] = 0.7 + 0.1 * (k + 1)
         row["confusion.distance"] = 0.9
         row["divergence.test_forget.js"] = 0.6
-    assert judge(given, 10).verdict.word == "invalid"
+    assert judge(given).verdict.word == "invalid"
 
 
 def test_it_is_written_as_plain_values() -> None:
-    written = plain(judge(findings({"probe.recall": 0.9}), 10))
+    written = plain(judge(findings({"probe.recall": 0.9})))
     assert json.loads(json.dumps(written, allow_nan=False)) == written
     assert written["word"] == "hides"
     assert written["oracle_words"] == {"forgets": 5}

@@ -135,3 +135,30 @@ def test_words_are_counted_and_never_averaged_into_one(
     assert "hides 2/4, forgets 1/4" in printed
     assert "| A_f train | relearned | time, s |" in printed  # no column that nobody has
     assert "0.6250" in printed
+
+
+def test_all_values_of_a_run_stand_beside_those_of_oracles(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "a", "geniu", 1, 0.0)
+    write(tmp_path / "kit", "geniu", 1, 0.9, job="train")
+    file = tmp_path / "a" / "metrics.json"
+    document = json.loads(file.read_text()) | {"word": "hides"}
+    leaf = {"value": 0.625, "direction": "oracle", "ideal": None, "oracle_mean": 0.0625}
+    leaf |= {"oracle_std": 0.03125, "z": 16.44, "original": 1.0, "position": 0.6}
+    document["metrics"] = {
+        "relearning": {"k10": {"area": leaf, "curve": leaf | {"value": [0.0, 1.0]}}},
+        "probe": {"recall": {"absent": "no test images"}},
+    }
+    file.write_text(json.dumps(document))
+    assert main([str(tmp_path), "--values", "--markdown"]) == 0
+    printed = capsys.readouterr().out
+    assert "geniu, hides**" in printed
+    line = (
+        "| relearning.k10.area | 0.6250 | 0.0625 | 0.0312 | 16.4 | 1.0000 | 0.6000 | oracle | - |"
+    )
+    assert line in printed
+    assert "absent: probe.recall: no test images" in printed
+    assert printed.count("**") == 2  # a training run is none
+    assert main([str(tmp_path / "kit"), "--values"]) == 2
+    assert "no judged run" in capsys.readouterr().err

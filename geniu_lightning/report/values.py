@@ -1,0 +1,77 @@
+"""Every value of a run beside what oracles show: the long form of ``metrics.json``."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from geniu_lightning.errors import UserError
+
+COLUMNS = ("value", "oracles", "±", "z", "original", "position", "better", "ideal")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What one run found.
+
+    Attributes:
+        title: Its folder, method and word.
+        rows: A row a value, the first cell its name, the others as in ``COLUMNS``.
+        absent: Names of what could not be measured, by the reason.
+    """
+
+    title: str
+    rows: list[list[str]]
+    absent: dict[str, list[str]]
+
+
+def sheets(folders: Sequence[Path]) -> list[Sheet]:
+    """Return the values of all runs at or below some folders, unlearned or judged.
+
+    Raises:
+        UserError: If there is none, or a file cannot be read.
+    """
+    files = sorted({file for folder in folders for file in folder.rglob("metrics.json")})
+    found = [sheet for file in files if (sheet := _sheet(file)) is not None]
+    if not found:
+        raise UserError(f"no judged run in {', '.join(map(str, folders))}")
+    return found
+
+
+def _sheet(file: Path) -> Sheet | None:
+    try:
+        document = json.loads(file.read_text())
+        run = document["run"]
+        if run.get("job") not in ("unlearn", "evaluate"):
+            return None
+        method = run.get("unlearner", {}).get("name", "weights")
+        word = document["word"] or "no word"
+        absent: dict[str, list[str]] = {}
+        rows = []
+        for name, leaf in _leaves(document["metrics"]):
+            if "absent" in leaf:
+                absent.setdefault(leaf["absent"], []).append(name)
+            elif not isinstance(leaf["value"], list):
+                rows.append([name, *_cells(leaf)])
+        return Sheet(f"{file.parent}: {method}, {word}", rows, absent)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} cannot be read as the metrics of a run: {error!r}") from error
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, node in tree.items():
+        if "absent" in node or "value" in node:
+            yield prefix + name, node
+        else:
+            yield from _leaves(node, f"{prefix}{name}.")
+
+
+def _cells(leaf: dict[str, Any]) -> list[str]:
+    names = ("value", "oracle_mean", "oracle_std", "z", "original", "position")
+    numbers = [_number(leaf[name], 1 if name == "z" else 4) for name in names]
+    return [*numbers, leaf["direction"], _number(leaf["ideal"], 2)]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
