@@ -23,7 +23,7 @@ COLUMNS = {
     "time, s": "cost.seconds",
     "read": "cost.training_images_read",
 }
-WIDTH_OF_VALUES = 110  # a line that a narrow screen wraps is better than numbers cut short
+WIDTH_OF_VALUES = 120  # a line that a narrow screen wraps is better than numbers cut short
 OF_FULL = {"relearned", "after reset"}
 ROLES = {"none": "none (before)", "retrain": "retrain (oracle)"}
 EXPLANATION = (

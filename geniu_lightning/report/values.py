@@ -51,7 +51,13 @@ def _sheet(file: Path) -> Sheet | None:
         rows = []
         for name, leaf in _leaves(document["metrics"]):
             if "absent" in leaf:
-                absent.setdefault(leaf["absent"], []).append(name)
+                names = absent.setdefault(leaf["absent"], [])
+                whole = all(
+                    "absent" in one for _, one in _leaves(document["metrics"][_family(name)])
+                )
+                short = f"{_family(name)}.*" if whole else name
+                if short not in names:
+                    names.append(short)
             elif not isinstance(leaf["value"], list):
                 rows.append([name, *_cells(leaf)])
         return Sheet(f"{file.parent}: {method}, {word}", rows, absent)
@@ -74,4 +80,6 @@ def _cells(leaf: dict[str, Any]) -> list[str]:
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:.0f}"

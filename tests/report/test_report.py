@@ -148,7 +148,8 @@ def test_all_values_of_a_run_stand_beside_those_of_oracles(
     leaf |= {"oracle_std": 0.03125, "z": 16.44, "original": 1.0, "position": 0.6}
     document["metrics"] = {
         "relearning": {"k10": {"area": leaf, "curve": leaf | {"value": [0.0, 1.0]}}},
-        "probe": {"recall": {"absent": "no test images"}},
+        "probe": {"recall": {"absent": "no test images"}, "retain": leaf | {"value": -4321.25}},
+        "cka": {"a": {"b": {"absent": "no oracles"}, "c": {"absent": "no oracles"}}},
     }
     file.write_text(json.dumps(document))
     assert main([str(tmp_path), "--values", "--markdown"]) == 0
@@ -159,6 +160,8 @@ def test_all_values_of_a_run_stand_beside_those_of_oracles(
     )
     assert line in printed
     assert "absent: probe.recall: no test images" in printed
+    assert "absent: cka.*: no oracles" in printed
+    assert "| probe.retain | -4321 |" in printed
     assert printed.count("**") == 2  # a training run is none
     assert main([str(tmp_path / "kit"), "--values"]) == 2
     assert "no judged run" in capsys.readouterr().err
