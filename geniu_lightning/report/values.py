@@ -52,10 +52,9 @@ def _sheet(file: Path) -> Sheet | None:
         for name, leaf in _leaves(document["metrics"]):
             if "absent" in leaf:
                 names = absent.setdefault(leaf["absent"], [])
-                whole = all(
-                    "absent" in one for _, one in _leaves(document["metrics"][_family(name)])
-                )
-                short = f"{_family(name)}.*" if whole else name
+                family = name.partition(".")[0]
+                whole = all("absent" in one for _, one in _leaves(document["metrics"][family]))
+                short = f"{family}.*" if whole else name
                 if short not in names:
                     names.append(short)
             elif not isinstance(leaf["value"], list):
