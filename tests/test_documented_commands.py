@@ -1,4 +1,4 @@
-"""Every train.py and unlearn.py command in the documents composes: each option exists."""
+"""Every command of ours in the documents composes: each option exists."""
 
 import re
 import shlex
@@ -11,7 +11,8 @@ from geniu_lightning.app.cli import CONF
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "Makefile", *CONF.rglob("*.yaml")]
-COMMAND = re.compile(r"python (train|unlearn)\.py (.+)")
+COMMAND = re.compile(r"python (train\.py|unlearn\.py|-m geniu_lightning\.evaluation) (.+)")
+CONFIGURATION = {"-m geniu_lightning.evaluation": "evaluate"}
 
 
 def commands() -> list[tuple[str, str]]:
@@ -23,12 +24,13 @@ def commands() -> list[tuple[str, str]]:
             if "--" not in words and "…" not in words:
                 # a command that is kept in a shell's variable ends with that one's quote
                 words = words.rstrip('"') if words.count('"') % 2 else words
-                found.add((script, words.strip()))
+                name = CONFIGURATION.get(script, script.removesuffix(".py"))
+                found.add((name, words.strip()))
     return sorted(found)
 
 
 def test_there_are_commands() -> None:
-    assert {"train", "unlearn"} == {script for script, _ in commands()}
+    assert {"train", "unlearn", "evaluate"} == {script for script, _ in commands()}
 
 
 @pytest.mark.parametrize(("script", "words"), commands())
@@ -38,6 +40,7 @@ def test_a_documented_command_composes(script: str, words: str) -> None:
         ("$method", "geniu"),
         ("$d", "mnist"),
         ("$m", "0"),
+        ("$r", "0.1"),
         ("$s", "1"),
         ("$run", "runs/x"),
         ("$two", ""),

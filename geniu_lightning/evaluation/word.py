@@ -32,12 +32,15 @@ class Check:
         side: On which side of the oracles it fails.
         slack: Smallest distance that fails, where more than the metric's own epsilon.
         floors: How many times the oracles' mean is allowed, in place of a band around it.
+        damage: Whether being no worse than the original is enough: oracles are better at a retained
+            class that the forgotten one was taken for, and a model that is not has lost nothing.
     """
 
     name: str
     side: Side = "above"
     slack: float = 0.0
     floors: float | None = None
+    damage: bool = False
 
 
 SCORES = (
@@ -47,10 +50,10 @@ SCORES = (
 LEAKS = tuple(Check(f"membership.{score}.leak") for score in SCORES)
 # in this order they are asked
 WORKS = (
-    Check("accuracy.test.retain", "below"),
-    Check("accuracy.test.retain_minority", "below"),
-    Check("accuracy.test.worst_retained", "below", DESTROYED_CLASS),
-    Check("confusion.attractor_retained"),
+    Check("accuracy.test.retain", "below", damage=True),
+    Check("accuracy.test.retain_minority", "below", damage=True),
+    Check("accuracy.test.worst_retained", "below", DESTROYED_CLASS, damage=True),
+    Check("confusion.attractor_retained", damage=True),
 )
 ANSWERS = (Check("accuracy.test.forget"), Check("accuracy.train.forget"))
 INSIDE = (
@@ -247,12 +250,13 @@ class _Ruler:
             allowed = max((check.floors - 1) * mean, LEAST_DIVERGENCE)
         else:
             allowed = max(half_band(oracles, epsilon, tests), check.slack)
-        distance = value - mean
-        if check.side == "below":
-            distance = -distance
+        original = self.original.get(check.name)
+        start = mean
+        if check.damage and isinstance(original, float):
+            start = (min if check.side == "below" else max)(mean, original)
+        distance = start - value if check.side == "below" else value - start
         if (abs(distance) if check.side == "either" else distance) <= allowed:
             return None
-        original = self.original.get(check.name)
         if not isinstance(original, float):
             return Failure(question, check.name, value, mean, allowed)
         where = position(value, oracles, original, epsilon)

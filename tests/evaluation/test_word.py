@@ -184,6 +184,19 @@ def test_the_first_question_that_fails_names_the_word(
     assert found.verdict.reason
 
 
+@pytest.mark.parametrize(("retain", "expected"), [(0.845, "forgets"), (0.8, "destroys")])
+def test_a_model_as_good_as_the_original_has_destroyed_nothing(
+    retain: float, expected: str
+) -> None:
+    """Where the forgotten class was taken for a retained one, oracles are better at that one."""
+    given = findings({"accuracy.test.retain": retain, "confusion.attractor_retained": 0.06})
+    for row in given.controls.values():
+        row.update({"accuracy.test.retain": 0.85, "confusion.attractor_retained": 0.06})
+    found = judge(given)
+    assert found.controls == {"original": "keeps", "mask": "hides"}
+    assert found.verdict.word == expected
+
+
 def test_a_value_that_one_oracle_shows_too_is_no_failure() -> None:
     assert word_of({"relearning.k10.area": 0.5}, of_oracle={"relearning.k10.area": 0.5}) != "hides"
 
