@@ -98,7 +98,7 @@ def assess(
         forget=forget,
         class_names=data.names,
         class_counts=tuple(data.class_counts),
-        splits={split: _opened(data, split, device) for split in splits},
+        splits={split: opened(data, split, device) for split in splits},
         oracles=yardstick.oracles,
         proxies=_proxies(kit) if keeps_proxies else None,
         fresh=partial(_fresh, kit),
@@ -138,7 +138,8 @@ def _run(
     return battery.run(replace(context, on_progress=told), metrics, controls, memory)
 
 
-def _opened(data: ImageData, split: str, device: torch.device) -> Split:
+def opened(data: ImageData, split: str, device: torch.device) -> Split:
+    """Return the images of a split as metrics read them, normalised, on a device."""
     indices = data.indices(split)
 
     def read(positions: Tensor) -> Tensor:

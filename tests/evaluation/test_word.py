@@ -201,6 +201,24 @@ def test_a_value_that_one_oracle_shows_too_is_no_failure() -> None:
     assert word_of({"relearning.k10.area": 0.5}, of_oracle={"relearning.k10.area": 0.5}) != "hides"
 
 
+def test_the_more_values_a_question_has_the_wider_is_each_band() -> None:
+    def with_spread(**more: object) -> Findings:
+        given = findings({"relearning.k10.area": 0.16}, **more)
+        for row, area in zip(given.oracles, (0.08, 0.09, 0.1, 0.11, 0.12), strict=True):
+            row["relearning.k10.area"] = area
+        return given
+
+    # the band of one value alone is 0.048 wide, that of one of six 0.08
+    assert judge(with_spread()).verdict.word == "forgets"
+    alone = ("retain_only.", "adaptive.", "probe.", "prototype.", "head.")
+    for row in (given := with_spread()).oracles:
+        for name in [name for name in row if name.startswith(alone)]:
+            row[name] = Absent("not measured")
+    (failure,) = judge(given).verdict.deciding
+    assert failure.name == "relearning.k10.area"
+    assert failure.allowed == pytest.approx(2.776 * 0.01581 * 1.2**0.5, rel=1e-3)
+
+
 def test_what_is_absent_decides_nothing() -> None:
     assert word_of({"relearning.k10.area": Absent("no training images")}) == "forgets"
 
