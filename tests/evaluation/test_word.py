@@ -201,6 +201,16 @@ def test_a_value_that_one_oracle_shows_too_is_no_failure() -> None:
     assert word_of({"relearning.k10.area": 0.5}, of_oracle={"relearning.k10.area": 0.5}) != "hides"
 
 
+def test_an_oracle_is_judged_by_the_others_alone() -> None:
+    found = judge(findings(of_oracle={"probe.recall": 0.3}))
+    assert found.oracles == {"scars": 1, "forgets": 4}  # with itself it would make its own band
+
+
+def test_what_decided_stands_in_the_order_of_its_distance() -> None:
+    found = judge(findings({"probe.recall": 0.9, "head.repair": 0.9}))
+    assert deciding(found) == ["head.repair", "probe.recall"]
+
+
 def test_the_more_values_a_question_has_the_wider_is_each_band() -> None:
     def with_spread(**more: object) -> Findings:
         given = findings({"relearning.k10.area": 0.16}, **more)
