@@ -1,4 +1,4 @@
-# make demo   train on handwritten digits, forget a class, compare with a retrained model
+# make demo   train on handwritten digits, forget a class, compare with retrained models
 # make test   the default tests; make test-all adds those that need minutes; make check lints
 PYTHON ?= python3
 # 2.13.0 is what the project is tested with; TORCH=torch takes the newest that pyproject admits
@@ -10,7 +10,8 @@ READY := .venv/.ready
 
 demo: $(READY)
 	$(BIN)/python train.py data=digits imbalance=step imbalance.ratio=0.3 model.width=32 seed=1 out=runs/demo/train
-	$(BIN)/python unlearn.py -m kit=runs/demo/train forget=[0] unlearner=none,geniu,logit_mask,retrain 'out=runs/demo/$${unlearner.name}'
+	$(BIN)/python unlearn.py -m sweep=oracles kit=runs/demo/train forget=[0] oracles.folder=runs/demo/oracles oracles.add=1,2,3
+	$(BIN)/python unlearn.py -m kit=runs/demo/train forget=[0] unlearner=none,geniu,logit_mask,retrain oracles.folder=runs/demo/oracles oracles.count=3 'out=runs/demo/$${unlearner.name}'
 	$(BIN)/python -m geniu_lightning.report runs/demo
 	@echo "Results: runs/demo (proxies.png, metrics.json, confusion_after.png, ...)"
 

@@ -40,6 +40,12 @@ class Result:
         """Values as ``metrics.json`` holds them."""
         return self.assessment.metrics
 
+    @property
+    def word(self) -> str | None:
+        """The word, where there is one."""
+        judgement = self.assessment.judgement
+        return None if judgement is None else judgement["word"]
+
     def numbers(self) -> dict[str, float]:
         """Return the single numbers by dotted names."""
         return assess.flat(self.metrics)

@@ -137,7 +137,7 @@ def verdict(judgement: dict[str, Any], oracles: int) -> None:
     console.print(f"[bold]{judgement['word']}[/bold]: {judgement['word_reason']}", soft_wrap=True)
     if judgement["deciding"]:
         rows = [
-            [d["name"], d["value"], d["oracles"], d["allowed"], d["original"] or "-"]
+            [*(d[k] for k in ("name", "value", "oracles", "allowed")), _or_dash(d["original"])]
             for d in judgement["deciding"]
         ]
         columns = ["what decided", "model", f"{oracles} oracles", "allowed ±", "original"]
@@ -145,6 +145,10 @@ def verdict(judgement: dict[str, Any], oracles: int) -> None:
     said = ", ".join(f"{word} {count}" for word, count in judgement["oracle_words"].items())
     controls = ", ".join(f"{name} {word}" for name, word in judgement["controls"].items())
     say(f"the same rule says of the oracles: {said}; of controls: {controls}")
+
+
+def _or_dash(value: float | None) -> float | str:
+    return "-" if value is None else value
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

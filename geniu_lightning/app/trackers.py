@@ -72,7 +72,7 @@ def log_pictures(loggers: Sequence[Logger], pictures: Mapping[str, Path]) -> Non
                 logger.log_image(key, [str(path)])
 
 
-def log_summary(loggers: Sequence[Logger], values: Mapping[str, float]) -> None:
+def log_summary(loggers: Sequence[Logger], values: Mapping[str, float | str]) -> None:
     """Write final values where a table of runs shows them."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):

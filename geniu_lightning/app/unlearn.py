@@ -274,7 +274,8 @@ class _Unlearning:
         numbers = result.numbers()
         if loggers:
             trackers.log_pictures(loggers, pictures)
-            trackers.log_summary(loggers, numbers | {"cost.seconds": cost["seconds"]})
+            more = {"cost.seconds": cost["seconds"], "word": result.word or "none"}
+            trackers.log_summary(loggers, {**numbers, **more})
         say(
             f"{cost['seconds']:.2f} s, {cost['steps']} steps,"
             f" {cost['training_images_read']:,} training images read"
