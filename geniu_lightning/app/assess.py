@@ -106,7 +106,7 @@ def assess(
         store=store,
     )
     metrics = {name: built(target) for name, target in plain(config.metrics).items()}
-    controls = _controls(kit, forget) if yardstick.oracles else {}
+    controls = controls_of(kit, forget) if yardstick.oracles else {}
     memory = FileMemory(yardstick.folder / "measured") if yardstick.folder else None
     findings = _run(context, metrics, controls, memory)
     result = Assessment(battery.tree_of(findings))
@@ -148,7 +148,7 @@ def opened(data: ImageData, split: str, device: torch.device) -> Split:
     return Split(data.labels(split), read)
 
 
-def _controls(kit: Kit, forget: tuple[int, ...]) -> dict[str, nn.Module]:
+def controls_of(kit: Kit, forget: tuple[int, ...]) -> dict[str, nn.Module]:
     """Return models of which it is known what they do: nothing, and hide."""
     mask = copy.deepcopy(kit.classifier)
     head_of(mask).bias[list(forget)] = -LARGEST_LOGIT

@@ -14,8 +14,8 @@ from geniu_lightning.app import assess, terminal
 from geniu_lightning.app.cli import say
 from geniu_lightning.app.oracles import Bank
 from geniu_lightning.app.request import Request
-from geniu_lightning.app.runs import single_process, write_json
-from geniu_lightning.errors import BusyError, DataNotFoundError, UserError
+from geniu_lightning.app.runs import write_json
+from geniu_lightning.errors import BusyError, DataNotFoundError
 from geniu_lightning.kit import Kit
 
 SECONDS_TO_LOOK_AGAIN = 2.0
@@ -74,9 +74,6 @@ class Judge:
         Args:
             classifier: What came of unlearning.
             keeps_proxies: Whether the kit's proxies are kept beside it.
-
-        Raises:
-            UserError: If oracles are missing and cannot be trained here.
         """
         if not self.config.evaluation.metrics:
             return Result(assess.Assessment({}), missing="evaluation=none")
@@ -119,11 +116,6 @@ class Judge:
         """Train the oracles that are missing; leave those that another process trains to it."""
         told = False
         while missing := [seed for seed in bank.seeds if seed not in bank.trained()]:
-            if not single_process(self.config.trainer):
-                raise UserError(
-                    f"{len(missing)} oracles are missing, and several processes cannot train them"
-                    " in the midst of a run: python unlearn.py -m sweep=oracles does, before it"
-                )
             waiting = True
             for seed in missing:
                 try:

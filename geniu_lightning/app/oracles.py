@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from geniu_lightning import __version__
-from geniu_lightning.app.runs import WEIGHTS, RunFolder, leads_run
+from geniu_lightning.app.runs import WEIGHTS, RunFolder, leads_run, single_process
 from geniu_lightning.errors import UserError
 
 FIRST_SEED = 1000  # training seeds of oracles; kits have others
@@ -36,7 +36,8 @@ class Bank:
         identity: What they have in common.
 
     Raises:
-        UserError: If the count is below one, or the kit does not say how it was trained.
+        UserError: If the count is below one, the kit does not say how it was trained, or oracles
+            are missing that this run cannot train.
     """
 
     def __init__(self, config: DictConfig, kit: dict[str, Any], forget: Sequence[int]) -> None:
@@ -57,6 +58,11 @@ class Bank:
         name = re.sub(r"[^\w.-]+", "_", words)[:80]
         self.folder = Path(config.oracles.folder).expanduser() / f"{name}-{digest}"
         self.seeds = [FIRST_SEED + k for k in range(count)]
+        if self.complete and not single_process(config.trainer) and self.trained() != self.seeds:
+            raise UserError(
+                "oracles are missing, and several processes cannot train them in the midst of a"
+                " run; train them before: python unlearn.py -m sweep=oracles with the same kit"
+            )
 
     def run(self, seed: int) -> RunFolder:
         """Return the folder of the oracle of a training seed."""

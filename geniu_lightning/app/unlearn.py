@@ -24,7 +24,7 @@ from geniu_lightning.app.runs import (
     revision,
     single_process,
 )
-from geniu_lightning.errors import DataNotFoundError, UserError
+from geniu_lightning.errors import BusyError, DataNotFoundError, UserError
 
 if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished run needs neither
     from pytorch_lightning import Trainer
@@ -48,14 +48,16 @@ def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
     metadata = kit_metadata(path)
     kit = description_of(metadata)
     forget = forgotten(config.forget, kit)
-    bank = (
-        Bank(config, kit, forget) if config.evaluation.get("bank") or config.oracles.add else None
-    )
+    compares = config.evaluation.get("bank") or config.oracles.add
+    bank = Bank(config, kit, forget) if compares else None
     if config.oracles.add:
         assert bank is not None  # as asked before
         seed = FIRST_SEED + config.oracles.add - 1
         visited.append(bank.run(seed).path)
-        add_oracle(config, path, forget, bank, seed)
+        try:
+            add_oracle(config, path, forget, bank, seed)
+        except BusyError as busy:  # the same sweep, started twice, divides the work
+            say(f"left to the other: {busy}")
         return None
     identity = identity_of(config, forget=list(forget), kit_sha256=metadata.get("sha256"))
     method = str(config.unlearner.name)

@@ -1,16 +1,19 @@
 """The bank of oracles, and the judging of weights with it."""
 
+import fcntl
 import json
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from safetensors.torch import save_file
 
 from geniu_lightning.app import oracles
+from geniu_lightning.app.assess import controls_of
 from geniu_lightning.app.cli import CONF
 from geniu_lightning.app.oracles import Bank
 from geniu_lightning.app.runs import description_of, kit_metadata
@@ -154,6 +157,19 @@ def test_the_report_takes_no_oracle_for_a_run(bank: Path, command: Command) -> N
 # ---- judging with it -------------------------------------------------------------------------
 
 
+def test_controls_are_the_original_and_a_mask_of_it(trained: Path) -> None:
+    kit = Kit.load(trained / "kit.safetensors")
+    before = kit.classifier.head.bias.clone()
+    controls = controls_of(kit, (2, 5))
+    assert controls.keys() == {"original", "mask"}
+    assert controls["original"] is kit.classifier
+    assert torch.equal(kit.classifier.head.bias, before)
+    mask = controls["mask"].state_dict()
+    assert mask["head.bias"][[2, 5]].tolist() == [-1e4, -1e4]
+    mask["head.bias"][[2, 5]] = before[[2, 5]]
+    assert all(mask[k].equal(v) for k, v in kit.classifier.state_dict().items())
+
+
 def test_fast_asks_for_oracles_and_judges_anew_when_they_are_there(
     trained: Path, bank: Path, tmp_path: Path, command: Command
 ) -> None:
@@ -274,6 +290,35 @@ def test_an_evaluation_that_cannot_be_is_refused_in_a_sentence(
         outcome = command("evaluate", *arguments, f"oracles.folder={bank}", "trainer.threads=1")
         assert (outcome.status, said in outcome.err) == (2, True), (arguments, outcome.err)
         assert "Traceback" not in outcome.err
+
+
+def test_two_sweeps_at_once_divide_the_oracles(
+    trained: Path, bank: Path, tmp_path: Path, command: Command
+) -> None:
+    own = tmp_path / "bank"
+    (problem,) = bank.iterdir()
+    (own / problem.name / "1000").mkdir(parents=True)
+    with (own / problem.name / "1000" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as the other process does while it trains
+        outcome = command(
+            *("unlearn", "-m", "sweep=oracles", f"kit={trained}", "forget=[0]"),
+            *(f"oracles.folder={own}", "oracles.add=1,2", "trainer.threads=1"),
+        )
+    assert outcome.status == 0, outcome.err
+    assert "left to the other" in outcome.out
+    assert not (own / problem.name / "1000" / "done.json").exists()
+    assert (own / problem.name / "1001" / "done.json").exists()
+
+
+def test_several_processes_are_told_to_train_oracles_before(
+    trained: Path, tmp_path: Path, command: Command
+) -> None:
+    outcome = command(
+        *("unlearn", f"kit={trained}", "forget=[0]", "evaluation=full", f"out={tmp_path / 'run'}"),
+        *(f"oracles.folder={tmp_path / 'bank'}", "trainer=ddp", "trainer.devices=2"),
+    )
+    assert (outcome.status, "sweep=oracles" in outcome.err) == (2, True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_bank_setting_that_is_none_is_refused(trained: Path, command: Command) -> None:
