@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from geniu_lightning.app import build, terminal
 from geniu_lightning.app.assess import VERSION, opened
 from geniu_lightning.app.cli import say
-from geniu_lightning.app.runs import WEIGHTS, write_json
+from geniu_lightning.app.runs import WEIGHTS, description_of, kit_metadata, write_json
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import DataNotFoundError, UserError
 from geniu_lightning.evaluation.battery import Findings, tree_of
@@ -31,7 +31,8 @@ def judge_group(config: DictConfig, folders: Sequence[Path], out: Path) -> list[
 
     Args:
         config: ``data``, ``trainer``, ``allow_custom`` and ``force``.
-        folders: Of runs, or of such folders. Runs of one method differ in their training seed.
+        folders: Of runs, or of such folders. Runs of one method differ in their training seed;
+            a run without weights is left out.
         out: Where ``group.json`` is written.
 
     Returns:
@@ -40,12 +41,16 @@ def judge_group(config: DictConfig, folders: Sequence[Path], out: Path) -> list[
 
     Raises:
         UserError: If there are no runs, no retrained ones among them, two of one training seed, or
-            runs on different data; or if there are results that ``force`` does not give up.
+            runs of one setting on other training images, with another normalisation or other
+            forgotten classes; or if there are results that ``force`` does not give up.
         DataNotFoundError: If the images are nowhere.
     """
     if (out / FILE).exists() and not config.force:
         raise UserError(f"{out / FILE} holds results; choose another out=, or give force=true")
-    runs = [run for run in find(folders) if not run.failed]
+    ended = [run for run in find(folders) if not run.failed]
+    runs = [run for run in ended if (run.folder / WEIGHTS).is_file()]
+    if len(runs) < len(ended):
+        say(f"{len(ended) - len(runs)} of {len(ended)} runs are left out: their weights are gone")
     settings = sorted({row.setting for row in gather(runs)})  # which refuses a seed that is twice
     lacking = [s for s in settings if not _of(runs, s, ORACLE)]
     if lacking or not settings:
@@ -53,7 +58,10 @@ def judge_group(config: DictConfig, folders: Sequence[Path], out: Path) -> list[
             f"there is no run of unlearner={ORACLE} to compare with in"
             f" {lacking[0] if lacking else ', '.join(map(str, folders))}"
         )
-    entries = [_setting(config, [run for run in runs if run.setting == s]) for s in settings]
+    groups = [[run for run in runs if run.setting == setting] for setting in settings]
+    for group in groups:  # all of them before any, as reading models takes long
+        _refuse_mixture(group)
+    entries = [_setting(config, group) for group in groups]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / FILE, {"version": VERSION, "settings": entries})
     for entry in entries:
@@ -66,6 +74,31 @@ def _of(runs: Sequence[Run], setting: str, method: str) -> list[Run]:
     """Return the runs of a method in a setting by their training seeds."""
     found = [run for run in runs if (run.setting, run.method) == (setting, method)]
     return sorted(found, key=lambda run: run.seed)
+
+
+def _refuse_mixture(runs: Sequence[Run]) -> None:
+    """Refuse runs of one setting that are not about the same images and classes."""
+    first, *others = [_subject(run) for run in runs]
+    for run, other in zip(runs[1:], others, strict=True):
+        differ = [what for what, value in first.items() if other[what] != value]
+        if differ:
+            raise UserError(
+                f"{run.folder} is about other images or classes than {runs[0].folder}: they differ"
+                f" in {', '.join(differ)}"
+            )
+
+
+def _subject(run: Run) -> dict[str, Any]:
+    """Return what the weights of a run say that they are about, by what it is called."""
+    info = description_of(kit_metadata(run.folder / WEIGHTS))
+    # the fingerprint is of the whole set, and equal counts may be of other images
+    training = (info.get("settings", {}).get("imbalance"), info.get("class_counts"))
+    return {
+        "the data set": info.get("data_fingerprint"),
+        "its normalisation": info.get("spec"),
+        "the training images (imbalance)": training,
+        "the forgotten classes": info.get("forgotten"),
+    }
 
 
 def _setting(config: DictConfig, runs: Sequence[Run]) -> dict[str, Any]:
@@ -109,15 +142,8 @@ class _Reader:
         self._told = time.monotonic()
 
     def outputs(self, run: Run) -> Model:
-        """Return what the weights of a run say of test and training images, without features.
-
-        Raises:
-            UserError: If it forgot other classes, or was trained on other images, than the first.
-        """
+        """Return what the weights of a run say of test and training images, without features."""
         kit = self._load(run)
-        for what in ("data_fingerprint", "class_counts", "forgotten"):
-            if getattr(kit.info, what) != getattr(self.first.info, what):
-                raise UserError(f"{run.folder} is about other images or classes than the others")
         self._count += 1
         if time.monotonic() - self._told > terminal.SECONDS_BETWEEN_LINES:
             self._told = time.monotonic()
@@ -135,7 +161,11 @@ class _Reader:
     def _open(self) -> ImageData:
         info, config = self.first.info, self.config
         data = build.recorded_data(
-            info.settings, config.data.root, config.data.name, config.allow_custom
+            info.settings,
+            config.data.root,
+            config.data.name,
+            config.allow_custom,
+            on_decode=terminal.decoding_progress(),
         )
         if data.fingerprint != info.data_fingerprint:
             raise DataNotFoundError(

@@ -40,7 +40,7 @@ def write(folder: Path, kit: Kit, method: str, seed: int, *changes: Change, **mo
     with torch.no_grad():
         for change in changes:
             change(network)
-    info = dataclasses.replace(kit.info, generator=None, forgotten=(0,), **more)
+    info = dataclasses.replace(kit.info, **{"generator": None, "forgotten": (0,)} | more)
     folder.mkdir(parents=True)
     Kit(network, info).save(folder / "unlearned.safetensors")
     trained = kit.info.settings | {"seed": seed}
@@ -85,6 +85,11 @@ def test_methods_are_told_from_retraining_or_not(
     assert values["same"]["u_lira"]["auc"]["value"] == pytest.approx(0.5, abs=0.2)
     assert values["other"]["u_lira"]["auc"]["value"] > 0.99
     assert values["other"]["u_lira"]["auc"]["ideal"] == 0.5
+    # one logit alone is sunk: among the others the laws are the same
+    assert values["other"]["u_lira_retained"]["auc"]["value"] == pytest.approx(0.5, abs=0.2)
+    assert values["same"]["rmia"]["auc"]["value"] == pytest.approx(0.5, abs=0.2)
+    klom = values["other"]["klom_gaussian"]
+    assert klom["train_forget"]["mean"]["value"] != klom["test_forget"]["mean"]["value"]
     same, other = (
         values[method]["klom_gaussian"]["test_forget"]["mean"]["value"]
         for method in ("same", "other")
@@ -130,6 +135,11 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(
     for name in ("a", "b"):
         write(twice / name, kit, "same", 1)
     write(foreign / "a", kit, "same", 1, data_fingerprint="0" * 64)
+    redrawn = kit.info.settings["imbalance"] | {"seed": 7}
+    spec = dataclasses.replace(kit.info.spec, mean=(0.25,))
+    write(tmp_path / "redrawn", kit, "same", 1, settings=kit.info.settings | {"imbalance": redrawn})
+    write(tmp_path / "rescaled", kit, "same", 1, spec=spec)
+    write(tmp_path / "another", kit, "same", 1, forgotten=(1,))
     oracle = runs / "retrain-1"
     for folders, said in (
         ((empty,), "no finished unlearning run"),
@@ -137,9 +147,25 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(
         ((runs / "same-1",), "no run of unlearner=retrain"),
         ((twice, oracle), "kits of the same training seed"),
         ((oracle, foreign), "other images or classes"),
-        ((foreign, oracle), "other images or classes"),
+        ((foreign, oracle), "differ in the data set"),
+        ((oracle, tmp_path / "redrawn"), "differ in the training images (imbalance)"),
+        ((oracle, tmp_path / "rescaled"), "differ in its normalisation"),
+        ((oracle, tmp_path / "another"), "differ in the forgotten classes"),
     ):
         group = f"group=[{','.join(str(folder) for folder in folders)}]"
         outcome = command("evaluate", group, f"out={tmp_path / 'out'}", "trainer.threads=1")
         assert (outcome.status, said in outcome.err) == (2, True), (folders, outcome.err)
         assert not (tmp_path / "out" / "group.json").exists()
+
+
+def test_runs_without_weights_are_left_out_and_counted(
+    runs: Path, trained: Path, tmp_path: Path, command: Command
+) -> None:
+    kit = Kit.load(trained / "kit.safetensors")
+    write(tmp_path / "gone", kit, "same", 3)
+    (tmp_path / "gone" / "unlearned.safetensors").unlink()
+    group = f"group=[{tmp_path / 'gone'},{runs / 'same-1'},{runs / 'retrain-1'}]"
+    outcome = command("evaluate", group, f"out={tmp_path / 'out'}", "trainer.threads=1")
+    assert outcome.status == 0, outcome.err
+    assert "1 of 3 runs are left out" in outcome.out
+    assert judged(tmp_path / "out")["methods"]["same"]["seeds"] == [1]

@@ -78,7 +78,7 @@ def fitted_kit() -> Kit:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the same bits on every machine with as many as it likes
     with torch.random.fork_rng():
-        torch.manual_seed(4)
+        torch.manual_seed(54)
         specs = (
             NetworkSpec(
                 "geniu_lightning.models.allcnn.AllCNN",
@@ -121,25 +121,30 @@ def _first_digest(classifier: NetworkSpec) -> str:
 
 
 def _fit(kit: Kit) -> None:
-    """Teach the generator to show each class, and the classifier to tell them apart."""
+    """Teach the generator to show each class, and the classifier to tell them apart.
+
+    In 64 bits: in 32 the rounding of one processor or another grows into another kit altogether.
+    """
     labels = torch.arange(CLASSES).repeat_interleave(PER_CLASS)
     shown = pictures(labels, seed=5)
     prompts = kit.prompts.flatten(0, 1)
+    prompts, shown = prompts.double(), shown.double()
     _descend(
         kit.generator, 40, lambda network: F.mse_loss(network(prompts, sample=False).images, shown)
     )
-    images = SPEC.normalise(torch.cat([kit.proxies().images, pictures(labels, seed=6)]))
-    _descend(kit.classifier, 60, lambda network: F.cross_entropy(network(images), labels.repeat(2)))
+    seen = [pictures(labels, seed) for seed in range(20, 24)]
+    images = SPEC.normalise(torch.cat([kit.proxies().images, *seen])).double()
+    _descend(kit.classifier, 60, lambda network: F.cross_entropy(network(images), labels.repeat(5)))
 
 
 def _descend(network: nn.Module, steps: int, loss: Callable[[nn.Module], Tensor]) -> None:
-    network.train().requires_grad_(True)
+    network.double().train().requires_grad_(True)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     for _ in range(steps):
         optimizer.zero_grad()
         loss(network).backward()
         optimizer.step()
-    network.eval().requires_grad_(False)
+    network.float().eval().requires_grad_(False)
 
 
 @pytest.fixture
