@@ -21,6 +21,12 @@ TINY = (
 )
 
 
+MEASURED = (  # of a run's cost, what another time is another number
+    *("seconds", "seconds_each", "peak_memory_bytes", "retrain_seconds"),
+    *("step_seconds", "generator_overhead", "training_overhead"),
+)
+
+
 @dataclass
 class Outcome:
     status: int

@@ -16,14 +16,15 @@ from geniu_lightning.app.build import recorded_data
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit import Kit
-from tests.app.conftest import TINY, Command
+from tests.app.conftest import MEASURED, TINY, Command
 
 ROOT = Path(__file__).parents[2]
 
 
 def timeless(path: Path) -> dict[str, Any]:
     document: dict[str, Any] = json.loads((path / "metrics.json").read_text())
-    document["cost"].pop("seconds")
+    for name in MEASURED:
+        document["cost"].pop(name, None)
     return document
 
 
