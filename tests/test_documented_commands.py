@@ -48,7 +48,7 @@ def test_a_documented_command_composes(script: str, words: str) -> None:
     ):
         words = words.replace(variable, value)
     overrides = [word for word in shlex.split(words) if word != "-m"]
-    several = [word for word in overrides if re.match(r"\w+=\w+,\w+", word)]
+    several = [word for word in overrides if re.match(r"[\w.]+=\w+,\w+", word)]
     overrides = [word.split(",")[0] if word in several else word for word in overrides]
     overrides = [word for word in overrides if not word.startswith("out=")]
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -129,10 +129,10 @@ def test_the_term_is_the_cross_entropy_to_the_label_that_the_original_gives(
 
 
 @pytest.mark.parametrize("source", ["data", "proxies"])
-def test_ten_steps_forget_and_keep(
+def test_eighteen_steps_forget_and_keep(
     kit: Kit, archive: Any, trainer_of: TrainerOf, source: str
 ) -> None:
-    settings: dict[str, Any] = {"steps": 10, "batch_size": 18, "max_gradient_norm": 1.0}
+    settings: dict[str, Any] = {"steps": 18, "batch_size": 18, "max_gradient_norm": 1.0}
     sgd = partial(torch.optim.SGD, lr=0.02)
     method = BoundaryShrink(forget=(1, 3), source=source, optimizer=sgd, **settings)
     result = method.run(kit, archive.sources(method.access, (1, 3)), trainer_of)

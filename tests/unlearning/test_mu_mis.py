@@ -141,7 +141,7 @@ def test_slopes_stay_in_32_bits_under_mixed_precision(kit: Kit, archive: Any) ->
 def test_forty_steps_take_the_own_class_back(
     kit: Kit, archive: Any, trainer_of: TrainerOf, source: str
 ) -> None:
-    quick = partial(torch.optim.SGD, lr=2e-3, momentum=0.9)
+    quick = partial(torch.optim.SGD, lr=1e-2, momentum=0.9)
     method = MuMis(forget=(1, 3), source=source, steps=40, optimizer=quick, max_gradient_norm=1.0)
     result = method.run(kit, archive.sources(method.access, (1, 3)), trainer_of)
     assert method.access == (Access.FORGET if source == "data" else Access.NONE)

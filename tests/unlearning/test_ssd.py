@@ -92,7 +92,8 @@ def test_batch_means_are_the_public_codes_and_other_numbers(
     each = measured(kit, archive, loss=loss)
     expected = slowly(kit, images, labels, 3, loss)  # 18 images, at most 7 at once
     assert close(method.forgotten, expected)
-    assert (method.forgotten <= each.forgotten * (1 + 1e-4)).all()
+    # a square of means is no more than the mean of squares, in which 4 of 18 images count 1.5 times
+    assert (method.forgotten <= each.forgotten * (1.5 + 1e-4)).all()
     assert not close(each.forgotten, expected)
 
 
