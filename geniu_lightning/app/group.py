@@ -189,7 +189,7 @@ def _print(entry: dict[str, Any]) -> None:
             reasons |= {leaf["absent"]} if "absent" in leaf else set()
             cells.append(leaf.get("value", "-"))
         rows.append([method, len(found["seeds"]), *cells])
-    columns = ["method", "n", "U-LiRA", "retained", "RMIA", "retained", "KLoM", "floor"]
+    columns = ["method", "n", "U-LiRA", "ret.", "RMIA", "ret.", "KLoM", "floor"]
     terminal.table(f"{entry['setting']}: {len(entry['oracle_seeds'])} oracles", columns, rows)
     for reason in sorted(reasons):
         say(f"-: {reason}")
