@@ -111,7 +111,7 @@ def assess(
     findings = _run(context, metrics, controls, memory)
     result = Assessment(battery.tree_of(findings))
     if forget:
-        result.judgement = word.plain(word.judge(findings))
+        result.judgement = word.plain(word.judge(findings, _fewest(data, forget)))
     if config.split in splits:
         before, after = (context.outputs(net, config.split) for net in (kit.classifier, unlearned))
         classes = len(data.names)
@@ -136,6 +136,12 @@ def _run(
     seconds = pace * battery.missing_work(context, metrics, controls, memory)
     told = terminal.waiting(seconds)
     return battery.run(replace(context, on_progress=told), metrics, controls, memory)
+
+
+def _fewest(data: ImageData, forget: tuple[int, ...]) -> int:
+    """Return the number of test images of the forgotten class that has fewest, at least 2."""
+    counts = torch.bincount(data.labels("test"), minlength=len(data.names))
+    return max(int(counts[list(forget)].min()), 2)
 
 
 def opened(data: ImageData, split: str, device: torch.device) -> Split:

@@ -29,7 +29,22 @@ def z_score(value: float, oracles: Sequence[float], epsilon: float) -> float | N
     return (value - statistics.fmean(oracles)) / (spread * math.sqrt(1 + 1 / len(oracles)))
 
 
-def half_band(oracles: Sequence[float], epsilon: float, tests: int = 1) -> float:
+def resolution(share: float, images: int) -> float:
+    """Return the deviation of a share of so many images, of at least one: what they can tell.
+
+    sqrt(v (1 - v) / n), v at least 1/n and at most 1 - 1/n.
+
+    Args:
+        share: In [0, 1].
+        images: n, above 1.
+    """
+    within = min(max(share, 1 / images), 1 - 1 / images)
+    return math.sqrt(within * (1 - within) / images)
+
+
+def half_band(
+    oracles: Sequence[float], epsilon: float, tests: int = 1, least: float = 0.0
+) -> float:
     """Return how far from the oracles' mean one more oracle may be.
 
     t s sqrt(1 + 1/S), at least ``epsilon``; outside it lies one of twenty true oracles. With
@@ -40,12 +55,14 @@ def half_band(oracles: Sequence[float], epsilon: float, tests: int = 1) -> float
         oracles: Values of at least two oracles.
         epsilon: Smallest difference that means anything.
         tests: How many values one question looks at.
+        least: Smallest deviation to believe in: a few oracles may agree by chance.
     """
     from scipy.stats import t
 
     count = len(oracles)
     limit = float(t.ppf(1 - 0.025 / tests, count - 1))
-    return max(limit * statistics.stdev(oracles) * math.sqrt(1 + 1 / count), epsilon)
+    spread = max(statistics.stdev(oracles), least)
+    return max(limit * spread * math.sqrt(1 + 1 / count), epsilon)
 
 
 def position(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from geniu_lightning.evaluation.battery import Findings
 from geniu_lightning.evaluation.metric import Reading, Values
-from geniu_lightning.evaluation.statistics import half_band, position
+from geniu_lightning.evaluation.statistics import half_band, position, resolution
 
 FEWEST_ORACLES = 3
 TOWARDS_ORIGINAL = 0.1  # of the way from the oracles to the original that is still forgetting
@@ -139,11 +139,12 @@ class Judgement:
     oracles: dict[str, int]
 
 
-def judge(findings: Findings) -> Judgement:
+def judge(findings: Findings, images: int) -> Judgement:
     """Return the word for a model.
 
     Args:
         findings: With at least three oracles and both controls, else there is no word.
+        images: Test images of a forgotten class, of the one that has fewest.
 
     Source:
         The order of questions is that of a specification of our own, docs/evaluation.md; bands are
@@ -158,7 +159,7 @@ def judge(findings: Findings) -> Judgement:
     if original is None or not any(name.startswith("accuracy.test.") for name in original):
         reason = "test accuracy, which every word begins with, was not measured"
         return Judgement(Verdict(None, reason), {}, {})
-    ruler = _Ruler(findings.readings, original)
+    ruler = _Ruler(findings.readings, original, images)
     controls = {name: ruler.verdict(row, rows).word for name, row in findings.controls.items()}
     counts = Counter(
         str(ruler.verdict(row, [other for other in rows if other is not row]).word) for row in rows
@@ -173,9 +174,10 @@ def judge(findings: Findings) -> Judgement:
 class _Ruler:
     """The rule, with what it is the same for all models."""
 
-    def __init__(self, readings: Mapping[str, Reading], original: Values) -> None:
+    def __init__(self, readings: Mapping[str, Reading], original: Values, images: int) -> None:
         self.readings = readings
         self.original = original
+        self.images = images
 
     def verdict(self, row: Values, oracles: Sequence[Values]) -> Verdict:
         """Return the word of a row of values; the first that fits is taken."""
@@ -249,7 +251,9 @@ class _Ruler:
         if check.floors is not None:
             allowed = max((check.floors - 1) * mean, LEAST_DIVERGENCE)
         else:
-            allowed = max(half_band(oracles, epsilon, tests), check.slack)
+            # shares of few images take few values, and a few oracles are easily at the same one
+            least = resolution(mean, self.images) if question == "inside" else 0.0
+            allowed = max(half_band(oracles, epsilon, tests, least), check.slack)
         original = self.original.get(check.name)
         start = mean
         if check.damage and isinstance(original, float):

@@ -23,7 +23,7 @@ COLUMNS = {
     "time, s": "cost.seconds",
     "read": "cost.training_images_read",
 }
-WIDTH_OF_VALUES = 120  # a line that a narrow screen wraps is better than numbers cut short
+NARROWEST = 120  # a line that a narrow screen wraps is better than numbers cut short
 OF_FULL = {"relearned", "after reset"}
 ROLES = {"none": "none (before)", "retrain": "retrain (oracle)"}
 EXPLANATION = (
@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--values", action="store_true", help="every value of each run instead")
     options = parser.parse_args(arguments)
     console = Console(highlight=False)
+    console = Console(highlight=False, width=max(console.width, NARROWEST))
     try:
         if options.values:
             _print_values(console, sheets(options.folders), options.markdown)
@@ -72,8 +73,7 @@ def _print_rows(console: Console, rows: list[Row], markdown: bool) -> None:
 def _print_values(console: Console, found: list[Sheet], markdown: bool) -> None:
     """Print a table a run, and what could not be measured in it."""
     for sheet in found:
-        wide = Console(highlight=False, width=max(console.width, WIDTH_OF_VALUES))
-        _print(wide, sheet.title, ["", *VALUES], sheet.rows, markdown)
+        _print(console, sheet.title, ["", *VALUES], sheet.rows, markdown)
         for reason, names in sheet.absent.items():
             console.out(f"absent: {', '.join(names)}: {reason}\n")
 

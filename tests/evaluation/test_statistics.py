@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from geniu_lightning.evaluation.statistics import half_band, position, z_score
+from geniu_lightning.evaluation.statistics import half_band, position, resolution, z_score
 
 
 def test_z_is_students_t_of_one_more_oracle() -> None:
@@ -53,3 +53,25 @@ def test_position_is_0_at_the_oracles_and_1_at_the_original() -> None:
     # nearer than two deviations, or than what means anything: nothing to tell apart
     assert position(0.9, oracles, 0.39, 0.01) is None
     assert position(0.9, [0.5], 0.505, 0.01) is None
+
+
+@pytest.mark.parametrize(
+    ("share", "images", "expected"),
+    [(0.5, 100, 0.05), (0.0, 100, 0.0099**0.5 / 10), (1.0, 100, 0.0099**0.5 / 10)],
+        (0.5, 100, 0.05),
+        (0.0, 100, (0.01 * 0.99 / 100) ** 0.5),
+        (1.0, 100, (0.99 * 0.01 / 100) ** 0.5),
+    ],
+)
+def test_a_share_of_images_is_no_finer_than_they_are(
+    share: float, images: int, expected: float
+) -> None:
+    assert resolution(share, images) == pytest.approx(expected)
+
+
+def test_oracles_that_agree_have_the_least_spread_that_can_be_believed() -> None:
+    alike = [0.8, 0.8, 0.8]
+    assert half_band(alike, 0.01) == 0.01
+    limit = 4.302653 * 0.05 * (4 / 3) ** 0.5  # Student's, two degrees of freedom
+    assert half_band(alike, 0.01, least=0.05) == pytest.approx(limit)
+    assert half_band([0.7, 0.8, 0.9], 0.01, least=0.05) == half_band([0.7, 0.8, 0.9], 0.01)
