@@ -58,10 +58,6 @@ def test_position_is_0_at_the_oracles_and_1_at_the_original() -> None:
 @pytest.mark.parametrize(
     ("share", "images", "expected"),
     [(0.5, 100, 0.05), (0.0, 100, 0.0099**0.5 / 10), (1.0, 100, 0.0099**0.5 / 10)],
-        (0.5, 100, 0.05),
-        (0.0, 100, (0.01 * 0.99 / 100) ** 0.5),
-        (1.0, 100, (0.99 * 0.01 / 100) ** 0.5),
-    ],
 )
 def test_a_share_of_images_is_no_finer_than_they_are(
     share: float, images: int, expected: float
