@@ -44,8 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--markdown", action="store_true", help="for a document, not for a screen")
     parser.add_argument("--values", action="store_true", help="every value of each run instead")
     options = parser.parse_args(arguments)
-    console = Console(highlight=False)
-    console = Console(highlight=False, width=max(console.width, NARROWEST))
+    console = Console(highlight=False, width=max(Console().width, NARROWEST))
     try:
         if options.values:
             _print_values(console, sheets(options.folders), options.markdown)
