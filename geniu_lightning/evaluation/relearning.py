@@ -302,7 +302,6 @@ class RelearnTime(_Attack):
     ratio to the mean of the oracles'. Ideal 1; below: knowledge was left; far above: scarred.
 
     Args:
-        adaptive: Reset the forgotten head rows by ten images first, as :class:`Adaptive`.
         alpha: Tolerance.
         budget: Most steps that are made.
         batch: Forgotten images in a step.
@@ -321,14 +320,12 @@ class RelearnTime(_Attack):
 
     def __init__(
         self,
-        adaptive: bool = False,
         alpha: float = 0.05,
         budget: int = 100,
         batch: int = 64,
         **settings: object,
     ) -> None:
         super().__init__(**settings)  # type: ignore[arg-type]  # the base's own
-        self.adaptive = adaptive
         self.alpha = alpha
         self.budget = budget
         self.batch = batch
@@ -349,8 +346,6 @@ class RelearnTime(_Attack):
         counts = []
         for draw in range(self.draws):
             network = context.copy_of(context.unlearned)
-            if self.adaptive:
-                reset_rows(network, *shown(context, 10, draw))
             batches = forgotten(context, self.batch, draw)
             for step in fine_tune(network, batches, range(self.budget + 1), self.rate):
                 if known(network) >= target:

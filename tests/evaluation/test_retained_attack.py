@@ -169,7 +169,7 @@ def test_the_area_is_that_of_a_grouped_cross_validation(
     found = attack(torch.tensor(features[0]), torch.tensor(features[1]), torch.tensor(fold))
     origin = np.repeat([1, 0], images)
     expected = cross_val_predict(
-        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000, tol=1e-10)),
         features.reshape(-1, 5),
         origin,
         cv=PredefinedSplit(np.tile(fold, 2)),
