@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from geniu_lightning.app import build, terminal
 from geniu_lightning.app.assess import VERSION, opened
 from geniu_lightning.app.cli import say
+from geniu_lightning.app.oracles import RECIPE
 from geniu_lightning.app.runs import WEIGHTS, description_of, kit_metadata, write_json
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import DataNotFoundError, UserError
@@ -40,9 +41,9 @@ def judge_group(config: DictConfig, folders: Sequence[Path], out: Path) -> list[
         the values as ``metrics.json`` holds them.
 
     Raises:
-        UserError: If there are no runs, no retrained ones among them, two of one training seed, or
-            runs of one setting on other training images, with another normalisation or other
-            forgotten classes; or if there are results that ``force`` does not give up.
+        UserError: If there are no runs, none or only retrained ones, two of one training seed, or
+            runs of one setting on other training images, with another normalisation, recipe or
+            other forgotten classes; or if there are results that ``force`` does not give up.
         DataNotFoundError: If the images are nowhere.
     """
     if (out / FILE).exists() and not config.force:
@@ -59,6 +60,9 @@ def judge_group(config: DictConfig, folders: Sequence[Path], out: Path) -> list[
             f" {lacking[0] if lacking else ', '.join(map(str, folders))}"
         )
     groups = [[run for run in runs if run.setting == setting] for setting in settings]
+    for group in groups:
+        if all(run.method == ORACLE for run in group):
+            raise UserError(f"there is nothing but unlearner={ORACLE} in {group[0].setting}")
     for group in groups:  # all of them before any, as reading models takes long
         _refuse_mixture(group)
     entries = [_setting(config, group) for group in groups]
@@ -77,13 +81,13 @@ def _of(runs: Sequence[Run], setting: str, method: str) -> list[Run]:
 
 
 def _refuse_mixture(runs: Sequence[Run]) -> None:
-    """Refuse runs of one setting that are not about the same images and classes."""
+    """Refuse runs of one setting that differ in images, classes or training."""
     first, *others = [_subject(run) for run in runs]
     for run, other in zip(runs[1:], others, strict=True):
         differ = [what for what, value in first.items() if other[what] != value]
         if differ:
             raise UserError(
-                f"{run.folder} is about other images or classes than {runs[0].folder}: they differ"
+                f"{run.folder} cannot be compared with {runs[0].folder}: they differ"
                 f" in {', '.join(differ)}"
             )
 
@@ -91,13 +95,19 @@ def _refuse_mixture(runs: Sequence[Run]) -> None:
 def _subject(run: Run) -> dict[str, Any]:
     """Return what the weights of a run say that they are about, by what it is called."""
     info = description_of(kit_metadata(run.folder / WEIGHTS))
+    settings = info.get("settings", {})
+    recipe = settings.get("training", {})
     # the fingerprint is of the whole set, and equal counts may be of other images
-    training = (info.get("settings", {}).get("imbalance"), info.get("class_counts"))
+    training = (settings.get("imbalance"), info.get("class_counts"))
     return {
         "the data set": info.get("data_fingerprint"),
         "its normalisation": info.get("spec"),
         "the training images (imbalance)": training,
         "the forgotten classes": info.get("forgotten"),
+        "how the original was trained": (
+            {k: recipe.get(k) for k in RECIPE},
+            settings.get("precision"),
+        ),
     }
 
 

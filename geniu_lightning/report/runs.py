@@ -159,7 +159,8 @@ def _setting(trained: dict[str, Any], forget: list[int]) -> str:
     imbalance = dict(trained["imbalance"])
     kind = str(imbalance.pop("_target_")).rpartition(".")[2]
     imbalance.pop("_partial_", None)
-    imbalance.pop("seed", None)
+    if not imbalance.get("seed"):  # said where it is not the usual one: other images were kept
+        imbalance.pop("seed", None)
     details = ", ".join(f"{k} {v}" for k, v in sorted(imbalance.items()))
     network = str(trained["model"]["_target_"]).rpartition(".")[2]
     width = trained["model"].get("width")

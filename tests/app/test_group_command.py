@@ -140,17 +140,21 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(
     write(tmp_path / "redrawn", kit, "same", 1, settings=kit.info.settings | {"imbalance": redrawn})
     write(tmp_path / "rescaled", kit, "same", 1, spec=spec)
     write(tmp_path / "another", kit, "same", 1, forgotten=(1,))
+    longer = kit.info.settings | {"training": kit.info.settings["training"] | {"epochs": 99}}
+    write(tmp_path / "longer", kit, "same", 1, settings=longer)
     oracle = runs / "retrain-1"
     for folders, said in (
         ((empty,), "no finished unlearning run"),
         ((tmp_path / "nowhere",), "no finished unlearning run"),
         ((runs / "same-1",), "no run of unlearner=retrain"),
         ((twice, oracle), "kits of the same training seed"),
-        ((oracle, foreign), "other images or classes"),
+        ((oracle,), "nothing but unlearner=retrain"),
+        ((oracle, foreign), "cannot be compared with"),
         ((foreign, oracle), "differ in the data set"),
         ((oracle, tmp_path / "redrawn"), "differ in the training images (imbalance)"),
         ((oracle, tmp_path / "rescaled"), "differ in its normalisation"),
         ((oracle, tmp_path / "another"), "differ in the forgotten classes"),
+        ((oracle, tmp_path / "longer"), "differ in how the original was trained"),
     ):
         group = f"group=[{','.join(str(folder) for folder in folders)}]"
         outcome = command("evaluate", group, f"out={tmp_path / 'out'}", "trainer.threads=1")

@@ -43,6 +43,17 @@ def test_seeds_are_gathered_and_training_runs_left_out(tmp_path: Path) -> None:
     assert row.setting == "digits, step (ratio 0.1), AllCNN width 4, forget [0]"
 
 
+def test_runs_on_other_images_are_another_setting(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / name, "geniu", 1, 0.1)
+    file = tmp_path / "b" / "metrics.json"
+    document = json.loads(file.read_text())
+    document["run"]["trained"]["imbalance"]["seed"] = 7
+    file.write_text(json.dumps(document))
+    settings = [row.setting for row in gather(find([tmp_path]))]
+    assert [", seed 7)" in setting for setting in settings] == [False, True]
+
+
 def test_one_seed_twice_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a", "geniu", 1, 0.1)
     write(tmp_path / "b", "geniu", 1, 0.1)
