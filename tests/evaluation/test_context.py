@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.evaluation.context import Context, Outputs, Split, outputs_of
+from geniu_lightning.evaluation.context import CHUNK, Context, Outputs, Split, outputs_of
 
 
 class Small(nn.Module):
@@ -69,8 +69,8 @@ def test_a_split_is_read_once_for_each_network() -> None:
 
 
 def test_many_images_are_read_in_chunks_that_change_no_number() -> None:
-    images = Counted(1203)
-    assert [len(chunk) for chunk in images.split.chunks()] == [500, 500, 203]
+    images = Counted(2 * CHUNK + 53)
+    assert [len(chunk) for chunk in images.split.chunks()] == [CHUNK, CHUNK, 53]
     found = outputs_of(Small(0), images.split)
     torch.testing.assert_close(found.logits, Small(0)(images.images))
 
