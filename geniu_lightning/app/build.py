@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 
-from geniu_lightning.app.runs import single_process
+from geniu_lightning.app.sweeps import device_of_a_job, threads_of_a_job
 from geniu_lightning.app.terminal import progress_of, quiet
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import UserError
@@ -150,7 +150,7 @@ def begin(config: DictConfig) -> None:
     """Prepare the process for a run.
 
     Raises:
-        UserError: If the precision is none that works, or a multirun asks for several devices.
+        UserError: If the precision or the strategy is none that works.
     """
     quiet()
     if str(config.trainer.precision) not in PRECISIONS:
@@ -159,8 +159,22 @@ def begin(config: DictConfig) -> None:
             f" {config.trainer.precision}: weights stay in 32 bits, and 16-mixed would silently be"
             " bfloat16 on a CPU"
         )
-    _refuse_distributed_sweep(config)
-    _set_threads(config.trainer.threads)
+    _refuse_strategy(config.trainer.strategy)
+    _set_threads(config.trainer.threads or threads_of_a_job())
+    own = device_of_a_job(torch.cuda.device_count())
+    if own is not None and config.trainer.devices == 1:
+        config.trainer.devices = [own]
+
+
+def _refuse_strategy(strategy: Any) -> None:  # a name, or what makes one
+    """Let pass what keeps whole copies of the networks in processes that Lightning starts anew."""
+    name = strategy if isinstance(strategy, str) else str(strategy.get("_target_"))
+    if name not in ("auto", "ddp") and not name.endswith(".DDPStrategy"):
+        raise UserError(
+            f"trainer.strategy must be auto or ddp, got {name}: the networks are small, and what"
+            " shards them (fsdp, deepspeed) or forks the process (ddp_fork, ddp_spawn) leaves no"
+            " whole classifier behind for the kit and the evaluation"
+        )
 
 
 def _set_threads(threads: int | None) -> None:
@@ -178,19 +192,3 @@ def device_of(trainer: DictConfig) -> torch.device:
     local = int(os.environ.get("LOCAL_RANK", 0))
     named = OmegaConf.is_list(trainer.devices)
     return torch.device("cuda", trainer.devices[local] if named else local)
-
-
-def _refuse_distributed_sweep(config: DictConfig) -> None:
-    """Refuse several devices in a multirun.
-
-    Raises:
-        UserError: In a multirun of a job that wants several processes.
-    """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    if not single_process(config.trainer) and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise UserError(
-            "several devices start their processes by repeating the whole command, so they cannot"
-            " be used inside a multirun: start these jobs one by one"
-        )

@@ -13,10 +13,11 @@ from typing import NoReturn
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from geniu_lightning.app.runs import kits_below
+from geniu_lightning.app.sweeps import Note, Notes, is_sweep, reason_of
 from geniu_lightning.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
@@ -36,66 +37,68 @@ def entry(
         name: Primary configuration.
         job: Carries out one composed configuration, and adds its folder to those that were visited;
             returns the value a sweeper optimises.
-        summary: Told the folders of a multirun when it is over, and why each failed, which is
+        summary: Told the folders of a sweep when it is over, and why each failed, which is
             empty where it ended well.
     """
-    visited: list[Path] = []
-    failures: dict[Path, Exception] = {}
-    sweeps: set[bool] = set()
+    notes = Notes()
 
     def told(config: DictConfig) -> float | None:
-        sweeps.add(HydraConfig.get().mode == RunMode.MULTIRUN)
-        earlier = len(visited)
+        visited: list[Path] = []
         try:
-            return job(config, visited)
+            found = job(config, visited)
         except Exception as error:
-            if True not in sweeps:
+            if not is_sweep():
                 if isinstance(error, UserError):  # before Hydra prints words of its own
                     refuse(error)
                 raise
             # the sweep goes on, and Hydra ends it with the first error alone
-            if len(visited) > earlier:
-                failures[visited[-1]] = error
+            notes.leave(config, visited, error)
             if not isinstance(error, UserError):
                 traceback.print_exc()
             words = HydraConfig.get().job.override_dirname
-            sys.stderr.write(f"failed: {words}: {str(error) or type(error).__name__}\n")
+            sys.stderr.write(f"failed: {words}: {reason_of(error)}\n")
             raise
+        if is_sweep():
+            notes.leave(config, visited, None)
+        return found
 
-    def run() -> None:
-        try:
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(told)()
-        except KeyboardInterrupt:
-            raise
-        except BaseException:
-            conclude()
-            raise
-        conclude()
-
-    def conclude() -> None:
-        if True in sweeps and summary is not None and visited:
-            told_why = {folder: failures.get(folder) for folder in visited}
-            summary(
-                {
-                    folder: "" if error is None else str(error) or type(error).__name__
-                    for folder, error in told_why.items()
-                }
-            )
-
+    register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of to Hydra's own printer
     try:
-        run()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(told)()
     except KeyboardInterrupt:
+        conclude(notes.collect(), summary)
         sys.stderr.write("interrupted; the same command goes on where a checkpoint was written\n")
         sys.exit(130)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        refuse(error)
     except Exception as error:
-        if error not in failures.values():  # those have been told
-            if failures and len(failures) == len(set(visited)):  # a sweeper misses any result
-                refuse(UserError(f"no run ended well; the first: {next(iter(failures.values()))}"))
-            traceback.print_exc()
-        sys.exit(1)
+        _fail(error, conclude(notes.collect(), summary))
+    conclude(notes.collect(), summary)
+
+
+def register_resolvers() -> None:
+    """Let configurations ask for the kits below a folder: ``${kits:FOLDER}``."""
+    OmegaConf.register_new_resolver("kits", kits_below, replace=True)
+
+
+def conclude(notes: list[Note], summary: Callable[[dict[Path, str]], None] | None) -> list[Note]:
+    """Show what the jobs of a sweep found, and return their notes."""
+    folders = {Path(folder): note.failed for note in notes for folder in note.folders[-1:]}
+    if summary is not None and folders:
+        summary(folders)
+    return notes
+
+
+def _fail(error: Exception, notes: list[Note]) -> NoReturn:
+    """End with what the error asks for; jobs that failed have told of it."""
+    failures = [note for note in notes if note.failed]
+    told = reason_of(error) in {note.failed for note in failures}
+    if failures and len(failures) == len(notes) and not told:  # a sweeper misses any result
+        refuse(UserError(f"no run ended well; the first: {failures[0].failed}"))
+    if isinstance(error, UserError | HydraException | OmegaConfBaseException):
+        refuse(error)
+    if not failures:
+        traceback.print_exc()
+    sys.exit(1)
 
 
 def refuse(error: Exception) -> NoReturn:

@@ -32,6 +32,7 @@ INCIDENTAL = (
     "unlearner.search",
     "kit",
     "oracles",
+    "runs",
 )
 WEIGHTS = "unlearned.safetensors"
 RESULTS = ("kit.safetensors", WEIGHTS, "metrics.json", "checkpoints")
@@ -174,7 +175,8 @@ def folder_of(config: DictConfig, identity: dict[str, Any], kind: str, *words: o
         return RunFolder(Path(config.out).expanduser(), identity, leads)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     name = "-".join(re.sub(r"[^\w.]+", "_", str(word)).strip("_") for word in words)
-    return RunFolder(Path("runs") / kind / f"{name[:80]}-{digest}", identity, leads)
+    folder = Path(config.runs).expanduser() / kind / f"{name[:80]}-{digest}"
+    return RunFolder(folder, identity, leads)
 
 
 def write_json(path: Path, content: Any) -> None:  # any JSON value
@@ -209,6 +211,19 @@ def kit_path(named: str) -> Path:
     """Return the file of a kit that was named by itself or by its folder."""
     path = Path(named).expanduser()
     return path / "kit.safetensors" if path.is_dir() else path
+
+
+def kits_below(folder: str) -> str:
+    """Return the kits of finished training runs below a folder, as a sweep's choices.
+
+    Raises:
+        UserError: If there is none.
+    """
+    found = sorted(Path(folder).expanduser().rglob("kit.safetensors"))
+    whole = [str(kit.parent) for kit in found if (kit.parent / "done.json").is_file()]
+    if not whole:
+        raise UserError(f"there is no kit below {folder}; train.py makes them, sweep=grid many")
+    return ",".join("'" + path.replace("'", r"\'") + "'" for path in whole)
 
 
 def description_of(metadata: dict[str, str]) -> dict[str, Any]:

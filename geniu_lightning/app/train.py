@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from omegaconf import DictConfig
 
 from geniu_lightning.app.cli import entry, say
 from geniu_lightning.app.runs import RunFolder, folder_of, identity_of, revision, write_json
+from geniu_lightning.app.sweeps import apart, runs_apart
 from geniu_lightning.errors import UserError
 
 if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished run needs neither
@@ -22,7 +24,7 @@ if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished r
 
 def main() -> None:
     """Run the command."""
-    entry("train", train)
+    entry("train", train, compare)
 
 
 def train(config: DictConfig, visited: list[Path]) -> float | None:
@@ -34,6 +36,7 @@ def train(config: DictConfig, visited: list[Path]) -> float | None:
         )
     identity = identity_of(config)
     imbalance = config.imbalance.get("_target_", "none").rpartition(".")[2]
+    imbalance += str(config.imbalance.get("ratio", config.imbalance.get("factor", "")))
     network = str(config.model.get("_target_", "network")).rpartition(".")[2]
     folder = folder_of(
         config, identity, "train", config.data.name, imbalance, network, f"seed{config.seed}"
@@ -42,8 +45,33 @@ def train(config: DictConfig, visited: list[Path]) -> float | None:
     if folder.done and not config.force:
         say(f"already done: {folder.path} (force=true does it again)")
         return folder.objective
+    if runs_apart(config.trainer):
+        return apart("train", folder)
     with folder.claim(config.force):
         return _Training(config, folder).run()
+
+
+def compare(folders: dict[Path, str]) -> None:
+    """Print what the training runs of a sweep reached, and why one failed.
+
+    Args:
+        folders: Of the runs, and why each failed; empty where it ended well.
+    """
+    from geniu_lightning.app import terminal
+
+    rows: list[list[object]] = []
+    for folder, failed in folders.items():
+        if failed:
+            rows.append([folder.name, "-", "-", failed])
+            continue
+        measured = json.loads((folder / "metrics.json").read_text())["metrics"]
+        found: dict[str, Any] = next(iter(measured.get("accuracy", {}).values()), {})
+        values = [found.get(name, {}).get("value", "-") for name in ("retain", "worst_retained")]
+        rows.append([folder.name, *values, str(folder)])
+    terminal.table("runs of this sweep", ["", "accuracy", "worst class", ""], rows)
+    count = sum(map(bool, folders.values()))
+    if count:
+        say(f"{count} of {len(folders)} failed; the same command tries these again")
 
 
 class _Training:
@@ -248,3 +276,7 @@ class _Training:
         return Kit(module.classifier, info, module.proxy_generator, prompts).to(
             build.device_of(self.config.trainer)
         )
+
+
+if __name__ == "__main__":  # a job of a sweep in a process of its own
+    main()

@@ -24,6 +24,7 @@ from geniu_lightning.app.runs import (
     revision,
     single_process,
 )
+from geniu_lightning.app.sweeps import apart, runs_apart
 from geniu_lightning.errors import BusyError, DataNotFoundError, UserError
 
 if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished run needs neither
@@ -54,6 +55,8 @@ def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
         assert bank is not None  # as asked before
         seed = FIRST_SEED + config.oracles.add - 1
         visited.append(bank.run(seed).path)
+        if runs_apart(config.trainer):
+            return apart("unlearn", bank.run(seed))
         try:
             add_oracle(config, path, forget, bank, seed)
         except BusyError as busy:  # the same sweep, started twice, divides the work
@@ -79,6 +82,8 @@ def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
     if again and (bank is None or compared_with(folder.path) == bank.expected()):
         say(f"already done: {folder.path} (force=true does it again)")
         return folder.objective
+    if runs_apart(config.trainer):
+        return apart("unlearn", folder)
     with folder.claim(config.force):
         run = _Unlearning(config, folder, path, forget, bank)
         return run.judge_again() if again else run.run()
@@ -326,3 +331,7 @@ def add_oracle(
     assert isinstance(job, DictConfig)  # as mappings are merged
     with folder.claim(force=False):
         _Unlearning(job, folder, path, forget, None).run()
+
+
+if __name__ == "__main__":  # a job of a sweep in a process of its own
+    main()

@@ -169,25 +169,21 @@ def test_without_out_the_folder_follows_from_the_settings(
     assert command("train", "-m", *small, "seed=1,2").status == 0
     folders = sorted(path.name for path in (tmp_path / "runs" / "train").iterdir())
     assert [name.rsplit("-", 1)[0] for name in folders] == [
-        "digits-step-AllCNN-seed1",
-        "digits-step-AllCNN-seed2",
+        "digits-step0.3-AllCNN-seed1",
+        "digits-step0.3-AllCNN-seed2",
     ]
     again = command("train", *small, "seed=2")
     assert "already done" in again.out
 
 
-@pytest.mark.parametrize("devices", ["2", "auto"])
-def test_several_devices_in_a_multirun_are_refused(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: str
+def test_strategies_that_leave_no_whole_network_are_refused(
+    command: Command, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    words = ("trainer=ddp", f"trainer.devices={devices}", f"out={tmp_path}/run")
-    outcome = command("train", "-m", *TINY, *words)
+    outcome = command("train", *TINY, "trainer.strategy=fsdp", f"out={tmp_path / 'run'}")
     assert outcome.status == 2
-    assert "cannot be used inside a multirun" in outcome.err
+    assert "trainer.strategy must be auto or ddp, got fsdp" in outcome.err
 
 
-@pytest.mark.parametrize("evaluation", ["fast", "full"])
 def test_training_is_not_compared_with_oracles(
     tmp_path: Path, command: Command, evaluation: str
 ) -> None:
