@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from geniu_lightning.app.sweep import join_group
 from geniu_lightning.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
@@ -42,11 +43,13 @@ def entry(
     visited: list[Path] = []
     failures: dict[Path, Exception] = {}
     sweeps: set[bool] = set()
+    words = tuple(sys.argv[1:])  # kept here, for a launcher may run a job where there are others
 
     def told(config: DictConfig) -> float | None:
         sweeps.add(HydraConfig.get().mode == RunMode.MULTIRUN)
         earlier = len(visited)
         try:
+            join_group(config, name, words)
             return job(config, visited)
         except Exception as error:
             if True not in sweeps:
@@ -58,8 +61,8 @@ def entry(
                 failures[visited[-1]] = error
             if not isinstance(error, UserError):
                 traceback.print_exc()
-            words = HydraConfig.get().job.override_dirname
-            sys.stderr.write(f"failed: {words}: {str(error) or type(error).__name__}\n")
+            which = HydraConfig.get().job.override_dirname
+            sys.stderr.write(f"failed: {which}: {str(error) or type(error).__name__}\n")
             raise
 
     def run() -> None:

@@ -1,0 +1,65 @@
+"""The rows that a run has sent to wandb, kept in a file of our own.
+
+wandb without a network keeps the newest rows in memory until 32 KB have gathered: a run that is
+killed loses them, and one that goes on from its checkpoint does not make them again.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+FILE = ".wandb_rows"
+
+
+class History:
+    """Rows of numbers by step.
+
+    Args:
+        folder: The run's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self._begun = False
+
+    def last(self) -> int:
+        """Return the last step that is kept; -1 without one."""
+        return max(self._rows(), default=-1)
+
+    def begin(self, step: int) -> dict[int, dict[str, float]]:
+        """Forget the steps from one on, for they are made again, and return those before.
+
+        Args:
+            step: The first that this process logs.
+        """
+        before = {k: row for k, row in self._rows().items() if k < step}
+        partial = self._path.with_name(f"{FILE}.partial")
+        partial.write_text("".join(_line(k, row) for k, row in before.items()))
+        partial.replace(self._path)
+        self._begun = True
+        return before
+
+    def add(self, step: int, row: Mapping[str, float]) -> None:
+        """Keep a row, or more of one that is kept; it outlives the process at once."""
+        with self._path.open("a") as file:
+            file.write(_line(step, row))
+
+    @property
+    def begun(self) -> bool:
+        """Whether this process has logged a step."""
+        return self._begun
+
+    def _rows(self) -> dict[int, dict[str, float]]:
+        rows: dict[int, dict[str, float]] = {}
+        text = self._path.read_text() if self._path.is_file() else ""
+        for line in text.splitlines():
+            try:
+                step, row = json.loads(line)
+            except ValueError:  # the process was killed within it
+                continue
+            rows.setdefault(step, {}).update(row)
+        return dict(sorted(rows.items()))
+
+
+def _line(step: int, row: Mapping[str, float]) -> str:
+    return json.dumps([step, dict(row)]) + "\n"
