@@ -26,6 +26,11 @@ class History:
         """Return the last step that is kept; -1 without one."""
         return max(self._rows(), default=-1)
 
+    @property
+    def ended(self) -> bool:
+        """Whether a run has come to its end: the row of what is shown there has no numbers."""
+        return list(self._rows().values())[-1:] == [{}]
+
     def begin(self, step: int) -> dict[int, dict[str, float]]:
         """Forget the steps from one on, for they are made again, and return those before.
 

@@ -89,6 +89,7 @@ class WandbRun(WandbLogger):
     def __init__(self, history: History, **settings: Any) -> None:
         super().__init__(**settings)
         self.history = history
+        self._at = 0
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -96,25 +97,31 @@ class WandbRun(WandbLogger):
         if step is None:
             raise ValueError("numbers are of a step, got none")
         if not self.history.begun:
-            for earlier, row in self.history.begin(step).items():
-                self._send(row, earlier)
+            self._say_again(step)
         # Lightning tells the values of an epoch after the first step of the next was counted
-        at = max(step, self.experiment.step)
-        self.history.add(at, metrics)
-        self._send(metrics, at)
+        self._at = max(step, self._at)
+        self.history.add(self._at, metrics)
+        self._send(metrics, self._at)
 
     @rank_zero_only
     def show(self, shown: Shown) -> None:
         """Log what there is at the end, in a row of its own."""
         import wandb
 
-        at = max(self.history.last() + 1, self.experiment.step)
+        end = self.history.last() + 1
+        if not (self.history.begun or self.history.ended):  # killed between training and this
+            self._say_again(end)
         pictures = {k: wandb.Image(str(path)) for k, path in shown.pictures.items()}
         charts = {k: _drawn(chart) for k, chart in shown.charts.items()}
         if pictures or charts:
-            self.history.add(at, {})  # shown again, it is a row after this one
+            at = max(end, self.experiment.step)
+            self.history.add(at, {})
             self._send(pictures | charts, at)
         self.experiment.summary.update(shown.summary)
+
+    def _say_again(self, before: int) -> None:
+        for step, row in self.history.begin(before).items():
+            self._send(row, step)
 
     def _send(self, row: Mapping[str, Any], step: int) -> None:
         if step >= self.experiment.step:  # else the server has it, from before the run was resumed

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from geniu_lightning.app.trackers import wandb_id
+from geniu_lightning.app.history import History
+from geniu_lightning.app.trackers import WandbRun, wandb_id
+from geniu_lightning.dashboard import workspace
 from tests.app.conftest import TINY, Command, started_and_at_its_first_checkpoint
 from tests.app.offline import BLOCK, OfflineRun, offline_runs
 
@@ -113,6 +115,21 @@ def test_curves_of_an_attack_are_lines_of_model_and_oracles(forgot: Path) -> Non
     assert {who: [(x, y) for x, w, y in rows if w == who] for who in lines} == expected
 
 
+def test_the_dashboard_shows_what_is_logged_under_its_name(forgot: Path) -> None:
+    found = the_run(forgot)
+    for name, (kind, fields) in workspace.CLASSES.items():
+        drawn = found.chart(name)
+        assert (drawn["panelDefId"], drawn["fieldSettings"]) == (kind, fields)
+        assert found.table(f"{name}_table")[0] == list(fields.values())
+    curve = found.chart("curves/retain_only.curve")
+    kind, fields = workspace.ATTACKS["curves/retain_only.curve"]
+    assert (curve["panelDefId"], curve["fieldSettings"]) == (kind, fields)
+    attacked = (workspace.BACK, f"{workspace.BACK}.area")
+    for name in (*workspace.PINNED, *workspace.BESIDE_ORACLES.values()):
+        assert name in found.summary or name.startswith(attacked)
+    assert {f"cost.{name}" for name in workspace.COSTS} <= found.summary.keys()
+
+
 def test_judged_anew_it_is_the_same_run_one_row_later(
     command: Command, forgot: Path, trained: Path, bank: Path, tmp_path: Path
 ) -> None:
@@ -175,6 +192,46 @@ def test_a_killed_training_goes_on_as_the_same_run_and_loses_no_row(
     assert {step: rows[step] for step in first.curves()} == first.curves()
     assert len(first.curves()) > 10
     assert second.repeated == []
+
+
+def test_a_run_that_was_killed_after_training_says_its_rows_again(
+    command: Command, tmp_path: Path
+) -> None:
+    words = (*TINY, "generator=none", EACH_STEP, "logger=wandb", f"out={tmp_path}")
+    assert command("train", *words).status == 0
+    for name in ("done.json", "metrics.json", "kit.safetensors"):
+        (tmp_path / name).unlink()
+    rows = (tmp_path / ".wandb_rows").read_text().splitlines(keepends=True)
+    (tmp_path / ".wandb_rows").write_text("".join(rows[:-1]))
+    assert "going on from" in command("train", *words).out
+    first, second = offline_runs(tmp_path)
+    assert second.curves() == first.curves() != {}
+    assert "classes/table" in second.history[max(second.history)]
+
+
+class Server:
+    """A run of which a server knows the first steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    def log(self, row: dict[str, float], step: int) -> None:
+        self.step = step
+        self.rows.append((step, row))
+
+
+def test_a_run_that_is_resumed_at_a_server_leaves_what_it_has(tmp_path: Path) -> None:
+    earlier = History(tmp_path)
+    for step in range(8):  # the last two did not reach the server
+        earlier.add(step, {"loss": 1.0})
+    server = Server(step=6)
+    logger = WandbRun(History(tmp_path), experiment=server, mode="offline")
+    for step in (4, 5, 6, 7, 8):  # goes on from its checkpoint
+        logger.log_metrics({"loss": 2.0}, step=step)
+    assert [step for step, _ in server.rows] == [6, 7, 8]
+    logger.log_metrics({"accuracy": 1.0}, step=7)  # told late, it belongs to the row that is open
+    assert server.rows[-1] == (8, {"accuracy": 1.0, "trainer/global_step": 8})
 
 
 def test_runs_of_a_sweep_are_one_group_also_when_it_is_started_again(
