@@ -1,4 +1,4 @@
-"""The rows that a run has sent to wandb, kept in a file of our own.
+"""The rows that a run has sent to wandb, kept in a file of our own, and the files of wandb's.
 
 wandb without a network keeps the newest rows in memory until 32 KB have gathered: a run that is
 killed loses them, and one that goes on from its checkpoint does not make them again.
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 FILE = ".wandb_rows"
+ASIDE = "superseded"
 
 
 class History:
@@ -16,9 +17,13 @@ class History:
 
     Args:
         folder: The run's.
+
+    Attributes:
+        folder: As given.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._path = folder / FILE
         self._begun = False
 
@@ -64,6 +69,26 @@ class History:
                 continue
             rows.setdefault(step, {}).update(row)
         return dict(sorted(rows.items()))
+
+
+def was_sent(folder: Path) -> bool:
+    """Whether a server has rows of a run: it was online, or its files were synced."""
+    return any(folder.glob("wandb/run-*")) or any(folder.glob("wandb/offline-run-*/*.sync*"))
+
+
+def set_aside(folder: Path, newest: Path) -> None:
+    """Put wandb's files of a run away, which say what the newest one says again.
+
+    ``wandb sync`` would show their rows a second time, and refuses the file of a killed process.
+
+    Args:
+        folder: The run's.
+        newest: Folder of the file that stays.
+    """
+    for old in folder.glob("wandb/offline-run-*"):
+        if old.name != newest.name:
+            (folder / "wandb" / ASIDE).mkdir(exist_ok=True)
+            old.rename(folder / "wandb" / ASIDE / old.name)
 
 
 def _line(step: int, row: Mapping[str, float]) -> str:

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from geniu_lightning.app.build import plain
 from geniu_lightning.app.charts import Bars, Chart, Lines, Matrix, Sheet, Shown
-from geniu_lightning.app.history import History
+from geniu_lightning.app.history import History, set_aside, was_sent
 
 if TYPE_CHECKING:
     import wandb
@@ -64,7 +64,7 @@ def _wandb(
         id=wandb_id(folder) if first else None,
         tags=[str(tag)[:LONGEST_TAG] for tag in (*tags, *settings["tags"])],
         save_dir=str(folder),
-        offline=mode == "offline",
+        offline=mode in ("offline", "dryrun"),  # the latter is Lightning's word for it
         mode=mode,
         config=dict(facts),
         resume="allow",
@@ -79,17 +79,21 @@ class WandbRun(WandbLogger):
     Lightning lets wandb count its calls. Without a network a resumed run counts from 0 again, and a
     killed one has lost its newest rows. So a row goes to the step that it is of, all that is logged
     at one step is one row, and a run that goes on first says again what was logged before its
-    checkpoint: its file is whole without those of the processes that were killed.
+    checkpoint; the files of the processes that were ended before it are then set aside.
 
     Args:
         history: Of the rows that were sent.
+        offline: Whether they go to a file. When that is synced, wandb adds to its steps those that
+            the server has of the run, so they are counted from there.
         **settings: Of Lightning's logger.
     """
 
-    def __init__(self, history: History, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, history: History, offline: bool = False, **settings: Any) -> None:
+        super().__init__(offline=offline, **settings)
         self.history = history
+        self.offline = offline
         self._at = 0
+        self._sent = 0  # steps that are, or will be, at the server before this process's file
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -97,7 +101,7 @@ class WandbRun(WandbLogger):
         if step is None:
             raise ValueError("numbers are of a step, got none")
         if not self.history.begun:
-            self._say_again(step)
+            self._go_on(step)
         # Lightning tells the values of an epoch after the first step of the next was counted
         self._at = max(step, self._at)
         self.history.add(self._at, metrics)
@@ -109,23 +113,32 @@ class WandbRun(WandbLogger):
         import wandb
 
         end = self.history.last() + 1
-        if not (self.history.begun or self.history.ended):  # killed between training and this
-            self._say_again(end)
+        if not self.history.begun:
+            if self.history.ended:  # judged anew: a further row of a run that is whole
+                self._sent = end if self.offline else 0
+            else:  # killed between training and this
+                self._go_on(end)
         pictures = {k: wandb.Image(str(path)) for k, path in shown.pictures.items()}
         charts = {k: _drawn(chart) for k, chart in shown.charts.items()}
         if pictures or charts:
-            at = max(end, self.experiment.step)
+            at = max(end, self._sent + self.experiment.step)
             self.history.add(at, {})
             self._send(pictures | charts, at)
         self.experiment.summary.update(shown.summary)
 
-    def _say_again(self, before: int) -> None:
-        for step, row in self.history.begin(before).items():
-            self._send(row, step)
+    def _go_on(self, step: int) -> None:
+        """Say the rows before a step, of processes that were ended, unless the server has them."""
+        if self.offline:
+            self._sent = self.history.last() + 1 if was_sent(self.history.folder) else 0
+            if not self._sent:
+                set_aside(self.history.folder, Path(self.experiment.dir).parent)
+        for earlier, row in self.history.begin(step).items():
+            self._send(row, earlier)
 
     def _send(self, row: Mapping[str, Any], step: int) -> None:
-        if step >= self.experiment.step:  # else the server has it, from before the run was resumed
-            self.experiment.log({**row, "trainer/global_step": step}, step=step)
+        wandbs = step - self._sent
+        if wandbs >= self.experiment.step:  # else the server has it, from before it was resumed
+            self.experiment.log({**row, "trainer/global_step": step}, step=wandbs)
 
 
 def wandb_id(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,8 +54,22 @@ class OfflineRun:
 
 
 def offline_runs(folder: Path) -> list[OfflineRun]:
-    """Return all that lie in a run's folder, the oldest first."""
-    return [_read(file) for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
+    """Return all in a run's folder whose processes ended in order, the oldest first."""
+    return [_ended(file) for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
+
+
+def superseded_runs(folder: Path) -> list[OfflineRun]:
+    """Return those that were set aside, the oldest first."""
+    return [_read(file) for file in sorted(folder.glob("wandb/superseded/*/*.wandb"))]
+
+
+def _ended(file: Path) -> OfflineRun:
+    """Wait for the end of a file: wandb's own process writes it when ours has gone on."""
+    deadline = time.monotonic() + 20
+    while not (found := _read(file)).exits:
+        assert time.monotonic() < deadline, f"{file} has no end"
+        time.sleep(0.02)
+    return found
 
 
 def _read(path: Path) -> OfflineRun:
@@ -95,6 +110,8 @@ def _records(file: Path) -> Iterator[Any]:
             at += BLOCK - at % BLOCK
             continue
         _, length, kind = struct.unpack_from("<IHB", raw, at)
+        if at + 7 + length > len(raw):  # still being written, or the process was killed
+            return
         parts += raw[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # whole, or last part

@@ -32,3 +32,5 @@ def test_how_it_is_carried_out_makes_no_other_sweep_of_it(more: tuple[str, ...])
 def test_what_is_computed_does(more: str) -> None:
     assert name_of("unlearn", (*SWEEP, more)) != name_of("unlearn", SWEEP)
     assert name_of("train", SWEEP) != name_of("unlearn", SWEEP)
+    other = tuple(word.replace("runs/first", "runs/second") for word in SWEEP)
+    assert name_of("unlearn", other) != name_of("unlearn", SWEEP)

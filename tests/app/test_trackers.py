@@ -14,7 +14,7 @@ from geniu_lightning.app.history import History
 from geniu_lightning.app.trackers import WandbRun, wandb_id
 from geniu_lightning.dashboard import workspace
 from tests.app.conftest import TINY, Command, started_and_at_its_first_checkpoint
-from tests.app.offline import BLOCK, OfflineRun, offline_runs
+from tests.app.offline import BLOCK, OfflineRun, offline_runs, superseded_runs
 
 EACH_STEP = "training.log_every_n_steps=1"
 ATTACK = (
@@ -141,7 +141,9 @@ def test_judged_anew_it_is_the_same_run_one_row_later(
     assert "judging" in outcome.out, outcome.err
     first, second = offline_runs(again)
     assert second.run.run_id == first.run.run_id
-    assert min(second.history) == max(first.history) + 1
+    (row,) = second.history.values()
+    assert row["_step"] == 0  # a sync counts on from what the server has
+    assert row["trainer/global_step"] == max(first.history) + 1
     assert second.table("classes/table")[0] == first.table("classes/table")[0]
     assert (first.summary["word"], second.summary["word"]) == ("invalid", "none")  # two oracles
 
@@ -185,7 +187,7 @@ def test_a_killed_training_goes_on_as_the_same_run_and_loses_no_row(
     process.wait()
     assert command("train", *words, "logger=wandb", f"out={killed}").status == 0
     assert command("train", *words, "logger=wandb", f"out={whole}").status == 0
-    first, second = offline_runs(killed)
+    (first,), second = superseded_runs(killed), the_run(killed)
     assert second.run.run_id == first.run.run_id == wandb_id(killed)
     rows = second.curves()
     assert rows == the_run(whole).curves()
@@ -194,19 +196,33 @@ def test_a_killed_training_goes_on_as_the_same_run_and_loses_no_row(
     assert second.repeated == []
 
 
-def test_a_run_that_was_killed_after_training_says_its_rows_again(
-    command: Command, tmp_path: Path
+def killed_after_training(folder: Path) -> None:
+    """Make of a run that has ended one that was killed before its evaluation."""
+    for name in ("done.json", "metrics.json", "kit.safetensors"):
+        (folder / name).unlink()
+    rows = (folder / ".wandb_rows").read_text().splitlines(keepends=True)
+    (folder / ".wandb_rows").write_text("".join(rows[:-1]))
+
+
+@pytest.mark.parametrize("synced", [False, True])
+def test_rows_are_said_again_after_a_kill_unless_they_were_synced(
+    command: Command, tmp_path: Path, synced: bool
 ) -> None:
     words = (*TINY, "generator=none", EACH_STEP, "logger=wandb", f"out={tmp_path}")
     assert command("train", *words).status == 0
-    for name in ("done.json", "metrics.json", "kit.safetensors"):
-        (tmp_path / name).unlink()
-    rows = (tmp_path / ".wandb_rows").read_text().splitlines(keepends=True)
-    (tmp_path / ".wandb_rows").write_text("".join(rows[:-1]))
+    killed_after_training(tmp_path)
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    if synced:
+        file.with_name(f"{file.name}.synced").touch()  # as wandb marks it
     assert "going on from" in command("train", *words).out
-    first, second = offline_runs(tmp_path)
-    assert second.curves() == first.curves() != {}
-    assert "classes/table" in second.history[max(second.history)]
+    first, second = [*superseded_runs(tmp_path), *offline_runs(tmp_path)]
+    assert len(superseded_runs(tmp_path)) == (0 if synced else 1)
+    assert second.curves() == ({} if synced else first.curves())
+    assert first.curves()
+    row = second.history[max(second.history)]
+    assert "classes/table" in row
+    assert row["trainer/global_step"] == max(first.curves()) + 1
+    assert len(second.history) == (1 if synced else len(first.curves()) + 1)
 
 
 class Server:
