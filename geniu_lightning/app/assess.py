@@ -2,8 +2,8 @@
 
 import copy
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Assessment:
         confusion_after: Of the unlearned model.
         before: Accuracy of each class of the original on that split.
         after: Of the unlearned model.
+        steps: At which steps the curves of a family were read, by its name.
     """
 
     metrics: dict[str, Any]
@@ -48,6 +49,7 @@ class Assessment:
     confusion_after: Tensor | None = None
     before: list[float] | None = None
     after: list[float] | None = None
+    steps: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def assess(
     controls = controls_of(kit, forget) if yardstick.oracles else {}
     memory = FileMemory(yardstick.folder / "measured") if yardstick.folder else None
     findings = _run(context, metrics, controls, memory)
-    result = Assessment(battery.tree_of(findings))
+    steps = {name: getattr(metric, "steps", None) for name, metric in metrics.items()}
+    read_at = {name: found for name, found in steps.items() if isinstance(found, list)}
+    result = Assessment(battery.tree_of(findings), steps=read_at)
     if forget:
         result.judgement = word.plain(word.judge(findings, _fewest(data, forget)))
     if config.split in splits:
@@ -170,17 +174,19 @@ def _fresh(kit: Kit, seed: int) -> nn.Module:
     return fresh_classifier(kit, seed).eval().requires_grad_(False)
 
 
-def flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield dotted names and what is kept of each: a value and how it is read, or why it lacks."""
+    for name, node in tree.items():
+        if "absent" in node or "value" in node:
+            yield prefix + name, node
+        else:
+            yield from leaves(node, f"{prefix}{name}.")
+
+
+def flat(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the single numbers among metrics by dotted names."""
-    found: dict[str, float] = {}
-    for name, node in metrics.items():
-        if not isinstance(node, dict) or "absent" in node:
-            continue
-        if isinstance(node.get("value"), float):
-            found[prefix + name] = node["value"]
-        elif "value" not in node:
-            found |= flat(node, f"{prefix}{name}.")
-    return found
+    found = {name: leaf.get("value") for name, leaf in leaves(metrics)}
+    return {name: value for name, value in found.items() if isinstance(value, float)}
 
 
 def class_table(

@@ -16,6 +16,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from geniu_lightning.app.groups import join_group
 from geniu_lightning.app.runs import kits_below
 from geniu_lightning.app.sweeps import Note, Notes, is_sweep, reason_of
 from geniu_lightning.errors import UserError
@@ -41,10 +42,12 @@ def entry(
             empty where it ended well.
     """
     notes = Notes()
+    words = tuple(sys.argv[1:])  # kept here, for a launcher may run a job where there are others
 
     def told(config: DictConfig) -> float | None:
         visited: list[Path] = []
         try:
+            join_group(config, name, words)
             found = job(config, visited)
         except Exception as error:
             if not is_sweep():
@@ -55,8 +58,8 @@ def entry(
             notes.leave(config, visited, error)
             if not isinstance(error, UserError):
                 traceback.print_exc()
-            words = HydraConfig.get().job.override_dirname
-            sys.stderr.write(f"failed: {words}: {reason_of(error)}\n")
+            which = HydraConfig.get().job.override_dirname
+            sys.stderr.write(f"failed: {which}: {reason_of(error)}\n")
             raise
         if is_sweep():
             notes.leave(config, visited, None)

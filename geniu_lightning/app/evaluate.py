@@ -38,6 +38,8 @@ def main() -> None:
 def evaluate(config: DictConfig, visited: list[Path]) -> None:
     """Judge the weights, or the group of runs, that a configuration names."""
     if config.group:
+        if (config.get("logger") or {}).get("wandb") is not None:
+            raise UserError("logger= is for single weights: what is found of a group is a file")
         _evaluate_group(config, visited)
         return
     if config.weights is None or config.kit is None:
@@ -108,6 +110,7 @@ def _judge(
     bank: Bank | None,
     description: dict[str, Any],
 ) -> None:
+    from geniu_lightning.app import trackers
     from geniu_lightning.app.judge import Judge
     from geniu_lightning.app.request import Request
     from geniu_lightning.app.unlearn import add_oracle
@@ -121,11 +124,15 @@ def _judge(
     def train_oracle(bank: Bank, seed: int) -> None:
         add_oracle(config, path, forget, bank, seed)
 
-    judge = Judge(request, bank, train_oracle)
-    result = judge.judge(classifier, keeps)
-    if not result.metrics:
-        raise UserError(f"nothing was measured: {result.missing}")
-    judge.write(folder, result, description)
+    facts = request.facts() | {"revision": revision(), "judged": description["run"]}
+    loggers = trackers.loggers_of(config, folder, "evaluate", facts, request.tags())
+    with trackers.closing(loggers):
+        judge = Judge(request, bank, train_oracle)
+        result = judge.judge(classifier, keeps)
+        if not result.metrics:
+            raise UserError(f"nothing was measured: {result.missing}")
+        judge.write(folder, result, description)
+        trackers.show(loggers, result.shown(request, description.get("cost", {})))
     say(f"results: {folder / 'metrics.json'}")
 
 

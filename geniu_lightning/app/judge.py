@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from torch import nn
 
 from geniu_lightning import pictures
 from geniu_lightning.app import assess, terminal
+from geniu_lightning.app.charts import Shown, charts_of, numbers_of
 from geniu_lightning.app.cli import say
 from geniu_lightning.app.oracles import Bank
 from geniu_lightning.app.request import Request
@@ -49,6 +50,23 @@ class Result:
     def numbers(self) -> dict[str, float]:
         """Return the single numbers by dotted names."""
         return assess.flat(self.metrics)
+
+    def shown(self, request: Request, cost: Mapping[str, Any]) -> Shown:
+        """Return what loggers show of it, beside what it cost."""
+        judgement = self.assessment.judgement or {"word": None, "word_reason": self.missing}
+        return Shown(
+            {
+                **numbers_of(self.metrics, cost),
+                "word": judgement["word"] or "none",
+                "word_reason": judgement["word_reason"],
+            },
+            charts_of(
+                self.assessment,
+                request.kit.info.class_names,
+                request.forget,
+                request.config.evaluation.split,
+            ),
+        )
 
 
 class Judge:
@@ -130,16 +148,13 @@ class Judge:
                 told = True
                 time.sleep(SECONDS_TO_LOOK_AGAIN)
 
-    def write(self, folder: Path, result: Result, document: dict[str, Any]) -> dict[str, Path]:
+    def write(self, folder: Path, result: Result, document: dict[str, Any]) -> None:
         """Write ``metrics.json`` and pictures, and print what was found.
 
         Args:
             folder: Where to.
             result: What was found.
             document: What else is to stand in the file.
-
-        Returns:
-            The pictures by name.
         """
         found = result.assessment
         judgement = found.judgement or {
@@ -173,17 +188,14 @@ class Judge:
             terminal.table(f"{split} accuracy", ["class", "", "before", "after"], rows)
         if found.judgement is not None:
             terminal.verdict(found.judgement, len(result.oracles))
-        return self._draw(folder, found)
+        self._draw(folder, found)
 
-    def _draw(self, folder: Path, found: assess.Assessment) -> dict[str, Path]:
-        drawn = {}
+    def _draw(self, folder: Path, found: assess.Assessment) -> None:
         for when, counts in (("before", found.confusion_before), ("after", found.confusion_after)):
             if counts is not None:
-                drawn[f"confusion_{when}"] = folder / f"confusion_{when}.png"
                 pictures.confusion(
                     counts,
                     self.request.kit.info.class_names,
                     f"{when} unlearning, {self.config.evaluation.split}",
-                    drawn[f"confusion_{when}"],
+                    folder / f"confusion_{when}.png",
                 )
-        return drawn

@@ -1,6 +1,7 @@
 """What is asked: a kit, the classes to forget, and the images that the kit was trained on."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -47,6 +48,21 @@ class Request:
     def names(self) -> list[str]:
         """Names of the forgotten classes."""
         return [self.kit.info.class_names[k] for k in self.forget]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a run on this request is about, beside its own configuration."""
+        info = self.kit.info
+        return {
+            "forget": list(self.forget),
+            "forget_names": self.names,
+            "trained": info.settings | {"seed": info.seed, "revision": info.revision},
+            "data_fingerprint": info.data_fingerprint,
+        }
+
+    def tags(self) -> list[str]:
+        """Return words to find a run on this request by."""
+        data = self.kit.info.settings.get("data", {}).get("name")
+        return [*([data] if data else []), *(f"forget {name}" for name in self.names)]
 
     def images(self) -> ImageData:
         """Return the kit's images, opened once and only when something asks for them.

@@ -38,7 +38,7 @@ WEIGHTS = "unlearned.safetensors"
 RESULTS = ("kit.safetensors", WEIGHTS, "metrics.json", "checkpoints")
 LEFTOVERS = (
     *RESULTS,
-    *("done.json", "failed.json", "run.json", "log", "wandb", ".wandb_id"),
+    *("done.json", "failed.json", "run.json", "log", "wandb", ".wandb_id", ".wandb_rows"),
     *("proxies.png", "confusion.png", "confusion_*.png"),
 )
 ASIDE = ".replaced"

@@ -137,11 +137,12 @@ def runs_apart(trainer: DictConfig) -> bool:
     return False
 
 
-def apart(command: str, folder: RunFolder) -> float | None:
+def apart(command: str, config: DictConfig, folder: RunFolder) -> float | None:
     """Carry a job out by a process of its own, and return what it found for a sweeper.
 
     Args:
         command: ``train`` or ``unlearn``.
+        config: Of the job.
         folder: Of the job.
 
     Raises:
@@ -152,6 +153,9 @@ def apart(command: str, folder: RunFolder) -> float | None:
     own = [word for word in HydraConfig.get().overrides.task if not word.startswith("out=")]
     path = str(folder.path.absolute()).replace("'", r"\'")
     words = [*own, f"out='{path}'", "hydra.mode=RUN"]
+    wandb = (config.get("logger") or {}).get("wandb")
+    if wandb is not None:
+        words.append(f"logger.wandb.group='{wandb.group}'")
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
     }

@@ -46,7 +46,7 @@ def train(config: DictConfig, visited: list[Path]) -> float | None:
         say(f"already done: {folder.path} (force=true does it again)")
         return folder.objective
     if runs_apart(config.trainer):
-        return apart("train", folder)
+        return apart("train", config, folder)
     with folder.claim(config.force):
         return _Training(config, folder).run()
 
@@ -99,14 +99,10 @@ class _Training:
         from geniu_lightning.watch import fit
 
         module = self._module()
-        facts = self.mark.identity | {
-            "revision": revision(),
-            "data_fingerprint": self.data.fingerprint,
-        }
-        tags = [self.config.data.name, f"seed{self.config.seed}"]
-        loggers = trackers.loggers_of(self.config.logger, self.folder, "train", facts, tags)
-        failed = True
-        try:
+        facts = {"revision": revision(), "data_fingerprint": self.data.fingerprint}
+        tags = [self.config.data.name, f"seed {self.config.seed}"]
+        loggers = trackers.loggers_of(self.config, self.folder, "train", facts, tags)
+        with trackers.closing(loggers):
             clock = StepClock()
             trainer = build.trainer_of(
                 self.config.trainer,
@@ -118,14 +114,7 @@ class _Training:
                 limit_val_batches=1.0 if len(self.data.indices("validation")) else 0,
             )
             fit(trainer, module, self.data, ckpt_path=self._resume_point())
-            if not self.mark.leads:
-                failed = False
-                return None
-            value = self._hand_over(module, loggers, clock.cost())
-            failed = False
-            return value
-        finally:
-            trackers.close(loggers, failed)
+            return self._hand_over(module, loggers, clock.cost()) if self.mark.leads else None
 
     def _module(self) -> GeniuTraining:
         import torch
@@ -204,7 +193,7 @@ class _Training:
     ) -> float | None:
         """Write what the run leaves, and say what it is."""
         from geniu_lightning import pictures
-        from geniu_lightning.app import assess, build, terminal, trackers
+        from geniu_lightning.app import assess, build, charts, terminal, trackers
 
         kit = self._kit(module)
         kit.save(self.folder / "kit.safetensors")
@@ -220,26 +209,27 @@ class _Training:
             self.data,
             forget=(),
         )
+        cost = {"training_images": len(self.data.indices("train")), **cost}
         document = {
             "version": assess.VERSION,
             "word": None,
             "word_reason": "nothing was unlearned",
             "run": self.mark.identity | {"job": "train", "revision": revision()},
-            "cost": {"training_images": len(self.data.indices("train")), **cost},
+            "cost": cost,
             "metrics": result.metrics,
         }
         write_json(self.folder / "metrics.json", document)
         split = self.config.evaluation.split
         if result.confusion_after is not None:
-            drawn["confusion"] = self.folder / "confusion.png"
             pictures.confusion(
                 result.confusion_after,
                 self.data.names,
                 f"original, {split}",
-                drawn["confusion"],
+                self.folder / "confusion.png",
             )
-        trackers.log_pictures(loggers, drawn)
-        trackers.log_summary(loggers, assess.flat(result.metrics))
+        summary = charts.numbers_of(result.metrics, cost)
+        shown = charts.charts_of(result, self.data.names, (), split)
+        trackers.show(loggers, charts.Shown({**summary}, shown, drawn))
         terminal.table(
             f"trained on {self.data.name}",
             *assess.class_table(result, kit, self.data, split),

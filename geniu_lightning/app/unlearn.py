@@ -56,7 +56,7 @@ def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
         seed = FIRST_SEED + config.oracles.add - 1
         visited.append(bank.run(seed).path)
         if runs_apart(config.trainer):
-            return apart("unlearn", bank.run(seed))
+            return apart("unlearn", config, bank.run(seed))
         try:
             add_oracle(config, path, forget, bank, seed)
         except BusyError as busy:  # the same sweep, started twice, divides the work
@@ -83,7 +83,7 @@ def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
         say(f"already done: {folder.path} (force=true does it again)")
         return folder.objective
     if runs_apart(config.trainer):
-        return apart("unlearn", folder)
+        return apart("unlearn", config, folder)
     with folder.claim(config.force):
         run = _Unlearning(config, folder, path, forget, bank)
         return run.judge_again() if again else run.run()
@@ -143,14 +143,8 @@ class _Unlearning:
         from geniu_lightning.app.cost import PeakMemory, cost_of
         from geniu_lightning.optim import total_over_ranks
 
-        method = self.config.unlearner.name
-        names = self.request.names
-        facts = self.mark.identity | {"revision": revision(), "forget_names": names}
-        facts["trained"] = self.kit.info.settings
-        tags = [method, *(f"forget {name}" for name in names)]
-        loggers = trackers.loggers_of(self.config.logger, self.folder, "unlearn", facts, tags)
-        failed = True
-        try:
+        loggers = self._loggers()
+        with trackers.closing(loggers):
             unlearner = self._unlearner()
             with PeakMemory(self.request.device) as memory:
                 classifier = self._unlearn(unlearner, loggers)
@@ -166,10 +160,14 @@ class _Unlearning:
                     else memory.added
                 )
                 value = self._hand_over(classifier, cost, loggers)
-            failed = False
             return value
-        finally:
-            trackers.close(loggers, failed)
+
+    def _loggers(self) -> list[Logger]:
+        from geniu_lightning.app import trackers
+
+        tags = [self.config.unlearner.name, *self.request.tags(), f"seed {self.config.seed}"]
+        facts = self.request.facts() | {"revision": revision()}
+        return trackers.loggers_of(self.config, self.folder, "unlearn", facts, tags)
 
     def _unlearner(self) -> Unlearner:
         from geniu_lightning.app import build
@@ -258,12 +256,15 @@ class _Unlearning:
 
     def judge_again(self) -> float | None:
         """Judge weights that are there, because there are other oracles than at first."""
+        from geniu_lightning.app import trackers
         from geniu_lightning.kit import Kit
 
         say(f"judging {self.folder} anew: there are other oracles than when it was judged")
         cost = json.loads((self.folder / "metrics.json").read_text())["cost"]
         kit = Kit.load(self.folder / WEIGHTS, self.config.allow_custom)
-        return self._judge(kit.classifier, cost, [])
+        loggers = self._loggers()
+        with trackers.closing(loggers):
+            return self._judge(kit.classifier, cost, loggers)
 
     def _judge(
         self, classifier: nn.Module, cost: dict[str, Any], loggers: list[Logger]
@@ -277,12 +278,9 @@ class _Unlearning:
 
         judge = Judge(self.request, self.bank, train_oracle)
         result = judge.judge(classifier, cost["reads_prompts"])
-        pictures = judge.write(self.folder, result, self.mark.description | {"cost": cost})
+        judge.write(self.folder, result, self.mark.description | {"cost": cost})
+        trackers.show(loggers, result.shown(self.request, cost))
         numbers = result.numbers()
-        if loggers:
-            trackers.log_pictures(loggers, pictures)
-            more = {"cost.seconds": cost["seconds"], "word": result.word or "none"}
-            trackers.log_summary(loggers, {**numbers, **more})
         say(
             f"{cost['seconds']:.2f} s, {cost['steps']} steps,"
             f" {cost['training_images_read']:,} training images read"

@@ -1,8 +1,13 @@
 """Commands run in this process, on real digits and a tiny network."""
 
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,7 @@ from geniu_lightning.app.evaluate import main as evaluate_main
 from geniu_lightning.app.train import main as train_main
 from geniu_lightning.app.unlearn import main as unlearn_main
 
+ROOT = Path(__file__).parents[2]
 TINY = (
     "model.width=4",
     "training.epochs=2",
@@ -65,3 +71,37 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         sys.argv = before
     return folder
+
+
+@pytest.fixture(scope="session")
+def bank(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bank of three oracles of the trained kit, not to be changed."""
+    folder = tmp_path_factory.mktemp("the bank")
+    before = sys.argv
+    arguments = ("sweep=oracles", f"kit={trained}", "forget=[0]", f"oracles.folder={folder}")
+    sys.argv = ["unlearn.py", "-m", *arguments, "oracles.add=1,2,3"]
+    sys.argv += ["trainer.threads=1", "oracles.count=3"]
+    try:
+        unlearn_main()
+    finally:
+        sys.argv = before
+    return folder
+
+
+def started_and_at_its_first_checkpoint(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    # or the process that is killed would log through wandb's service of this one, which lives on
+    own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments, f"out={folder}"],
+        env=own,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored behind a `&`
+    )
+    deadline = time.monotonic() + 120
+    while not list((folder / "checkpoints").glob("*.ckpt")):
+        assert process.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 
 from geniu_lightning.app import build
 from geniu_lightning.app.cli import CONF
-from geniu_lightning.app.trackers import loggers_of
+from geniu_lightning.app.trackers import closing, loggers_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,12 +84,10 @@ def test_experiment(name: str) -> None:
 
 @pytest.mark.parametrize("name", names("logger"))
 def test_logger(name: str, tmp_path: Path) -> None:
-    from geniu_lightning.app.trackers import close
-
     config = composed("train", f"logger={name}")
-    loggers = loggers_of(config.logger, tmp_path, "train", {"seed": 1}, ["tag"])
-    assert len(loggers) == (2 if name == "both" else 1)
-    close(loggers)
+    loggers = loggers_of(config, tmp_path, "train", {"revision": "1"}, ["tag"])
+    with closing(loggers):
+        assert len(loggers) == (2 if name == "both" else 1)
 
 
 @pytest.mark.parametrize("name", names("evaluation"))

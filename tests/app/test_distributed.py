@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.app.conftest import MEASURED, TINY
+from tests.app.offline import offline_runs
 
 ROOT = Path(__file__).parents[2]
 TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
@@ -61,3 +62,14 @@ def test_retraining_by_two_reads_each_image_once_an_epoch(trained: Path, tmp_pat
     run("unlearn.py", *arguments, *TWO, f"out={tmp_path / 'two'}")
     reads = [metrics(tmp_path / n)["cost"]["training_images_read"] for n in ("one", "two")]
     assert reads[0] == reads[1] > 0
+
+
+def test_training_by_two_is_one_run_of_wandb_with_each_step_once(tmp_path: Path) -> None:
+    more = ("training.log_every_n_steps=1", "logger=wandb", f"out={tmp_path}")
+    run("train.py", *TINY, *TWO, *more)
+    (found,) = offline_runs(tmp_path)
+    curves = found.curves()
+    assert sorted(curves) == list(range(max(found.history)))
+    assert found.repeated == []
+    assert found.exits == [0]
+    assert found.summary["accuracy.test.retain"] > 0

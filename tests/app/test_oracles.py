@@ -25,24 +25,6 @@ from tests.app.conftest import Command
 QUICK = ("trainer.threads=1", "oracles.count=3")
 
 
-@pytest.fixture(scope="session")
-def bank(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a bank of three oracles of the trained kit, not to be changed."""
-    import sys
-
-    from geniu_lightning.app.unlearn import main
-
-    folder = tmp_path_factory.mktemp("the bank")
-    before = sys.argv
-    arguments = ("sweep=oracles", f"kit={trained}", "forget=[0]", f"oracles.folder={folder}")
-    sys.argv = ["unlearn.py", "-m", *arguments, "oracles.add=1,2,3", *QUICK]
-    try:
-        main()
-    finally:
-        sys.argv = before
-    return folder
-
-
 def metrics_of(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
     return found

@@ -1,78 +1,298 @@
+"""What a dashboard is told: read back from the files that wandb writes without a network."""
+
 import json
-import struct
-from collections.abc import Iterator
+import os
+import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
-from wandb.proto import wandb_internal_pb2
+import pytest
 
-from geniu_lightning.app.trackers import wandb_id
-from tests.app.conftest import Command
+from geniu_lightning.app.history import History
+from geniu_lightning.app.trackers import WandbRun, wandb_id
+from geniu_lightning.dashboard import workspace
+from tests.app.conftest import TINY, Command, started_and_at_its_first_checkpoint
+from tests.app.offline import BLOCK, OfflineRun, offline_runs, superseded_runs
 
-BLOCK = 32768  # of the LevelDB log that an offline run is written as
-
-
-def records(file: Path) -> Iterator[Any]:
-    """Read an offline run back; wandb has no public reader of its own files."""
-    raw, at, parts = file.read_bytes(), 7, b""
-    while at + 7 <= len(raw):
-        if BLOCK - at % BLOCK < 7:
-            at += BLOCK - at % BLOCK
-            continue
-        _, length, kind = struct.unpack_from("<IHB", raw, at)
-        parts += raw[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # whole, or last part
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(parts)
-            yield record
-            parts = b""
+EACH_STEP = "training.log_every_n_steps=1"
+ATTACK = (
+    "+evaluation.metrics.retain_only={_target_:geniu_lightning.evaluation.relearning.RetainOnly,"
+    "steps:[0,1,3],draws:1,scored:20}"
+)
 
 
-def test_an_offline_run_holds_what_a_dashboard_shows(
-    command: Command, trained: Path, tmp_path: Path
+def metrics_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return found
+
+
+def the_run(folder: Path) -> OfflineRun:
+    (found,) = offline_runs(folder)
+    return found
+
+
+@pytest.fixture(scope="module")
+def forgot(trained: Path, bank: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was compared with oracles and attacked, logged without a network."""
+    import sys
+
+    from geniu_lightning.app.unlearn import main
+
+    folder = tmp_path_factory.mktemp("forgot")
+    before = sys.argv
+    sys.argv = ["unlearn.py", f"kit={trained}", "forget=[0]", "evaluation=accuracy", ATTACK]
+    sys.argv += ["evaluation.bank=use", f"oracles.folder={bank}", "oracles.count=3"]
+    sys.argv += ["logger=wandb", "logger.wandb.group=sweep7", "logger.wandb.tags=[mine]"]
+    sys.argv += ["trainer.threads=1", f"out={folder}"]
+    try:
+        main()
+    finally:
+        sys.argv = before
+    return folder
+
+
+def test_a_run_says_what_it_is(forgot: Path, trained: Path) -> None:
+    found = the_run(forgot)
+    run = found.run
+    assert (run.run_group, run.job_type, run.run_id) == ("sweep7", "unlearn", wandb_id(forgot))
+    assert set(run.tags) == {"geniu", "digits", "forget 0", "seed 0", "mine"}
+    assert found.config["unlearner"]["name"] == "geniu"
+    assert found.config["out"] == str(forgot)  # all of the configuration, resolved
+    assert found.config["forget_names"] == ["0"]
+    assert found.config["trained"]["seed"] == 1
+    assert found.config["revision"]
+    assert found.config["data_fingerprint"]
+    assert found.exits == [0]
+
+
+def test_every_value_stands_beside_the_oracles(forgot: Path) -> None:
+    summary, document = the_run(forgot).summary, metrics_of(forgot)
+    leaf = document["metrics"]["accuracy"]["test"]["retain"]
+    assert len(document["oracles"]) == 3
+    names = {"": "value", ".oracles": "oracle_mean", ".oracles_std": "oracle_std", ".z": "z"}
+    for ending, key in names.items():
+        assert summary[f"accuracy.test.retain{ending}"] == leaf[key]
+    assert summary["word"] == document["word"]
+    assert summary["word_reason"] == document["word_reason"]
+    assert summary["cost.seconds"] == document["cost"]["seconds"]
+    assert summary["cost.retrain_seconds"] == document["cost"]["retrain_seconds"]
+
+
+def test_classes_are_a_table_and_bars(forgot: Path) -> None:
+    found, tree = the_run(forgot), metrics_of(forgot)["metrics"]["accuracy"]["test"]["per_class"]
+    columns, rows = found.table("classes/table")
+    assert columns == ["class", "side", "before", "after", "oracles"]
+    assert [row[1] for row in rows] == ["forget"] + 9 * ["retain"]
+    assert [row[3] for row in rows] == tree["value"]
+    assert [row[4] for row in rows] == tree["oracle_mean"]
+    for k, when in enumerate(("before", "after", "oracles"), start=2):
+        assert found.table(f"classes/{when}_table")[1] == [[row[0], row[k]] for row in rows]
+        assert found.chart(f"classes/{when}")["panelDefId"] == "wandb/bar/v0"
+
+
+def test_confusion_is_wandbs_own_chart(forgot: Path) -> None:
+    found = the_run(forgot)
+    assert found.chart("confusion/after")["panelDefId"] == "wandb/confusion_matrix/v1"
+    columns, rows = found.table("confusion/after_table")
+    assert columns == ["Actual", "Predicted", "nPredictions"]
+    right = {row[0]: row[2] for row in rows if row[0] == row[1]}
+    of = {name: sum(row[2] for row in rows if row[0] == name) for name in right}
+    accuracies = metrics_of(forgot)["metrics"]["accuracy"]["test"]["per_class"]["value"]
+    assert [right[name] / of[name] for name in right] == pytest.approx(accuracies)
+    assert not list(found.files.glob("media/images/*"))  # not a second time as a picture
+
+
+def test_curves_of_an_attack_are_lines_of_model_and_oracles(forgot: Path) -> None:
+    found = the_run(forgot)
+    leaf = metrics_of(forgot)["metrics"]["retain_only"]["curve"]
+    assert found.chart("curves/retain_only.curve")["panelDefId"] == "wandb/lineseries/v0"
+    columns, rows = found.table("curves/retain_only.curve_table")
+    assert columns == ["step", "lineKey", "lineVal"]
+    lines = {"model": "value", "oracles": "oracle_mean", "original": "original"}
+    expected = {who: list(zip((0, 1, 3), leaf[key], strict=True)) for who, key in lines.items()}
+    assert {who: [(x, y) for x, w, y in rows if w == who] for who in lines} == expected
+
+
+def test_the_dashboard_shows_what_is_logged_under_its_name(forgot: Path) -> None:
+    found = the_run(forgot)
+    for name, (kind, fields) in workspace.CLASSES.items():
+        drawn = found.chart(name)
+        assert (drawn["panelDefId"], drawn["fieldSettings"]) == (kind, fields)
+        assert found.table(f"{name}_table")[0] == list(fields.values())
+    curve = found.chart("curves/retain_only.curve")
+    kind, fields = workspace.ATTACKS["curves/retain_only.curve"]
+    assert (curve["panelDefId"], curve["fieldSettings"]) == (kind, fields)
+    attacked = (workspace.BACK, f"{workspace.BACK}.area")
+    for name in (*workspace.PINNED, *workspace.BESIDE_ORACLES.values()):
+        assert name in found.summary or name.startswith(attacked)
+    assert {f"cost.{name}" for name in workspace.COSTS} <= found.summary.keys()
+
+
+def test_judged_anew_it_is_the_same_run_one_row_later(
+    command: Command, forgot: Path, trained: Path, bank: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(forgot, again)
+    words = (f"kit={trained}", "forget=[0]", "evaluation=accuracy", ATTACK, "trainer.threads=1")
+    more = ("evaluation.bank=use", f"oracles.folder={bank}", "oracles.count=2", "logger=wandb")
+    outcome = command("unlearn", *words, *more, f"out={again}")
+    assert "judging" in outcome.out, outcome.err
+    first, second = offline_runs(again)
+    assert second.run.run_id == first.run.run_id
+    (row,) = second.history.values()
+    assert row["_step"] == 0  # a sync counts on from what the server has
+    assert row["trainer/global_step"] == max(first.history) + 1
+    assert second.table("classes/table")[0] == first.table("classes/table")[0]
+    assert (first.summary["word"], second.summary["word"]) == ("invalid", "none")  # two oracles
+
+
+def test_training_logs_curves_its_proxies_and_the_original(
+    command: Command, tmp_path: Path
 ) -> None:
     outcome = command(
-        "unlearn",
-        f"kit={trained}",
-        "forget=[3]",
-        "logger=wandb",
-        "logger.wandb.group=sweep7",
-        "logger.wandb.tags=[mine]",
-        f"out={tmp_path}",
+        "train", *TINY, "data.validation=0.2", EACH_STEP, "logger=both", f"out={tmp_path}"
     )
     assert outcome.status == 0, outcome.err
+    found = the_run(tmp_path)
+    assert (found.run.job_type, found.run.run_group) == ("train", "")
+    assert set(found.run.tags) == {"digits", "seed 0"}
+    assert found.config["data_fingerprint"]
+    curves, last = found.curves(), max(found.history)
+    assert sorted(curves) == list(range(last))  # each step once, and the last row is of pictures
+    assert found.repeated == []
+    assert all("train/loss" in row for row in curves.values())
+    for name in ("train/accuracy", "validation/accuracy"):
+        assert sum(name in row for row in curves.values()) == 2  # one an epoch
+    pictures = {key for key, value in found.history[last].items() if "image" in str(value)}
+    assert pictures == {"proxies"}
+    assert found.table("classes/table")[0] == ["class", "side", "before"]
+    value = metrics_of(tmp_path)["metrics"]["accuracy"]["test"]["retain"]["value"]
+    assert found.summary["accuracy.test.retain"] == value
+    assert found.summary["cost.training_images"] > 0
+
+
+def test_a_killed_training_goes_on_as_the_same_run_and_loses_no_row(
+    command: Command, tmp_path: Path
+) -> None:
+    words = (*TINY, "generator=none", "training.epochs=24", "evaluation=none", EACH_STEP)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = started_and_at_its_first_checkpoint(killed, *words, "logger=wandb")
+    (file,) = killed.glob("wandb/offline-run-*/*.wandb")
+    while file.stat().st_size < BLOCK:  # until then wandb has written nothing
+        assert process.poll() is None, "it ended before it could be stopped"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert command("train", *words, "logger=wandb", f"out={killed}").status == 0
+    assert command("train", *words, "logger=wandb", f"out={whole}").status == 0
+    (first,), second = superseded_runs(killed), the_run(killed)
+    assert second.run.run_id == first.run.run_id == wandb_id(killed)
+    rows = second.curves()
+    assert rows == the_run(whole).curves()
+    assert {step: rows[step] for step in first.curves()} == first.curves()
+    assert len(first.curves()) > 10
+    assert second.repeated == []
+
+
+def killed_after_training(folder: Path) -> None:
+    """Make of a run that has ended one that was killed before its evaluation."""
+    for name in ("done.json", "metrics.json", "kit.safetensors"):
+        (folder / name).unlink()
+    rows = (folder / ".wandb_rows").read_text().splitlines(keepends=True)
+    (folder / ".wandb_rows").write_text("".join(rows[:-1]))
+
+
+@pytest.mark.parametrize("synced", [False, True])
+def test_rows_are_said_again_after_a_kill_unless_they_were_synced(
+    command: Command, tmp_path: Path, synced: bool
+) -> None:
+    words = (*TINY, "generator=none", EACH_STEP, "logger=wandb", f"out={tmp_path}")
+    assert command("train", *words).status == 0
+    killed_after_training(tmp_path)
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    run: Any = None
-    config: dict[str, Any] = {}
-    history: list[set[str]] = []
-    summary: dict[str, Any] = {}
-    exits = []
-    for record in records(file):
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            run = record.run
-            config |= {item.key: json.loads(item.value_json) for item in run.config.update}
-        elif kind == "config":
-            config |= {item.key: json.loads(item.value_json) for item in record.config.update}
-        elif kind == "history":
-            keys = {item.key or ".".join(item.nested_key) for item in record.history.item}
-            history.append(keys)
-        elif kind == "summary":
-            summary |= {
-                item.key or ".".join(item.nested_key): json.loads(item.value_json)
-                for item in record.summary.update
-            }
-        elif kind == "exit":
-            exits.append(record.exit.exit_code)
-    assert (run.run_group, run.job_type, run.run_id) == ("sweep7", "unlearn", wandb_id(tmp_path))
-    assert set(run.tags) >= {"geniu", "forget 3", "mine"}
-    assert config["unlearner"]["name"] == "geniu"
-    assert config["forget_names"] == ["3"]
-    assert any("unlearn/loss/forget" in keys for keys in history)
-    assert any("confusion_after" in key for keys in history for key in keys)
-    accuracy = json.loads((tmp_path / "metrics.json").read_text())["metrics"]["accuracy"]["test"]
-    assert summary["accuracy.test.retain"] == accuracy["retain"]["value"]
-    assert exits == [0]
-    images = list(tmp_path.glob("wandb/offline-run-*/files/media/images/*.png"))
-    assert len(images) == 2
+    if synced:
+        file.with_name(f"{file.name}.synced").touch()  # as wandb marks it
+    assert "going on from" in command("train", *words).out
+    first, second = [*superseded_runs(tmp_path), *offline_runs(tmp_path)]
+    assert len(superseded_runs(tmp_path)) == (0 if synced else 1)
+    assert second.curves() == ({} if synced else first.curves())
+    assert first.curves()
+    row = second.history[max(second.history)]
+    assert "classes/table" in row
+    assert row["trainer/global_step"] == max(first.curves()) + 1
+    assert len(second.history) == (1 if synced else len(first.curves()) + 1)
+
+
+class Server:
+    """A run of which a server knows the first steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    def log(self, row: dict[str, float], step: int) -> None:
+        self.step = step
+        self.rows.append((step, row))
+
+
+def test_a_run_that_is_resumed_at_a_server_leaves_what_it_has(tmp_path: Path) -> None:
+    earlier = History(tmp_path)
+    for step in range(8):  # the last two did not reach the server
+        earlier.add(step, {"loss": 1.0})
+    server = Server(step=6)
+    logger = WandbRun(History(tmp_path), experiment=server, mode="offline")
+    for step in (4, 5, 6, 7, 8):  # goes on from its checkpoint
+        logger.log_metrics({"loss": 2.0}, step=step)
+    assert [step for step, _ in server.rows] == [6, 7, 8]
+    logger.log_metrics({"accuracy": 1.0}, step=7)  # told late, it belongs to the row that is open
+    assert server.rows[-1] == (8, {"accuracy": 1.0, "trainer/global_step": 8})
+
+
+def test_runs_of_a_sweep_are_one_group_also_when_it_is_started_again(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
+    def groups(folder: str, *words: str) -> list[str]:
+        out = f"out={tmp_path}/{folder}/${{unlearner.name}}"
+        sweep = ("-m", f"kit={trained}", "forget=[0]", "unlearner=none,logit_mask", out)
+        outcome = command("unlearn", *sweep, "evaluation=none", "logger=wandb", *words)
+        assert outcome.status == 0, outcome.err
+        found = [the_run(tmp_path / folder / name) for name in ("none", "logit_mask")]
+        return [one.run.run_group for one in found]
+
+    first = groups("a")
+    assert first[0] == first[1]
+    assert first[0].startswith("unlearn-unlearner-")
+    assert groups("b", "force=true") == first
+    assert groups("c", "seed=1")[0] != first[0]
+    assert groups("d", "logger.wandb.group=mine") == ["mine", "mine"]
+
+
+def test_a_run_alone_has_no_group_and_one_that_fails_says_so(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
+    words = (f"kit={trained}", "forget=[0]", "evaluation=none", "logger=wandb")
+    wrong = "unlearner.proxies_per_class=3"
+    assert command("unlearn", *words, wrong, f"out={tmp_path}").status == 2
+    found = the_run(tmp_path)
+    assert found.exits == [1]
+    assert found.run.run_group == ""
+
+
+def test_judging_weights_logs_where_it_is_asked_to(
+    command: Command, forgot: Path, trained: Path, tmp_path: Path
+) -> None:
+    words = (f"weights={forgot}", f"kit={trained}", "evaluation=accuracy", "trainer.threads=1")
+    outcome = command("evaluate", *words, "logger=wandb", f"out={tmp_path}")
+    assert outcome.status == 0, outcome.err
+    found = the_run(tmp_path)
+    assert found.run.job_type == "evaluate"
+    assert set(found.run.tags) == {"digits", "forget 0"}
+    assert found.config["judged"]["unlearner"]["name"] == "geniu"
+    value = metrics_of(tmp_path)["metrics"]["accuracy"]["test"]["retain"]["value"]
+    assert found.summary["accuracy.test.retain"] == value
+    assert "classes/table" in found.history[max(found.history)]
+    refused = command("evaluate", f"group=[{forgot}]", "logger=wandb", f"out={tmp_path / 'g'}")
+    assert refused.status == 2
+    assert "single weights" in refused.err

@@ -2,9 +2,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,9 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from geniu_lightning.kit import Kit
-from tests.app.conftest import TINY, Command
-
-ROOT = Path(__file__).parents[2]
+from tests.app.conftest import TINY, Command, started_and_at_its_first_checkpoint
 
 
 def test_a_run_leaves_kit_metrics_and_pictures(trained: Path) -> None:
@@ -66,7 +61,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(command: Command, tmp_path: Path)
         "evaluation=none",
     ]
     killed = tmp_path / "killed"
-    process = _started_and_at_its_first_checkpoint(killed, *arguments)
+    process = started_and_at_its_first_checkpoint(killed, *arguments)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / "kit.safetensors").exists()
@@ -82,7 +77,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(command: Command, tmp_path: Path)
 
 
 def test_ctrl_c_ends_with_a_sentence_and_a_status_of_its_own(tmp_path: Path) -> None:
-    process = _started_and_at_its_first_checkpoint(
+    process = started_and_at_its_first_checkpoint(
         tmp_path, *TINY, "training.epochs=500", "evaluation=none"
     )
     for _ in range(3):  # one was lost once, it is not known where: press again, as a person would
@@ -95,22 +90,6 @@ def test_ctrl_c_ends_with_a_sentence_and_a_status_of_its_own(tmp_path: Path) -> 
     assert process.returncode == 130
     assert "interrupted; the same command goes on" in said
     assert "Traceback" not in said
-
-
-def _started_and_at_its_first_checkpoint(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *arguments, f"out={folder}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored behind a `&`
-    )
-    deadline = time.monotonic() + 120
-    while not list((folder / "checkpoints").glob("*.ckpt")):
-        assert process.poll() is None, "it ended before it could be stopped"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return process
 
 
 def test_a_loss_that_is_no_number_stops_the_run(command: Command, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""wandb's own view of many runs."""
