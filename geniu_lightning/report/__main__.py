@@ -5,28 +5,92 @@ import sys
 from pathlib import Path
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.report.runs import find
+from geniu_lightning.report import files
+from geniu_lightning.report.drawn import Drawn, drawn
+from geniu_lightning.report.exact import SHAPE, as_csv
+from geniu_lightning.report.latex import as_latex
+from geniu_lightning.report.page import as_html
+from geniu_lightning.report.runs import find, trained
 from geniu_lightning.report.screen import print_tables, print_values
-from geniu_lightning.report.tables import tables
+from geniu_lightning.report.tables import Table, tables
 from geniu_lightning.report.values import sheets
+
+FILES = (
+    "The tables are printed in any case; --csv, --html and --figures write files beside them, all"
+    " of them whole or none. A file that exists is replaced if this command wrote it, any other"
+    " only with --force."
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the tables; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m geniu_lightning.report", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders of them")
-    parser.add_argument("--markdown", action="store_true", help="for a document, not for a screen")
-    parser.add_argument("--values", action="store_true", help="every value of each run instead")
-    options = parser.parse_args(arguments)
+    """Print the tables and write what was asked for; return the exit status."""
+    options = _parser().parse_args(arguments)
     try:
         if options.values:
             print_values(sheets(options.folders), options.markdown)
-        else:
-            print_tables(tables(find(options.folders)), options.markdown)
+        if not options.values or options.csv or options.html or options.figures:
+            _report(options)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m geniu_lightning.report", description=__doc__, epilog=FILES
+    )
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders of them")
+    printed = parser.add_mutually_exclusive_group()
+    printed.add_argument("--markdown", action="store_true", help="for a document, not for a screen")
+    printed.add_argument("--latex", action="store_true", help="for a paper: booktabs, a table each")
+    parser.add_argument("--values", action="store_true", help="every value of each run instead")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help=SHAPE)
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="one page with tables, figures and each run's word and why; needs no network",
+    )
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="the figures as PNG files")
+    parser.add_argument("--force", action="store_true", help="replace files that are not ours")
+    return parser
+
+
+def _report(options: argparse.Namespace) -> None:
+    found = tables(find(options.folders))
+    contents = _contents(options, found)
+    files.write(contents, options.force)
+    if options.latex:
+        sys.stdout.write(as_latex(found))
+    elif not options.values:
+        print_tables(found, options.markdown)
+    for path in contents:
+        sys.stderr.write(f"wrote {path}\n")
+
+
+def _contents(options: argparse.Namespace, found: list[Table]) -> dict[Path, bytes]:
+    """Return the files that are asked for."""
+    contents: dict[Path, bytes] = {}
+    if options.csv:
+        contents[options.csv] = as_csv(found).encode()
+    if options.html or options.figures:
+        kits = trained(options.folders)
+        pictures = {table.setting: drawn(table, kits) for table in found}
+        if options.html:
+            contents[options.html] = as_html(found, pictures).encode()
+        if options.figures:
+            contents |= _of_figures(options.figures, pictures)
+    return contents
+
+
+def _of_figures(folder: Path, pictures: dict[str, list[Drawn]]) -> dict[Path, bytes]:
+    """Return the figures by their files, and tell which there are not."""
+    every = [(setting, one) for setting, several in pictures.items() for one in several]
+    for setting, one in every:
+        if not one.png:
+            sys.stderr.write(f"{setting}: {one.caption}\n")
+    return {folder / f"{one.name}.png": one.png for _, one in every if one.png}
 
 
 if __name__ == "__main__":

@@ -77,10 +77,17 @@ def of_oracles(runs: Sequence[Run]) -> list[Row]:
     rows = []
     for (seeds, _), members in banks.items():
         words = Counter(tuple(run.oracles.words.items()) for run in members).most_common(1)[0][0]
-        mean, _ = _summary([run.oracles.mean.values for run in members])
-        std, _ = _summary([run.oracles.std for run in members])
-        name = f"oracles ({len(seeds)})"
-        rows.append(Row(members[0].setting, name, seeds, mean, std, dict(words)))
+        rows.append(
+            Row(
+                members[0].setting,
+                f"oracles ({len(seeds)})",
+                seeds,
+                means([run.oracles.mean.values for run in members]),
+                means([run.oracles.std for run in members]),
+                dict(words),
+                counts={k: len(seeds) for run in members for k in run.oracles.mean.values},
+            )
+        )
     return rows
 
 
@@ -105,16 +112,23 @@ def of_original(runs: Sequence[Run]) -> Row | None:
     )
 
 
+def means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each number over those that have it."""
+    return {name: statistics.fmean(several) for name, several in _together(found).items()}
+
+
 def _summary(found: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
     """Return mean and deviation of each number over those that have it."""
+    several = {name: values for name, values in _together(found).items() if len(values) > 1}
+    return means(found), {name: statistics.stdev(values) for name, values in several.items()}
+
+
+def _together(found: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     values: dict[str, list[float]] = {}
     for one in found:
         for name, value in one.items():
             values.setdefault(name, []).append(value)
-    return (
-        {name: statistics.fmean(several) for name, several in values.items()},
-        {name: statistics.stdev(several) for name, several in values.items() if len(several) > 1},
-    )
+    return values
 
 
 def _by_seed(runs: Iterable[Run]) -> dict[int, Run]:

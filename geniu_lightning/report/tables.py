@@ -41,7 +41,8 @@ class Line:
         seeds, failed = len(self.row.seeds), len(self.row.failures)
         if not seeds:
             return "failed" if failed else "not run"
-        return ", ".join(f"{word} {n}/{seeds}" for word, n in self.row.words.items()) or "-"
+        counted = sorted(self.row.words.items(), key=lambda item: (-item[1], item[0]))
+        return ", ".join(f"{word} {n}/{seeds}" for word, n in counted) or "-"
 
 
 @dataclass(frozen=True)
