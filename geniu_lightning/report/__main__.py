@@ -24,7 +24,10 @@ FILES = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the tables and write what was asked for; return the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.values and options.latex:
+        parser.error("--values are for a screen or --markdown")
     try:
         if options.values:
             print_values(sheets(options.folders), options.markdown)

@@ -101,6 +101,9 @@ def relearning(table: Table) -> "Figure | None":
     axes.set_xlabel("steps of fine-tuning on ten images of the forgotten class")
     axes.set_ylabel("accuracy on the forgotten class")
     axes.set_ylim(-0.03, 1.03)
+    if curves.left_out:
+        left_out = ", ".join(curves.left_out)
+        figure.supxlabel(f"left out, for a run has no curve at these steps: {left_out}", fontsize=7)
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return figure
 
