@@ -147,6 +147,16 @@ def test_names_do_not_lie_on_each_other(tmp_path: Path) -> None:
         assert not any(one.overlaps(other) for other in boxes[k + 1 :])
 
 
+def test_a_name_that_has_room_stands_at_its_point(tmp_path: Path) -> None:
+    run(tmp_path / "a", "geniu", retain=0.9)
+    relearned(tmp_path / "a", CURVE, AREA)
+    relearned(run(tmp_path / "b", "finetune", retain=0.8), [0.0] * 7, 0.0)
+    figure = figures.tradeoff(table(tmp_path))
+    assert figure is not None
+    for note in figure.axes[0].texts:
+        assert math.hypot(*note.get_position()) == pytest.approx(8), note.get_text()
+
+
 def test_each_seed_has_a_dot_beside_the_seconds_of_retraining(tmp_path: Path) -> None:
     for seed, seconds in ((1, 2.0), (2, 8.0)):
         run(tmp_path / f"{seed}", "geniu", seed, seconds=seconds)
@@ -163,6 +173,7 @@ def test_each_seed_has_a_dot_beside_the_seconds_of_retraining(tmp_path: Path) ->
 
 def test_proxies_are_those_of_the_first_kit_that_the_runs_began_with(tmp_path: Path) -> None:
     run(tmp_path / "runs" / "a", "geniu", seed=2)
+    (tmp_path / "runs" / "a" / "proxies.png").write_bytes(b"of no training run")
     without = drawn(table(tmp_path / "runs"), trained([tmp_path]))[-1]
     assert not without.png
     assert without.caption.startswith("No figure of proxies: the training run")
