@@ -20,7 +20,8 @@ from geniu_lightning.evaluation.context import Outputs, outputs_of
 from geniu_lightning.evaluation.group import READINGS, Model, assess_group
 from geniu_lightning.evaluation.metric import Values
 from geniu_lightning.kit import Kit
-from geniu_lightning.report.runs import Run, find, gather
+from geniu_lightning.report.rows import gather
+from geniu_lightning.report.runs import Run, find
 
 ORACLE = "retrain"
 FILE = "group.json"

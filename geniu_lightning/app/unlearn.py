@@ -106,9 +106,10 @@ def compare(folders: dict[Path, str]) -> None:
         run = read(folder)
         if run is None:  # an oracle: what it is measured against is not here
             continue
-        split = "test" if "accuracy.test.retain" in run.values else "validation"
-        values = [run.values.get(f"accuracy.{split}.{side}", "-") for side in ("forget", "retain")]
-        seconds = f"{run.values['cost.seconds']:.2f}"
+        found = run.found.values
+        split = "test" if "accuracy.test.retain" in found else "validation"
+        values = [found.get(f"accuracy.{split}.{side}", "-") for side in ("forget", "retain")]
+        seconds = f"{found['cost.seconds']:.2f}"
         rows.append([run.method, *values, seconds, run.word or "-", str(folder)])
     if rows:
         terminal.table("runs of this sweep", ["method", "A_f", "A_r", "time, s", "word", ""], rows)

@@ -1,1 +1,1 @@
-"""From metrics.json files to tables: reads no model and no image."""
+"""From metrics.json files to tables, figures and a page: reads no model and no image data."""

@@ -1,14 +1,43 @@
-"""Finished runs as they describe themselves, gathered over seeds."""
+"""Finished runs as they describe themselves in their ``metrics.json``."""
 
 import json
-import statistics
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from geniu_lightning.errors import UserError
+from geniu_lightning.report.leaves import Leaf, is_number, leaves, lists, numbers
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured of one model, by dotted names.
+
+    Attributes:
+        values: Numbers, such as ``accuracy.test.forget`` and ``cost.seconds``.
+        curves: Lists of numbers, such as ``relearning.k10.curve``.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Oracles:
+    """The retrained models that a run was compared with.
+
+    Attributes:
+        seeds: Their training seeds; empty where there were none.
+        mean: Means over them.
+        std: Deviations of the numbers between them.
+        words: How many of them the rule gave which word.
+    """
+
+    seeds: tuple[int, ...] = ()
+    mean: Found = field(default_factory=Found)
+    std: dict[str, float] = field(default_factory=dict)
+    words: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -17,46 +46,63 @@ class Run:
 
     Attributes:
         folder: Where it is.
-        setting: What was forgotten from what: data, imbalance, network, classes.
+        parts: What was forgotten from what: data, imbalance, network, classes.
         method: Name of the method; an experiment that changes its settings changes its name too.
+        basis: The file of ``unlearning/`` that the method is in, whatever its name.
         seed: Training seed of the kit it began with.
-        recipe: How the kit was trained and the method set, which runs of one row share.
-        word: What the evaluation says of it; ``None`` where it says nothing.
-        values: Numbers by dotted names, such as ``accuracy.test.forget`` and ``cost.seconds``.
-        failed: Why there are none; empty where the run ended well.
+        training: How the kit was trained, as text.
+        recipe: The method's settings, as text; runs of one row share it and ``training``.
+        found: What was measured.
+        oracles: What it was compared with.
+        original: What was measured of the original beside it.
+        original_word: What the evaluation says of the original; ``None`` where it says nothing.
+        word: What the evaluation says of the run; ``None`` where it says nothing.
+        reason: Why it says so.
+        deciding: The values that decided, as the evaluation wrote them.
+        steps: At which relearning was read; empty where the settings do not say it.
+        revision: Of the package's sources; empty where it is not known.
+        failed: Why there is nothing; empty where the run ended well.
     """
 
     folder: Path
-    setting: str
+    parts: tuple[str, str, str, str]
     method: str
+    basis: str
     seed: int
+    training: str
     recipe: str
-    values: dict[str, float]
+    found: Found
+    oracles: Oracles
+    original: Found
+    original_word: str | None = None
     word: str | None = None
+    reason: str = ""
+    deciding: tuple[dict[str, Any], ...] = ()
+    steps: tuple[float, ...] = ()
+    revision: str = ""
     failed: str = ""
+
+    @property
+    def setting(self) -> str:
+        """All parts in one line."""
+        return ", ".join(self.parts)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method in one setting, over seeds.
+class Trained:
+    """A training run that left a picture of the kit's proxies.
 
     Attributes:
-        setting: As in :class:`Run`.
-        method: As in :class:`Run`.
-        seeds: Training seeds, sorted.
-        mean: Of each number over the seeds that have it.
-        std: Its deviation (divisor n - 1); absent with one seed.
-        words: How many of its runs the evaluation gave which word.
-        failures: Training seeds whose run failed, and why.
+        picture: The file.
+        parts: As of a :class:`Run`, without the classes.
+        seed: Training seed.
+        training: As of a :class:`Run`.
     """
 
-    setting: str
-    method: str
-    seeds: tuple[int, ...]
-    mean: dict[str, float]
-    std: dict[str, float]
-    words: dict[str, int] = field(default_factory=dict)
-    failures: dict[int, str] = field(default_factory=dict)
+    picture: Path
+    parts: tuple[str, str, str]
+    seed: int
+    training: str
 
 
 def find(folders: Sequence[Path]) -> list[Run]:
@@ -73,53 +119,26 @@ def find(folders: Sequence[Path]) -> list[Run]:
     return runs
 
 
-def gather(runs: Iterable[Run]) -> list[Row]:
-    """Return a row for each method in each setting.
+def trained(folders: Sequence[Path]) -> list[Trained]:
+    """Return the training runs at or below some folders that left a picture of their proxies.
 
     Raises:
-        UserError: If runs of one method and setting share a seed, or differ in more than the seed.
+        UserError: If a file cannot be read.
     """
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run.setting, run.method), []).append(run)
-    rows = []
-    for (setting, method), members in sorted(groups.items()):
-        well = _by_seed(run for run in members if not run.failed)
-        values: dict[str, list[float]] = {}
-        for run in well.values():
-            for name, value in run.values.items():
-                values.setdefault(name, []).append(value)
-        rows.append(
-            Row(
-                setting,
-                method,
-                tuple(sorted(well)),
-                {name: statistics.fmean(found) for name, found in values.items()},
-                {k: statistics.stdev(found) for k, found in values.items() if len(found) > 1},
-                dict(Counter(run.word for run in well.values() if run.word)),
-                # what failed and was then done elsewhere is no failure
-                {run.seed: run.failed for run in members if run.failed and run.seed not in well},
-            )
-        )
-    return rows
+    pictures = {file for folder in folders for file in folder.rglob("proxies.png")}
+    return list(_trained(sorted(pictures)))
 
 
-def _by_seed(runs: Iterable[Run]) -> dict[int, Run]:
-    found: dict[int, Run] = {}
-    for run in runs:
-        if run.seed in found:
-            raise UserError(
-                f"{found[run.seed].folder} and {run.folder} are the same method on kits of the same"
-                " training seed; name one of them"
-            )
-        other = next(iter(found.values()), run)
-        if other.recipe != run.recipe:
-            raise UserError(
-                f"{other.folder} and {run.folder} have one name and are not the same experiment:"
-                " their training or the method's settings differ; set unlearner.name, or name one"
-            )
-        found[run.seed] = run
-    return found
+def _trained(pictures: Sequence[Path]) -> Iterator[Trained]:
+    for picture in pictures:
+        file = picture.parent / "metrics.json"
+        if file.is_file():
+            try:
+                run = json.loads(file.read_text())["run"]
+                if run.get("job") == "train":
+                    yield Trained(picture, _parts(run), run["seed"], _text(run.get("training")))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise _unreadable(file, error) from error
 
 
 def read(folder: Path) -> Run | None:
@@ -133,29 +152,54 @@ def read(folder: Path) -> Run | None:
         return None
     try:
         document = json.loads(file.read_text())
-        run = document["run"]
-        if run.get("job") != "unlearn":
-            return None
-        trained = run["trained"]
-        return Run(
-            folder=file.parent,
-            setting=_setting(trained, run["forget"]),
-            method=str(run["unlearner"]["name"]),
-            seed=trained["seed"],
-            recipe=json.dumps(
-                [run["unlearner"], trained.get("training"), trained.get("precision")],
-                sort_keys=True,
-            ),
-            values=_numbers(document.get("metrics", {}))
-            | {f"cost.{k}": float(v) for k, v in document.get("cost", {}).items() if _is_number(v)},
-            word=document.get("word"),
-            failed=document.get("failed", ""),
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be read as the metrics of a run: {error!r}") from error
+        return _run(folder, document) if document["run"].get("job") == "unlearn" else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(file, error) from error
 
 
-def _setting(trained: dict[str, Any], forget: list[int]) -> str:
+def _run(folder: Path, document: dict[str, Any]) -> Run:
+    run, cost = document["run"], document.get("cost", {})
+    name = str(run["unlearner"]["name"])
+    found = list(leaves(document.get("metrics", {})))
+    costs = {f"cost.{k}": float(v) for k, v in cost.items() if is_number(v)}
+    metrics = run.get("evaluation", {}).get("metrics") or {}
+    return Run(
+        folder=folder,
+        parts=(*_parts(run["trained"]), f"forget {run['forget']}"),
+        method=name,
+        basis=(str(run["unlearner"].get("_target_", "")).split(".") * 2)[-2] or name,
+        seed=run["trained"]["seed"],
+        training=_text(run["trained"].get("training")),
+        recipe=_text([run["unlearner"], run["trained"].get("precision")]),
+        found=Found(numbers(found, "value") | costs, lists(found, "value")),
+        oracles=_oracles(document, found, costs),
+        original=Found(numbers(found, "original"), lists(found, "original")),
+        original_word=(document.get("controls") or {}).get("original"),
+        word=document.get("word"),
+        reason=str(document.get("word_reason") or ""),
+        deciding=tuple(document.get("deciding") or ()),
+        steps=tuple((metrics.get("relearning") or {}).get("steps") or ()),
+        revision=str(run.get("revision") or ""),
+        failed=str(document.get("failed", "")),
+    )
+
+
+def _oracles(
+    document: dict[str, Any], found: list[tuple[str, Leaf]], costs: dict[str, float]
+) -> Oracles:
+    mean = numbers(found, "oracle_mean")
+    if "cost.retrain_seconds" in costs:  # what unlearning takes, for a model retrained
+        mean["cost.seconds"] = costs["cost.retrain_seconds"]
+    return Oracles(
+        tuple(document.get("oracles") or ()),
+        Found(mean, lists(found, "oracle_mean")),
+        numbers(found, "oracle_std"),
+        dict(document.get("oracle_words") or {}),
+    )
+
+
+def _parts(trained: dict[str, Any]) -> tuple[str, str, str]:
+    """Return data, imbalance and network in words."""
     imbalance = dict(trained["imbalance"])
     kind = str(imbalance.pop("_target_")).rpartition(".")[2]
     imbalance.pop("_partial_", None)
@@ -165,22 +209,15 @@ def _setting(trained: dict[str, Any], forget: list[int]) -> str:
     network = str(trained["model"]["_target_"]).rpartition(".")[2]
     width = trained["model"].get("width")
     return (
-        f"{trained['data']['name']}, {kind}{f' ({details})' if details else ''},"
-        f" {network}{f' width {width}' if width else ''}, forget {forget}"
+        str(trained["data"]["name"]),
+        f"{kind}{f' ({details})' if details else ''}",
+        f"{network}{f' width {width}' if width else ''}",
     )
 
 
-def _numbers(tree: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name, node in tree.items():
-        if not isinstance(node, dict) or "absent" in node:
-            continue
-        if "value" not in node:
-            found |= _numbers(node, f"{prefix}{name}.")
-        elif _is_number(node["value"]):
-            found[prefix + name] = float(node["value"])
-    return found
+def _text(settings: object) -> str:
+    return json.dumps(settings, sort_keys=True)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _unreadable(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file} cannot be read as the metrics of a run: {error!r}")

@@ -1,12 +1,12 @@
 """Every value of a run beside what oracles show: the long form of ``metrics.json``."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from geniu_lightning.errors import UserError
+from geniu_lightning.report.leaves import Leaf, leaves
 
 COLUMNS = ("value", "oracles", "±", "z", "original", "position", "better", "ideal")
 
@@ -49,11 +49,11 @@ def _sheet(file: Path) -> Sheet | None:
         word = document["word"] or "no word"
         absent: dict[str, list[str]] = {}
         rows = []
-        for name, leaf in _leaves(document["metrics"]):
+        for name, leaf in leaves(document["metrics"]):
             if "absent" in leaf:
                 names = absent.setdefault(leaf["absent"], [])
                 family = name.partition(".")[0]
-                whole = all("absent" in one for _, one in _leaves(document["metrics"][family]))
+                whole = all("absent" in one for _, one in leaves(document["metrics"][family]))
                 short = f"{family}.*" if whole else name
                 if short not in names:
                     names.append(short)
@@ -64,15 +64,7 @@ def _sheet(file: Path) -> Sheet | None:
         raise UserError(f"{file} cannot be read as the metrics of a run: {error!r}") from error
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, node in tree.items():
-        if "absent" in node or "value" in node:
-            yield prefix + name, node
-        else:
-            yield from _leaves(node, f"{prefix}{name}.")
-
-
-def _cells(leaf: dict[str, Any]) -> list[str]:
+def _cells(leaf: Leaf) -> list[str]:
     names = ("value", "oracle_mean", "oracle_std", "z", "original", "position")
     numbers = [_number(leaf[name], 1 if name == "z" else 4) for name in names]
     return [*numbers, leaf["direction"], _number(leaf["ideal"], 2)]

@@ -6,7 +6,8 @@ import pytest
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.report.__main__ import main
-from geniu_lightning.report.runs import find, gather
+from geniu_lightning.report.rows import gather
+from geniu_lightning.report.runs import find
 
 
 def write(folder: Path, method: str, seed: int, forget: float | None, job: str = "unlearn") -> None:
@@ -111,14 +112,25 @@ def test_an_absent_value_is_no_number_and_one_seed_has_no_spread(
     assert "| geniu | 1 | - | - |" in capsys.readouterr().out
 
 
-def test_the_original_comes_first_and_the_oracle_last(
+def test_references_come_before_the_methods(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for method in ("retrain", "zzz", "none", "aaa"):
+    for method in ("retrain", "zzz", "zero_head", "none", "aaa"):
         write(tmp_path / method, method, 1, 0.0)
     main([str(tmp_path), "--markdown"])
-    lines = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[4:8]]
-    assert lines == ["none (before)", "aaa", "zzz", "retrain (oracle)"]
+    lines = [line.split("|")[1:] for line in capsys.readouterr().out.splitlines()[4:12]]
+    assert [line[0].strip() for line in lines] == [
+        "oracles",
+        "retrain (oracle)",
+        "none (before)",
+        "logit_mask",
+        "random_init",
+        "zero_head",
+        "aaa",
+        "zzz",
+    ]
+    missing = [line[0].strip() for line in lines if line[-2].strip() == "not run"]
+    assert missing == ["oracles", "logit_mask", "random_init"]
 
 
 def test_nothing_and_nonsense_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,79 @@
+"""Tables on a screen, and as Markdown."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as Grid
+
+from geniu_lightning.report.best import RULE
+from geniu_lightning.report.cells import EXPLANATION, cells_of, columns_of, heads_of
+from geniu_lightning.report.tables import Table
+from geniu_lightning.report.values import COLUMNS as VALUES
+from geniu_lightning.report.values import Sheet
+
+NARROWEST = 120  # a line that a narrow screen wraps is better than numbers cut short
+
+
+def console() -> Console:
+    """Return where to print."""
+    return Console(highlight=False, width=max(Console().width, NARROWEST))
+
+
+def print_tables(found: Sequence[Table], markdown: bool) -> None:
+    """Print a table a setting, and what the columns mean."""
+    out = console()
+    for table in found:
+        columns = columns_of(table.lines)
+        rows = [[cell.text for cell in cells_of(line, columns)] for line in table.lines]
+        methods = sum(line.role == "method" for line in table.lines)
+        _print(out, table.setting, heads_of(columns), rows, markdown, len(rows) - methods)
+        for sentence in (table.verdict, *table.failures):
+            out.out(f"{sentence}\n")
+    out.print(EXPLANATION, markup=False)
+    out.print(RULE, markup=False)
+
+
+def print_values(found: Sequence[Sheet], markdown: bool) -> None:
+    """Print a table a run, and what could not be measured in it."""
+    out = console()
+    for sheet in found:
+        _print(out, sheet.title, ["", *VALUES], sheet.rows, markdown)
+        for reason, names in sheet.absent.items():
+            out.out(f"absent: {', '.join(names)}: {reason}\n")
+
+
+def _print(
+    out: Console,
+    title: str,
+    heads: list[str],
+    rows: list[list[str]],
+    markdown: bool,
+    references: int = 0,
+) -> None:
+    """Print a table: text in the first column and the last of a screen's, numbers between."""
+    if markdown:
+        lines = [f"**{title}**", "", *map(_markdown, [heads]), "|---" * len(heads) + "|"]
+        out.out("\n".join([*lines, *map(_markdown, rows)]) + "\n")
+        return
+    grid = Grid(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for k, (head, *cells) in enumerate(zip(heads, *rows, strict=True)):
+        # a narrow screen breaks a number before its spread, and no word or number within
+        longest = max(len(part) for cell in (head, *cells) for part in [*cell.split(), ""])
+        justify: Literal["left", "right"] = "left" if k == 0 else "right"
+        grid.add_column(head, justify=justify, no_wrap=k < 2, min_width=longest)
+    for k, row in enumerate(rows, 1):
+        grid.add_row(*row, end_section=k == references)
+    out.print(grid)
+
+
+def _markdown(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

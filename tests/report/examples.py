@@ -1,0 +1,94 @@
+"""Folders of runs, written as the commands write them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+TRAINED: dict[str, Any] = {
+    "data": {"name": "digits"},
+    "imbalance": {"_target_": "x.step", "ratio": 0.1, "seed": 0},
+    "model": {"_target_": "x.AllCNN", "width": 4},
+    "training": {"epochs": 3},
+}
+STEPS = (0, 1, 2, 5, 10, 20, 50)
+CURVE = [0.0, 0.0, 0.0, 0.5, 1.0, 1.0, 1.0]
+AREA = 0.549825757722062  # of the curve over log(1 + step)
+
+
+def leaf(value: object, **more: object) -> dict[str, object]:
+    return {"value": value, "direction": "oracle", "ideal": None} | more
+
+
+def run(
+    folder: Path,
+    method: str,
+    seed: int = 1,
+    *,
+    retain: float = 0.9,
+    word: str | None = "forgets",
+    seconds: float = 2.0,
+    target: str = "",
+    **more: object,
+) -> Path:
+    """Write the run of a method, compared with five oracles; return its folder."""
+    accuracy = {
+        "forget": leaf(0.125, oracle_mean=0.0, oracle_std=0.0, original=1.0),
+        "retain": leaf(retain, oracle_mean=0.875, oracle_std=0.0625, original=0.75 + seed / 8),
+        "per_class": leaf([0.0, 1.0]),
+    }
+    document: dict[str, Any] = {
+        "word": word,
+        "word_reason": f"because {method}",
+        "deciding": [{"question": "inside", "name": "head.repair", "value": 0.5, "allowed": 0.25}],
+        "controls": {"original": "keeps"},
+        "oracle_words": {"forgets": 4, "scars": 1},
+        "oracles": [1000, 1001, 1002, 1003, 1004],
+        "run": {
+            "job": "unlearn",
+            "forget": [0],
+            "unlearner": {"name": method} | ({"_target_": target} if target else {}),
+            "trained": TRAINED | {"seed": seed},
+            "revision": "abcdef0123456789",
+        },
+        "cost": {"seconds": seconds, "training_images_read": 0, "retrain_seconds": 16.0},
+        "metrics": {"accuracy": {"test": accuracy}, "cka": {"absent": "no layers"}},
+    }
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(document | more))
+    return folder
+
+
+def change(folder: Path, **more: object) -> None:
+    """Set keys at the top of a run's ``metrics.json``."""
+    file = folder / "metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | more))
+
+
+def relearned(folder: Path, curve: list[float], area: float, **settings: object) -> None:
+    """Add an attack to a run."""
+    document = json.loads((folder / "metrics.json").read_text())
+    oracles = [0.0] * (len(curve) - 1) + [0.125]
+    document["metrics"]["relearning"] = {
+        "k10": {
+            "area": leaf(area, oracle_mean=0.0625, oracle_std=0.03125, original=1.0),
+            "curve": leaf(curve, oracle_mean=oracles, original=[1.0] * len(curve)),
+        }
+    }
+    document["run"]["evaluation"] = {"metrics": {"relearning": settings}}
+    change(folder, **document)
+
+
+def failed(folder: Path, method: str, seed: int, why: str) -> None:
+    """Write a run that ended with an error."""
+    run(folder, method, seed)
+    document = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").unlink()
+    (folder / "failed.json").write_text(json.dumps({"run": document["run"], "failed": why}))
+
+
+def kit(folder: Path, seed: int, picture: bytes) -> None:
+    """Write what training leaves."""
+    folder.mkdir(parents=True)
+    (folder / "proxies.png").write_bytes(picture)
+    document = {"run": TRAINED | {"job": "train", "seed": seed}, "metrics": {}}
+    (folder / "metrics.json").write_text(json.dumps(document))

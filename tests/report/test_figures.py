@@ -1,0 +1,194 @@
+"""What is drawn, read off the figures themselves."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread, imsave
+from matplotlib.lines import Line2D
+
+from geniu_lightning.evaluation.fine_tuning import area
+from geniu_lightning.evaluation.relearning import STEPS as EVALUATED
+from geniu_lightning.report import figures
+from geniu_lightning.report.curves import USUAL, curves_of, steps_of
+from geniu_lightning.report.drawn import drawn
+from geniu_lightning.report.runs import find, trained
+from geniu_lightning.report.tables import Table, tables
+from tests.report.examples import AREA, CURVE, STEPS, failed, kit, relearned, run
+
+
+def table(folder: Path) -> Table:
+    (found,) = tables(find([folder]))
+    return found
+
+
+def lines(figure: Figure) -> dict[str, tuple[list[float], list[float]]]:
+    """What was plotted, by label; of points with a spread the points."""
+    return {
+        label: (np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist())
+        for label, line in labelled(figure).items()
+    }
+
+
+def labelled(figure: Figure) -> dict[str, Line2D]:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    return {
+        label: handle if isinstance(handle, Line2D) else handle[0]
+        for handle, label in zip(handles, labels, strict=True)
+    }
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+# ---- steps of relearning ---------------------------------------------------------------------
+
+
+def test_the_usual_steps_are_those_of_the_evaluation() -> None:
+    assert tuple(EVALUATED) == USUAL == STEPS
+    assert area(STEPS, CURVE) == pytest.approx(AREA, abs=1e-6)
+
+
+def test_steps_come_from_the_settings_and_have_to_give_the_area(tmp_path: Path) -> None:
+    relearned(run(tmp_path / "usual", "a"), CURVE, AREA)
+    set_so = [0, 10, 100]
+    at = [math.log1p(step) for step in set_so]
+    own = (0.5 * (at[1] - at[0]) / 2 + 0.75 * (at[2] - at[1])) / at[2]
+    relearned(run(tmp_path / "set", "b"), [0.0, 0.5, 1.0], own, steps=set_so)
+    relearned(run(tmp_path / "odd", "c"), CURVE, AREA + 0.01)
+    relearned(run(tmp_path / "short", "d"), [0.0, 1.0], 0.5)
+    found = {one.method: steps_of(one) for one in find([tmp_path])}
+    assert found == {"a": USUAL, "b": (0, 10, 100), "c": None, "d": None}
+
+
+# ---- figures ---------------------------------------------------------------------------------
+
+
+def test_curves_are_means_over_seeds_beside_oracles_and_original(tmp_path: Path) -> None:
+    relearned(run(tmp_path / "a1", "geniu", 1), CURVE, AREA)
+    whole = [1.0] * 7
+    relearned(run(tmp_path / "a2", "geniu", 2), whole, 1.0)
+    relearned(run(tmp_path / "b", "finetune"), whole, 0.3)  # steps that cannot be told
+    figure = figures.relearning(table(tmp_path))
+    assert figure is not None
+    plotted = lines(figure)
+    assert plotted["geniu"] == (list(STEPS), [0.5, 0.5, 0.5, 0.75, 1.0, 1.0, 1.0])
+    assert plotted["oracles"][1] == [0.0] * 6 + [0.125]
+    assert plotted["none (before)"][1] == [1.0] * 7
+    assert "finetune" not in plotted
+    assert figure.get_supxlabel().endswith("steps: finetune")
+    assert figure.axes[0].get_xscale() == "symlog"
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == [*map(str, STEPS)]
+
+
+def test_without_an_attack_there_are_no_curves(tmp_path: Path) -> None:
+    run(tmp_path / "a", "geniu")
+    assert curves_of(table(tmp_path)) is None
+    assert figures.relearning(table(tmp_path)) is None
+
+
+def test_the_tradeoff_is_against_relearning_where_it_was_measured(tmp_path: Path) -> None:
+    run(tmp_path / "a", "geniu", retain=0.875)
+    figure = figures.tradeoff(table(tmp_path))
+    assert figure is not None
+    assert figure.axes[0].get_xlabel().startswith("A_f")
+    assert lines(figure)["forgets"] == ([0.125], [0.875])
+    relearned(run(tmp_path / "b", "finetune", retain=0.75, word="hides"), CURVE, AREA)
+    figure = figures.tradeoff(table(tmp_path))
+    assert figure is not None
+    assert figure.axes[0].get_xlabel().startswith("relearned")
+    assert lines(figure)["hides"] == ([AREA], [0.75])
+    assert "finetune" in texts(figure)
+    assert "geniu (best)" not in texts(figure)  # without an area it has no place here
+
+
+def test_a_word_has_its_own_shape_and_the_oracles_their_band(tmp_path: Path) -> None:
+    for seed, word in ((1, "hides"), (2, "scars")):
+        run(tmp_path / f"{seed}", "geniu", seed, word=word)
+    run(tmp_path / "c", "finetune", word="keeps", retain=0.8)
+    figure = figures.tradeoff(table(tmp_path))
+    assert figure is not None
+    shapes = {word: point.get_marker() for word, point in labelled(figure).items()}
+    assert shapes["several words"] != shapes["keeps"]
+    assert len({shape for shape, _ in figures.MARKERS.values()}) == len(figures.MARKERS)
+    across, along = (patch.get_extents() for patch in figure.axes[0].patches)
+    to_data = figure.axes[0].transData.inverted()
+    low, high = to_data.transform([(0, across.y0), (0, across.y1)])[:, 1]
+    assert (low, high) == pytest.approx((0.8125, 0.9375))  # 0.875 ± 0.0625
+    assert along.width == pytest.approx(0.0)  # of A_f, which no oracle has
+
+
+def test_what_is_far_below_is_named_and_does_not_press_the_others(tmp_path: Path) -> None:
+    run(tmp_path / "a", "geniu", retain=0.9)
+    run(tmp_path / "b", "random_init", retain=0.1)
+    figure = figures.tradeoff(table(tmp_path))
+    assert figure is not None
+    assert figure.get_supxlabel() == "too low to be drawn, A_r: random_init 0.10"
+    assert figure.axes[0].get_ylim()[0] > 0.5
+
+
+def test_names_do_not_lie_on_each_other(tmp_path: Path) -> None:
+    names = [f"method_number_{k}" for k in range(12)]
+    for k, name in enumerate(names):
+        run(tmp_path / name, name, retain=0.9 + 0.0005 * k)
+    figure = figures.tradeoff(table(tmp_path))
+    assert figure is not None
+    figure.savefig(io.BytesIO())  # where they are when all is done
+    from matplotlib.text import Text
+
+    notes = [note for note in figure.axes[0].texts if note.get_text().startswith("method")]
+    boxes = [Text.get_window_extent(note) for note in notes]
+    assert len(boxes) == len(names)
+    for k, one in enumerate(boxes):
+        assert not any(one.overlaps(other) for other in boxes[k + 1 :])
+
+
+def test_a_name_that_has_room_stands_at_its_point(tmp_path: Path) -> None:
+    run(tmp_path / "a", "geniu", retain=0.9)
+    relearned(tmp_path / "a", CURVE, AREA)
+    relearned(run(tmp_path / "b", "finetune", retain=0.8), [0.0] * 7, 0.0)
+    figure = figures.tradeoff(table(tmp_path))
+    assert figure is not None
+    for note in figure.axes[0].texts:
+        assert math.hypot(*note.get_position()) == pytest.approx(8), note.get_text()
+
+
+def test_each_seed_has_a_dot_beside_the_seconds_of_retraining(tmp_path: Path) -> None:
+    for seed, seconds in ((1, 2.0), (2, 8.0)):
+        run(tmp_path / f"{seed}", "geniu", seed, seconds=seconds)
+    run(tmp_path / "b", "finetune", seconds=0.0)  # not on a logarithm
+    failed(tmp_path / "c", "scrub", 1, "no memory")
+    figure = figures.cost(table(tmp_path))
+    assert figure is not None
+    axes = figure.axes[0]
+    assert axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["geniu"]
+    assert sorted(np.ravel([line.get_xdata() for line in axes.get_lines()[:1]])) == [2.0, 8.0]
+    assert lines(figure)["retraining one oracle"][0] == [16.0, 16.0]
+
+
+def test_proxies_are_those_of_the_first_kit_that_the_runs_began_with(tmp_path: Path) -> None:
+    run(tmp_path / "runs" / "a", "geniu", seed=2)
+    (tmp_path / "runs" / "a" / "proxies.png").write_bytes(b"of no training run")
+    without = drawn(table(tmp_path / "runs"), trained([tmp_path]))[-1]
+    assert not without.png
+    assert without.caption.startswith("No figure of proxies: the training run")
+    for seed, shade in ((1, 0.25), (2, 0.75)):
+        out = io.BytesIO()
+        imsave(out, np.full((40, 60, 3), shade), format="png")
+        kit(tmp_path / f"kit{seed}", seed, out.getvalue())
+    found = drawn(table(tmp_path / "runs"), trained([tmp_path]))[-1]
+    assert "training seed 2" in found.caption
+    pixels = imread(io.BytesIO(found.png))[-40:, :60, :3]  # below the title, dot by dot
+    assert np.allclose(pixels, 0.75, atol=0.01)
+
+
+def test_the_same_runs_give_the_same_files(tmp_path: Path) -> None:
+    relearned(run(tmp_path / "a", "geniu"), CURVE, AREA)
+    first, second = (drawn(table(tmp_path), []) for _ in range(2))
+    assert first == second
+    assert [bool(one.png) for one in first] == [True, True, True, False]
