@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from geniu_lightning.app.cli import CONF
 
@@ -48,8 +49,13 @@ def test_a_documented_command_composes(script: str, words: str) -> None:
     ):
         words = words.replace(variable, value)
     overrides = [word for word in shlex.split(words) if word != "-m"]
-    several = [word for word in overrides if re.match(r"[\w.]+=\w+,\w+", word)]
-    overrides = [word.split(",")[0] if word in several else word for word in overrides]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    overrides = [
+        f"{one.get_key_element()}={next(iter(one.sweep_string_iterator()))}"
+        if one.is_sweep_override()
+        else word
+        for word, one in zip(overrides, parsed, strict=True)
+    ]
     overrides = [word for word in overrides if not word.startswith("out=")]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         assert compose(script, overrides=overrides)

@@ -52,7 +52,7 @@ def test_identity_leaves_out_how_and_keeps_what() -> None:
 
 def test_a_name_is_safe_short_and_tells_settings_apart(tmp_path: Path) -> None:
     trainer = {"devices": 1, "num_nodes": 1, "accelerator": "cpu"}
-    config = OmegaConf.create({"out": None, "trainer": trainer})
+    config = OmegaConf.create({"runs": "runs", "out": None, "trainer": trainer})
     a = folder_of(config, {"lr": 1}, "train", "my set/…:*", "seed1", "x" * 200).path
     b = folder_of(config, {"lr": 2}, "train", "my set/…:*", "seed1", "x" * 200).path
     assert a != b

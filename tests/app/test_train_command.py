@@ -163,6 +163,7 @@ def test_strategies_that_leave_no_whole_network_are_refused(
     assert "trainer.strategy must be auto or ddp, got fsdp" in outcome.err
 
 
+@pytest.mark.parametrize("evaluation", ["fast", "full"])
 def test_training_is_not_compared_with_oracles(
     tmp_path: Path, command: Command, evaluation: str
 ) -> None:
