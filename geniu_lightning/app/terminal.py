@@ -5,6 +5,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -106,6 +107,29 @@ def decoding_progress() -> Callable[[str, int, int], None]:
             say(f"reading {split} images  {done}/{total}")
 
     return report
+
+
+def sweep(
+    folders: dict[Path, str], heads: list[str], cells: Callable[[Path], list[object] | None]
+) -> None:
+    """Print what the runs of a sweep found, a row each, and why one found nothing.
+
+    Args:
+        folders: Of the runs, and why each failed; empty where it ended well.
+        heads: Of the columns; a last one, of folders and reasons, has none.
+        cells: Returns a run's row but for that one; ``None`` leaves it out.
+    """
+    rows: list[list[object]] = []
+    for folder, failed in folders.items():
+        if failed:
+            rows.append([folder.name, *["-"] * (len(heads) - 1), failed])
+        elif (found := cells(folder)) is not None:
+            rows.append([*found, str(folder)])
+    if rows:
+        table("runs of this sweep", [*heads, ""], rows)
+    count = sum(map(bool, folders.values()))
+    if count:
+        say(f"{count} of {len(folders)} failed; the same command tries these again")
 
 
 def waiting(seconds: float) -> Callable[[str], None]:

@@ -52,26 +52,17 @@ def train(config: DictConfig, visited: list[Path]) -> float | None:
 
 
 def compare(folders: dict[Path, str]) -> None:
-    """Print what the training runs of a sweep reached, and why one failed.
-
-    Args:
-        folders: Of the runs, and why each failed; empty where it ended well.
-    """
+    """Print what the training runs of a sweep reached, and why one failed."""
     from geniu_lightning.app import terminal
 
-    rows: list[list[object]] = []
-    for folder, failed in folders.items():
-        if failed:
-            rows.append([folder.name, "-", "-", failed])
-            continue
-        measured = json.loads((folder / "metrics.json").read_text())["metrics"]
-        found: dict[str, Any] = next(iter(measured.get("accuracy", {}).values()), {})
-        values = [found.get(name, {}).get("value", "-") for name in ("retain", "worst_retained")]
-        rows.append([folder.name, *values, str(folder)])
-    terminal.table("runs of this sweep", ["", "accuracy", "worst class", ""], rows)
-    count = sum(map(bool, folders.values()))
-    if count:
-        say(f"{count} of {len(folders)} failed; the same command tries these again")
+    terminal.sweep(folders, ["", "accuracy", "worst class"], _reached)
+
+
+def _reached(folder: Path) -> list[object]:
+    measured = json.loads((folder / "metrics.json").read_text())["metrics"]
+    found: dict[str, Any] = next(iter(measured.get("accuracy", {}).values()), {})
+    names = ("retain", "worst_retained")
+    return [folder.name, *(found.get(name, {}).get("value", "-") for name in names)]
 
 
 class _Training:

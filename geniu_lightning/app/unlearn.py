@@ -90,32 +90,22 @@ def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
 
 
 def compare(folders: dict[Path, str]) -> None:
-    """Print what the runs of a sweep found, and why one found nothing.
-
-    Args:
-        folders: Of the runs, and why each failed; empty where it ended well.
-    """
+    """Print what the runs of a sweep found, and why one found nothing."""
     from geniu_lightning.app import terminal
+
+    terminal.sweep(folders, ["method", "A_f", "A_r", "time, s", "word"], _found)
+
+
+def _found(folder: Path) -> list[object] | None:
     from geniu_lightning.report.runs import read
 
-    rows: list[list[object]] = []
-    for folder, failed in folders.items():
-        if failed:
-            rows.append([folder.name, "-", "-", "-", "-", failed])
-            continue
-        run = read(folder)
-        if run is None:  # an oracle: what it is measured against is not here
-            continue
-        found = run.found.values
-        split = "test" if "accuracy.test.retain" in found else "validation"
-        values = [found.get(f"accuracy.{split}.{side}", "-") for side in ("forget", "retain")]
-        seconds = f"{found['cost.seconds']:.2f}"
-        rows.append([run.method, *values, seconds, run.word or "-", str(folder)])
-    if rows:
-        terminal.table("runs of this sweep", ["method", "A_f", "A_r", "time, s", "word", ""], rows)
-    count = sum(map(bool, folders.values()))
-    if count:
-        say(f"{count} of {len(folders)} failed; the same command tries these again")
+    run = read(folder)
+    if run is None:  # an oracle: what it is measured against is not here
+        return None
+    values = run.found.values
+    split = "test" if "accuracy.test.retain" in values else "validation"
+    accuracies = [values.get(f"accuracy.{split}.{side}", "-") for side in ("forget", "retain")]
+    return [run.method, *accuracies, f"{values['cost.seconds']:.2f}", run.word or "-"]
 
 
 class _Unlearning:
