@@ -44,6 +44,7 @@ def test_a_documented_command_composes(script: str, words: str) -> None:
         ("$r", "0.1"),
         ("$s", "1"),
         ("$run", "runs/x"),
+        ("$epochs", "8"),
         ("$two", ""),
         ("glob(*)", "geniu"),
     ):
