@@ -17,7 +17,13 @@ from geniu_lightning.app.build import built, plain
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.evaluation import battery, word
 from geniu_lightning.evaluation.accuracy import confusion, per_class
-from geniu_lightning.evaluation.context import LARGEST_LOGIT, Context, Proxies, Split
+from geniu_lightning.evaluation.context import (
+    LARGEST_LOGIT,
+    Context,
+    Proxies,
+    Split,
+    outputs_of,
+)
 from geniu_lightning.evaluation.memory import FileMemory, FileOutputs
 from geniu_lightning.evaluation.metric import Metric
 from geniu_lightning.kit import Kit
@@ -90,7 +96,7 @@ def assess(
     yardstick = yardstick or Yardstick()
     device = next(kit.classifier.parameters()).device
     unlearned.to(device)
-    splits = [s for s in ("test", "train", "validation") if len(data.indices(s))]
+    splits = _splits(data)
     store = None
     if yardstick.folder is not None:
         store = FileOutputs(yardstick.folder / "outputs", yardstick.oracles)
@@ -124,6 +130,24 @@ def assess(
         result.before = per_class(before, classes).tolist()
         result.after = per_class(after, classes).tolist()
     return result
+
+
+def remember_outputs(folder: Path, network: nn.Module, data: ImageData) -> None:
+    """Keep what an oracle says of all images, which every evaluation with it asks for.
+
+    Args:
+        folder: Of the :class:`Yardstick` that it will belong to.
+        network: The oracle, on the device to work on.
+        data: The images.
+    """
+    store = FileOutputs(folder / "outputs", (network,))
+    device = next(network.parameters()).device
+    for split in _splits(data):
+        store.put(network, split, outputs_of(network, opened(data, split, device)))
+
+
+def _splits(data: ImageData) -> list[str]:
+    return [s for s in ("test", "train", "validation") if len(data.indices(s))]
 
 
 def _run(

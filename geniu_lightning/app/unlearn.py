@@ -301,12 +301,15 @@ def add_oracle(
     Raises:
         BusyError: If another process is at it.
     """
-    from omegaconf import OmegaConf
-
     folder = bank.run(seed)
     if folder.done:
         say(f"already there: {folder.path}")
         return
+    from omegaconf import OmegaConf
+
+    from geniu_lightning.app import assess
+    from geniu_lightning.kit import Kit
+
     job = OmegaConf.merge(
         OmegaConf.masked_copy(config, ["trainer", "data", "allow_custom"]),
         {
@@ -319,7 +322,11 @@ def add_oracle(
     job.unlearner.training_seed = seed
     assert isinstance(job, DictConfig)  # as mappings are merged
     with folder.claim(force=False):
-        _Unlearning(job, folder, path, forget, None).run()
+        run = _Unlearning(job, folder, path, forget, None)
+        run.run()
+        if folder.leads:
+            oracle = Kit.load(folder.path / WEIGHTS, config.allow_custom).to(run.request.device)
+            assess.remember_outputs(bank.folder, oracle.classifier, run.request.images())
 
 
 if __name__ == "__main__":  # a job of a sweep in a process of its own

@@ -134,6 +134,7 @@ class Context:
     _outputs: dict[tuple[int, str], tuple[nn.Module, Outputs]] = field(
         default_factory=dict, repr=False
     )
+    _shared: dict[tuple[object, ...], Outputs] = field(default_factory=dict, repr=False)
 
     @property
     def retained(self) -> tuple[int, ...]:
@@ -179,6 +180,12 @@ class Context:
                     self.store.put(network, split, kept)
             self._outputs[key] = (network, kept)  # held, so that its id stays its own
         return self._outputs[key][1]
+
+    def once(self, key: tuple[object, ...], make: Callable[[], Outputs]) -> Outputs:
+        """Return outputs that are the same whichever model is judged, made for the first."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
 
 
 @torch.no_grad()

@@ -124,15 +124,19 @@ class RandomTeacher(Metric):
 
     def _teacher(self, context: Context, number: int) -> Outputs:
         """Return what an untrained network says of the forgotten classes' test images."""
-        assert context.fresh is not None
         seed = context.generator("random teacher", number).initial_seed()
-        devices = [context.device] if context.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):  # initialisation may draw from the global generators
-            network = context.fresh(seed)
-        split = context.splits["test"]
-        mine = split.positions_of(context.forget)
-        images = Split(split.labels[mine], lambda positions: split.read(mine[positions]))
-        return outputs_of(network.to(context.device).eval(), images)
+
+        def answers() -> Outputs:
+            assert context.fresh is not None
+            devices = [context.device] if context.device.type == "cuda" else []
+            with torch.random.fork_rng(devices):  # initialisation may draw from global generators
+                network = context.fresh(seed)
+            split = context.splits["test"]
+            mine = split.positions_of(context.forget)
+            images = Split(split.labels[mine], lambda positions: split.read(mine[positions]))
+            return outputs_of(network.to(context.device).eval(), images)
+
+        return context.once(("random teacher", seed, context.forget), answers)
 
 
 def kl(first: Tensor, second: Tensor) -> Tensor:

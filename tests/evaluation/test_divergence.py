@@ -436,6 +436,20 @@ def _with_device(context: Context, outputs: Outputs) -> nn.Module:
     return network
 
 
+def test_teachers_answer_once_for_all_models() -> None:
+    made = []
+
+    def nursery(seed: int) -> nn.Module:
+        made.append(seed)
+        return rigged()["uniform"]
+
+    context = context_of(rigged()["original"], fresh=nursery)
+    metric = RandomTeacher(teachers=2)
+    first = metric(context)
+    assert metric(context.judging(rigged()["uniform"])) != first
+    assert len(made) == len(set(made)) == 2
+
+
 def test_only_forgotten_test_images_are_read_by_teachers() -> None:
     context = context_with(Nursery())
     assert RandomTeacher(4).work(context) == 4 * 200
