@@ -110,8 +110,11 @@ def test_a_kit_that_does_not_say_how_it_was_trained_is_refused(trained: Path) ->
 
 def test_oracles_are_retrained_models_of_seeds_of_their_own(trained: Path, bank: Path) -> None:
     (folder,) = bank.iterdir()
-    found = sorted(path.name for path in folder.iterdir())
-    assert found == ["1000", "1001", "1002"]
+    *found, outputs = sorted(path.name for path in folder.iterdir())
+    assert (found, outputs) == (["1000", "1001", "1002"], "outputs")
+    # what every evaluation asks of them is known before the first
+    kept = [path.stem.rpartition("-")[2] for path in (folder / "outputs").iterdir()]
+    assert sorted(kept) == ["test"] * 3 + ["train"] * 3
     weights = [Kit.load(folder / name / "unlearned.safetensors") for name in found]
     biases = [tuple(kit.classifier.head.bias.tolist()) for kit in weights]
     assert len(set(biases)) == 3
