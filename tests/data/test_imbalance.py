@@ -27,8 +27,8 @@ def counts_of(labels: Tensor, kept: Tensor, classes: int) -> list[int]:
 
 
 def nearest(share: Fraction | float, size: int) -> set[int]:
-    """Whole numbers at least 1 that are nearest to share × size: two of them at a tie."""
-    exact = Fraction(share) * size
+    """Whole numbers at least 1 that are nearest to share × size: two at a tie of decimals."""
+    exact = Fraction(share).limit_denominator(10**9) * size  # 0.66 is meant, not the float's bits
     best = min(abs(exact - n) for n in range(size + 1))
     return {max(1, n) for n in range(size + 1) if abs(exact - n) == best}
 
