@@ -63,7 +63,7 @@ def unlearning() -> None:
 def startup() -> None:
     """From the command to the first step of unlearning, warm (goal: 6 s)."""
     with tempfile.TemporaryDirectory() as name:
-        kit = trained(Path(name), "model.width=16", "training.epochs=1", "evaluation=none")
+        kit = trained(Path(name), "model.width=16", "training.epochs=2", "evaluation=none")
         words = (f"kit={kit}", "forget=[0]", "unlearner.steps=1", "evaluation=none")
         found = []
         for turn in range(5):
