@@ -27,8 +27,7 @@ def label(
 
     figure.draw_without_rendering()  # settles where the axes are
     figure.set_layout_engine("none")
-    # matplotlib has no types here
-    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    renderer = FigureCanvasAgg(figure).get_renderer()
     half = MARKER * figure.dpi / 72
     centres = [axes.transData.transform(point) for point in points]
     taken = [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in centres]
