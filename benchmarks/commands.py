@@ -91,3 +91,22 @@ def jobs() -> None:
         print(
             f"  {count} at a time: {seconds[-1]:.0f} s, {seconds[-1] / seconds[0]:.2f}", flush=True
         )
+
+
+def memory() -> None:
+    """Peak of resident memory of both commands, beside that of a process that imports torch."""
+    with tempfile.TemporaryDirectory() as name:
+        kit = Path(name) / "kit"
+        words = (f"data={DATA}", "imbalance.ratio=0.1", "training.epochs=2", "evaluation=none")
+        unlearn = (f"kit={kit}", "forget=[0]", "evaluation=none", f"out={Path(name) / 'out'}")
+        for told, arguments in (
+            ("import torch", ("-c", "import torch")),
+            (f"train.py, {DATA}, AllCNN width 96", (str(ROOT / "train.py"), *words, f"out={kit}")),
+            ("unlearn.py, geniu", (str(ROOT / "unlearn.py"), *unlearn)),
+        ):
+            process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
+            _, status, used = os.wait4(process.pid, 0)
+            if status:
+                sys.exit(f"{told} failed")
+            unit = 1 if sys.platform == "darwin" else 1024
+            print(f"  {told}: {used.ru_maxrss * unit / 2**20:.0f} MiB", flush=True)

@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "unlearning": commands.unlearning,
     "startup": commands.startup,
     "jobs": commands.jobs,
+    "memory": commands.memory,
 }
 
 

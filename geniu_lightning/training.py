@@ -147,13 +147,17 @@ class GeniuTraining(LightningModule):
 
     def classifier_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return the cross-entropy of a batch of real images, in nats; moves the classifier."""
-        features = self.classifier.features(batch.images)  # type: ignore[operator]  # by contract
+        features = self.features_of(batch.images)
         logits = cast(Tensor, self.classifier.head(features)).float()  # type: ignore[operator]
         if self.exemplars is not None and self.cadence.chooses_exemplars(self.current_epoch):
             self.exemplars.observe(batch.indices, batch.labels, logits, features)
         self._right_and_seen[0] += (logits.detach().argmax(dim=1) == batch.labels).sum()
         self._right_and_seen[1] += len(logits)
         return {"classifier": F.cross_entropy(logits, batch.labels) * batch.weight}
+
+    def features_of(self, images: Tensor) -> Tensor:
+        """Return penultimate features; :class:`~geniu_lightning.faster.Faster` may compile it."""
+        return cast(Tensor, self.classifier.features(images))  # type: ignore[operator]  # by contract
 
     def prompt_terms(self, tick: int) -> dict[str, Tensor]:
         """Return the cross-entropy of a draw of prompts, weighted, in nats; moves the prompts."""

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -196,21 +196,6 @@ def _proxies(kit: Kit) -> Proxies:
 
 def _fresh(kit: Kit, seed: int) -> nn.Module:
     return fresh_classifier(kit, seed).eval().requires_grad_(False)
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield dotted names and what is kept of each: a value and how it is read, or why it lacks."""
-    for name, node in tree.items():
-        if "absent" in node or "value" in node:
-            yield prefix + name, node
-        else:
-            yield from leaves(node, f"{prefix}{name}.")
-
-
-def flat(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the single numbers among metrics by dotted names."""
-    found = {name: leaf.get("value") for name, leaf in leaves(metrics)}
-    return {name: value for name, value in found.items() if isinstance(value, float)}
 
 
 def class_table(

@@ -12,14 +12,15 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 
+from geniu_lightning.app.device import HALF
 from geniu_lightning.app.sweeps import device_of_a_job, threads_of_a_job
 from geniu_lightning.app.terminal import progress_of, quiet
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import UserError
+from geniu_lightning.faster import Faster
 from geniu_lightning.kit import NetworkSpec
 
 OURS = "geniu_lightning.data."
-PRECISIONS = ("32-true", "bf16-mixed")
 
 
 def built(config: Any, **more: Any) -> Any:  # whatever the configuration's target makes
@@ -126,6 +127,11 @@ def trainer_of(
     settings.pop("threads")
     settings.pop("checkpoint_every_n_steps")
     settings["precision"] = precision or settings["precision"]
+    last = settings.pop("channels_last")
+    speed = Faster(
+        channels_last=settings["precision"] == HALF if last == "auto" else last,
+        compiled=settings.pop("compile"),
+    )
     try:
         return cast(
             Trainer,
@@ -133,7 +139,7 @@ def trainer_of(
                 settings,
                 default_root_dir=str(folder),
                 logger=loggers or False,
-                callbacks=[*callbacks, progress_of(label)],
+                callbacks=[*callbacks, speed, progress_of(label)],
                 enable_progress_bar=True,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
@@ -150,15 +156,9 @@ def begin(config: DictConfig) -> None:
     """Prepare the process for a run.
 
     Raises:
-        UserError: If the precision or the strategy is none that works.
+        UserError: If the strategy is none that works.
     """
     quiet()
-    if str(config.trainer.precision) not in PRECISIONS:
-        raise UserError(
-            f"trainer.precision must be one of {', '.join(PRECISIONS)}, got"
-            f" {config.trainer.precision}: weights stay in 32 bits, and 16-mixed would silently be"
-            " bfloat16 on a CPU"
-        )
     _refuse_strategy(config.trainer.strategy)
     _set_threads(config.trainer.threads or threads_of_a_job())
     own = device_of_a_job(torch.cuda.device_count())
@@ -183,12 +183,3 @@ def _set_threads(threads: int | None) -> None:
         # Lightning would set its own number in the processes of a distributed run
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
-
-
-def device_of(trainer: DictConfig) -> torch.device:
-    """Return this process's own device, where it keeps the kit and evaluates."""
-    if trainer.accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
-        return torch.device("cpu")
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    named = OmegaConf.is_list(trainer.devices)
-    return torch.device("cuda", trainer.devices[local] if named else local)

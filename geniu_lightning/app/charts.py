@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from geniu_lightning.app.assess import Assessment, leaves
+from geniu_lightning.app.assess import Assessment
+from geniu_lightning.report.leaves import leaves
 
 Cell = str | int | float | None
 CURVES = ("curve", "retain_curve")

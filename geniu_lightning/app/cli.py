@@ -16,6 +16,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from geniu_lightning.app.device import settle
 from geniu_lightning.app.groups import join_group
 from geniu_lightning.app.runs import kits_below
 from geniu_lightning.app.sweeps import Note, Notes, is_sweep, reason_of
@@ -47,6 +48,7 @@ def entry(
     def told(config: DictConfig) -> float | None:
         visited: list[Path] = []
         try:
+            settle(config.trainer)
             join_group(config, name, words)
             found = job(config, visited)
         except Exception as error:

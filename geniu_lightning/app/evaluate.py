@@ -65,7 +65,7 @@ def evaluate(config: DictConfig, visited: list[Path]) -> None:
         return
     with folder.claim(config.force):
         _judge(config, folder.path, path, weights, forget, bank, folder.description)
-        folder.finish(None)
+        folder.finish()
 
 
 def _compared(folder: Path, bank: Bank) -> bool:

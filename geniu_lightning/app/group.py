@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from geniu_lightning.app import build, terminal
 from geniu_lightning.app.assess import VERSION, opened
 from geniu_lightning.app.cli import say
+from geniu_lightning.app.device import device_of
 from geniu_lightning.app.oracles import RECIPE
 from geniu_lightning.app.runs import WEIGHTS, description_of, kit_metadata, write_json
 from geniu_lightning.data.module import ImageData
@@ -145,7 +146,7 @@ class _Reader:
 
     def __init__(self, config: DictConfig, runs: Sequence[Run]) -> None:
         self.config = config
-        self.device = build.device_of(config.trainer)
+        self.device = device_of(config.trainer)
         self.first = self._load(runs[0])
         self.forget = self.first.info.forgotten
         self.data = self._open()

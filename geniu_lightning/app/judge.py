@@ -47,10 +47,6 @@ class Result:
         judgement = self.assessment.judgement
         return None if judgement is None else judgement["word"]
 
-    def numbers(self) -> dict[str, float]:
-        """Return the single numbers by dotted names."""
-        return assess.flat(self.metrics)
-
     def shown(self, request: Request, cost: Mapping[str, Any]) -> Shown:
         """Return what loggers show of it, beside what it cost."""
         judgement = self.assessment.judgement or {"word": None, "word_reason": self.missing}

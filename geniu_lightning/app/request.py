@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig
 
 from geniu_lightning.app import build, terminal
+from geniu_lightning.app.device import device_of
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import DataNotFoundError, UserError
 from geniu_lightning.kit import Kit
@@ -34,7 +35,7 @@ class Request:
         self.config = config
         self.path = path
         self.forget = forget
-        self.device: torch.device = build.device_of(config.trainer)
+        self.device: torch.device = device_of(config.trainer)
         self.kit = Kit.load(path, config.allow_custom).to(self.device)
         self.data: ImageData | None = None
         held = self.kit.info.settings.get("data", {}).get("validation")

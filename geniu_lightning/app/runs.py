@@ -33,6 +33,7 @@ INCIDENTAL = (
     "kit",
     "oracles",
     "runs",
+    "objective",
 )
 WEIGHTS = "unlearned.safetensors"
 RESULTS = ("kit.safetensors", WEIGHTS, "metrics.json", "checkpoints")
@@ -109,20 +110,10 @@ class RunFolder:
                 raise
             shutil.rmtree(self.path / ASIDE, ignore_errors=True)
 
-    def finish(self, objective: float | None) -> None:
-        """Mark the run as done.
-
-        Args:
-            objective: What a sweeper optimises; kept for one that meets the finished run again.
-        """
+    def finish(self) -> None:
+        """Mark the run as done."""
         ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        write_json(self.path / "done.json", {"ended": ended, "objective": objective})
-
-    @property
-    def objective(self) -> float | None:
-        """What the finished run found for a sweeper."""
-        found: float | None = json.loads((self.path / "done.json").read_text()).get("objective")
-        return found
+        write_json(self.path / "done.json", {"ended": ended})
 
     def _differences(self) -> list[str]:
         there = self.path / "run.json"

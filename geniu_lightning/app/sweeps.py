@@ -137,8 +137,8 @@ def runs_apart(trainer: DictConfig) -> bool:
     return False
 
 
-def apart(command: str, config: DictConfig, folder: RunFolder) -> float | None:
-    """Carry a job out by a process of its own, and return what it found for a sweeper.
+def apart(command: str, config: DictConfig, folder: RunFolder) -> None:
+    """Carry a job out by a process of its own.
 
     Args:
         command: ``train`` or ``unlearn``.
@@ -165,7 +165,7 @@ def apart(command: str, config: DictConfig, folder: RunFolder) -> float | None:
         check=False,
     )
     if ended.returncode == 0:
-        return folder.objective if folder.done else None
+        return
     record = folder.path / "failed.json"
     reason = json.loads(record.read_text())["failed"] if record.is_file() else ""
     if ended.returncode == 2:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from geniu_lightning.app.cli import entry, say
+from geniu_lightning.app.device import device_of
+from geniu_lightning.app.objective import objective_of, terms_of
 from geniu_lightning.app.runs import RunFolder, folder_of, identity_of, revision, write_json
 from geniu_lightning.app.sweeps import apart, runs_apart
 from geniu_lightning.errors import UserError
@@ -28,12 +30,13 @@ def main() -> None:
 
 
 def train(config: DictConfig, visited: list[Path]) -> float | None:
-    """Carry out one configuration; return the mean accuracy over classes, for a sweeper."""
+    """Carry out one configuration; return its objective, for a sweeper."""
     if config.evaluation.get("bank"):
         raise UserError(
             "nothing is forgotten in training, so there is nothing to compare with oracles:"
             " train.py takes evaluation=accuracy, validation or none"
         )
+    terms_of(config.objective or "")
     identity = identity_of(config)
     imbalance = config.imbalance.get("_target_", "none").rpartition(".")[2]
     imbalance += str(config.imbalance.get("ratio", config.imbalance.get("factor", "")))
@@ -44,11 +47,13 @@ def train(config: DictConfig, visited: list[Path]) -> float | None:
     visited.append(folder.path)
     if folder.done and not config.force:
         say(f"already done: {folder.path} (force=true does it again)")
-        return folder.objective
-    if runs_apart(config.trainer):
-        return apart("train", config, folder)
-    with folder.claim(config.force):
-        return _Training(config, folder).run()
+    elif runs_apart(config.trainer):
+        apart("train", config, folder)
+    else:
+        with folder.claim(config.force):
+            _Training(config, folder).run()
+    usual = f"accuracy.{config.evaluation.split}.retain"
+    return objective_of(config, folder.path, usual) if folder.leads and folder.done else None
 
 
 def compare(folders: dict[Path, str]) -> None:
@@ -83,7 +88,7 @@ class _Training:
             on_decode=terminal.decoding_progress(),
         )
 
-    def run(self) -> float | None:
+    def run(self) -> None:
         """Train, write the kit, evaluate, and mark the folder as done."""
         from geniu_lightning.app import build, trackers
         from geniu_lightning.app.cost import StepClock
@@ -105,7 +110,8 @@ class _Training:
                 limit_val_batches=1.0 if len(self.data.indices("validation")) else 0,
             )
             fit(trainer, module, self.data, ckpt_path=self._resume_point())
-            return self._hand_over(module, loggers, clock.cost()) if self.mark.leads else None
+            if self.mark.leads:
+                self._hand_over(module, loggers, clock.cost())
 
     def _module(self) -> GeniuTraining:
         import torch
@@ -181,10 +187,10 @@ class _Training:
 
     def _hand_over(
         self, module: GeniuTraining, loggers: list[Logger], cost: dict[str, Any]
-    ) -> float | None:
+    ) -> None:
         """Write what the run leaves, and say what it is."""
         from geniu_lightning import pictures
-        from geniu_lightning.app import assess, build, charts, terminal, trackers
+        from geniu_lightning.app import assess, charts, terminal, trackers
 
         kit = self._kit(module)
         kit.save(self.folder / "kit.safetensors")
@@ -195,7 +201,7 @@ class _Training:
             pictures.grid(proxies, self.data.names, "proxies", drawn["proxies"])
         result = assess.assess(
             self.config.evaluation,
-            kit.to(build.device_of(self.config.trainer)),
+            kit.to(device_of(self.config.trainer)),
             kit.classifier,
             self.data,
             forget=(),
@@ -225,10 +231,8 @@ class _Training:
             f"trained on {self.data.name}",
             *assess.class_table(result, kit, self.data, split),
         )
-        objective = assess.flat(result.metrics).get(f"accuracy.{split}.retain")
-        self.mark.finish(objective)
+        self.mark.finish()
         say(f"kit: {self.folder / 'kit.safetensors'}")
-        return objective
 
     def _kit(self, module: GeniuTraining) -> Kit:
         from geniu_lightning.app import build
@@ -255,7 +259,7 @@ class _Training:
             shape = (len(self.data.names), module.exemplars.per_class, *module.prompts.shape[1:])
             prompts = module.prompts.detach().view(shape)
         return Kit(module.classifier, info, module.proxy_generator, prompts).to(
-            build.device_of(self.config.trainer)
+            device_of(self.config.trainer)
         )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from geniu_lightning.app.cli import CONF, entry, say
+from geniu_lightning.app.objective import objective_of, terms_of
 from geniu_lightning.app.oracles import FIRST_SEED, Bank
 from geniu_lightning.app.runs import (
     WEIGHTS,
@@ -42,7 +43,8 @@ def main() -> None:
 
 
 def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
-    """Carry out one configuration; return retain minus forget accuracy, for a sweeper."""
+    """Carry out one configuration; return its objective, for a sweeper."""
+    terms_of(config.objective or "")
     if config.kit is None:
         raise UserError("name the kit to unlearn from: kit=FOLDER/kit.safetensors")
     path = kit_path(config.kit)
@@ -56,7 +58,8 @@ def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
         seed = FIRST_SEED + config.oracles.add - 1
         visited.append(bank.run(seed).path)
         if runs_apart(config.trainer):
-            return apart("unlearn", config, bank.run(seed))
+            apart("unlearn", config, bank.run(seed))
+            return None
         try:
             add_oracle(config, path, forget, bank, seed)
         except BusyError as busy:  # the same sweep, started twice, divides the work
@@ -81,12 +84,18 @@ def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
     again = folder.done and not config.force
     if again and (bank is None or compared_with(folder.path) == bank.expected()):
         say(f"already done: {folder.path} (force=true does it again)")
-        return folder.objective
-    if runs_apart(config.trainer):
-        return apart("unlearn", config, folder)
-    with folder.claim(config.force):
-        run = _Unlearning(config, folder, path, forget, bank)
-        return run.judge_again() if again else run.run()
+    elif runs_apart(config.trainer):
+        apart("unlearn", config, folder)
+    else:
+        with folder.claim(config.force):
+            run = _Unlearning(config, folder, path, forget, bank)
+            if again:
+                run.judge_again()
+            else:
+                run.run()
+    split = config.evaluation.split
+    usual = f"accuracy.{split}.retain - accuracy.{split}.forget"
+    return objective_of(config, folder.path, usual) if folder.leads and folder.done else None
 
 
 def compare(folders: dict[Path, str]) -> None:
@@ -128,7 +137,7 @@ class _Unlearning:
         self.request = Request(config, path, forget)
         self.kit = self.request.kit
 
-    def run(self) -> float | None:
+    def run(self) -> None:
         """Unlearn, write the weights, evaluate, and mark the folder as done."""
         from geniu_lightning.app import trackers
         from geniu_lightning.app.cost import PeakMemory, cost_of
@@ -141,7 +150,6 @@ class _Unlearning:
                 classifier = self._unlearn(unlearner, loggers)
             data = self.request.data
             reads = total_over_ranks(sum(data.reads.values()) if data is not None else 0)
-            value = None
             if self.mark.leads:
                 seconds = self._timings(unlearner.clock.seconds)
                 cost = cost_of(unlearner, self.kit, self.request.path, seconds, reads)
@@ -150,8 +158,7 @@ class _Unlearning:
                     if memory.added is None
                     else memory.added
                 )
-                value = self._hand_over(classifier, cost, loggers)
-            return value
+                self._hand_over(classifier, cost, loggers)
 
     def _loggers(self) -> list[Logger]:
         from geniu_lightning.app import trackers
@@ -234,7 +241,7 @@ class _Unlearning:
 
     def _hand_over(
         self, classifier: nn.Module, cost: dict[str, Any], loggers: list[Logger]
-    ) -> float | None:
+    ) -> None:
         """Write the weights, and judge them."""
         from geniu_lightning.kit import Kit
 
@@ -243,9 +250,9 @@ class _Unlearning:
         )
         Kit(classifier, info).save(self.folder / WEIGHTS)
         self.kit.to(self.request.device)
-        return self._judge(classifier, cost, loggers)
+        self._judge(classifier, cost, loggers)
 
-    def judge_again(self) -> float | None:
+    def judge_again(self) -> None:
         """Judge weights that are there, because there are other oracles than at first."""
         from geniu_lightning.app import trackers
         from geniu_lightning.kit import Kit
@@ -255,11 +262,9 @@ class _Unlearning:
         kit = Kit.load(self.folder / WEIGHTS, self.config.allow_custom)
         loggers = self._loggers()
         with trackers.closing(loggers):
-            return self._judge(kit.classifier, cost, loggers)
+            self._judge(kit.classifier, cost, loggers)
 
-    def _judge(
-        self, classifier: nn.Module, cost: dict[str, Any], loggers: list[Logger]
-    ) -> float | None:
+    def _judge(self, classifier: nn.Module, cost: dict[str, Any], loggers: list[Logger]) -> None:
         """Evaluate, write what was found, and mark the run as done if nothing is missing."""
         from geniu_lightning.app import trackers
         from geniu_lightning.app.judge import Judge
@@ -271,22 +276,13 @@ class _Unlearning:
         result = judge.judge(classifier, cost["reads_prompts"])
         judge.write(self.folder, result, self.mark.description | {"cost": cost})
         trackers.show(loggers, result.shown(self.request, cost))
-        numbers = result.numbers()
         say(
             f"{cost['seconds']:.2f} s, {cost['steps']} steps,"
             f" {cost['training_images_read']:,} training images read"
         )
-        objective = self._objective(numbers)
         if result.metrics or not self.config.evaluation.metrics:
-            self.mark.finish(objective)
+            self.mark.finish()
         say(f"weights: {self.folder / WEIGHTS}")
-        return objective
-
-    def _objective(self, numbers: dict[str, float]) -> float | None:
-        """Return retain minus forget accuracy on the split that the evaluation names."""
-        split = self.config.evaluation.split
-        retain, forget = (numbers.get(f"accuracy.{split}.{side}") for side in ("retain", "forget"))
-        return None if retain is None or forget is None else retain - forget
 
 
 def add_oracle(

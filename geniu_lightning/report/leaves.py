@@ -1,12 +1,12 @@
 """The leaves of ``metrics.json``: what each value carries, by dotted names."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 Leaf = dict[str, Any]  # as JSON has it: {value, direction, …} or {absent: reason}
 
 
-def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Leaf]]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Leaf]]:
     """Yield each leaf with its full name, such as ``accuracy.test.forget``."""
     for name, node in tree.items():
         if "absent" in node or "value" in node:

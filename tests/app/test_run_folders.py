@@ -111,7 +111,7 @@ def test_a_forced_run_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     with folder.claim(force=False):
         (tmp_path / "kit.safetensors").write_text("old")
         (tmp_path / "chart.png").write_text("mine")
-        folder.finish(0.5)
+        folder.finish()
     with pytest.raises(RuntimeError):
         _half_of_a_run(tmp_path)
     assert (tmp_path / "kit.safetensors").read_text() == "old"

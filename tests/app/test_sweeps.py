@@ -75,7 +75,6 @@ def test_a_tuning_sweep_draws_from_the_methods_ranges_and_goes_on_where_it_was(
         assert run["metrics"]["accuracy"].keys() == {"validation"}  # no test image decides
         accuracy = run["metrics"]["accuracy"]["validation"]
         values.append(accuracy["retain"]["value"] - accuracy["forget"]["value"])
-        assert json.loads((folder / "done.json").read_text())["objective"] == values[-1]
     assert found["best_value"] == max(values)
     assert "unlearner.optimizer.lr" in found["best_params"]
     again = command("unlearn", *sweep)

@@ -115,7 +115,7 @@ def test_a_loss_that_is_no_number_stops_the_run(command: Command, tmp_path: Path
         (["data=mnist", "data.root=nowhere"], "neither at nowhere/mnist"),
         (["training.epochs=1"], "training.epochs of at least 2"),
         (["training.supervision=best"], "training.supervision must be one of max_entropy"),
-        (["trainer.precision=16-mixed"], "trainer.precision must be one of 32-true, bf16-mixed"),
+        (["trainer.precision=16-mixed"], "trainer.precision must be auto, 32-true or bf16-mixed"),
         (["model=custom", "model._target_=no.such.Net"], "cannot be imported"),
         (["training.epocs=3"], "Could not override 'training.epocs'"),
         (["data=nosuch"], "there is no data/nosuch; there are cifar10, "),
