@@ -11,8 +11,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
 
 from geniu_lightning.app.device import HALF
+from geniu_lightning.app.runs import single_process
 from geniu_lightning.app.sweeps import device_of_a_job, threads_of_a_job
 from geniu_lightning.app.terminal import progress_of, quiet
 from geniu_lightning.data.module import ImageData
@@ -160,6 +162,8 @@ def begin(config: DictConfig) -> None:
     """
     quiet()
     _refuse_strategy(config.trainer.strategy)
+    if single_process(config.trainer):  # a cluster may have numbered it among others
+        cast(Any, rank_zero_only).rank = 0
     _set_threads(config.trainer.threads or threads_of_a_job())
     own = device_of_a_job(torch.cuda.device_count())
     if own is not None and config.trainer.devices == 1:

@@ -18,8 +18,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from geniu_lightning.app.device import settle
 from geniu_lightning.app.groups import join_group
-from geniu_lightning.app.runs import kits_below
-from geniu_lightning.app.sweeps import Note, Notes, is_sweep, reason_of
+from geniu_lightning.app.runs import kits_below, leads_run
+from geniu_lightning.app.sweeps import UNENDED, Note, Notes, is_sweep, reason_of
 from geniu_lightning.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "co
 def entry(
     name: str,
     job: Callable[[DictConfig, list[Path]], float | None],
-    summary: Callable[[dict[Path, str]], None] | None = None,
+    summary: Callable[[list[Note]], None] | None = None,
 ) -> None:
     """Run a command and end the process.
 
@@ -39,14 +39,16 @@ def entry(
         name: Primary configuration.
         job: Carries out one composed configuration, and adds its folder to those that were visited;
             returns the value a sweeper optimises.
-        summary: Told the folders of a sweep when it is over, and why each failed, which is
-            empty where it ended well.
+        summary: Told what the jobs of a sweep told when it is over.
     """
     notes = Notes()
     words = tuple(sys.argv[1:])  # kept here, for a launcher may run a job where there are others
 
     def told(config: DictConfig) -> float | None:
         visited: list[Path] = []
+        notes_it = is_sweep() and leads_run(config.trainer)
+        if notes_it:
+            notes.begin(config)
         try:
             settle(config.trainer)
             join_group(config, name, words)
@@ -57,14 +59,15 @@ def entry(
                     refuse(error)
                 raise
             # the sweep goes on, and Hydra ends it with the first error alone
-            notes.leave(config, visited, error)
+            if notes_it:
+                notes.end(config, visited, error)
             if not isinstance(error, UserError):
                 traceback.print_exc()
             which = HydraConfig.get().job.override_dirname
             sys.stderr.write(f"failed: {which}: {reason_of(error)}\n")
             raise
-        if is_sweep():
-            notes.leave(config, visited, None)
+        if notes_it:
+            notes.end(config, visited, None)
         return found
 
     register_resolvers()
@@ -81,27 +84,31 @@ def entry(
 
 
 def register_resolvers() -> None:
-    """Let configurations ask for the kits below a folder: ``${kits:FOLDER}``."""
+    """Let sweeps go over the kits below a folder, ``${kits:FOLDER}``, and 1 to N, ``${upto:N}``."""
     OmegaConf.register_new_resolver("kits", kits_below, replace=True)
+    OmegaConf.register_new_resolver(
+        "upto", lambda n: ",".join(str(k + 1) for k in range(n)), replace=True
+    )
 
 
-def conclude(notes: list[Note], summary: Callable[[dict[Path, str]], None] | None) -> list[Note]:
+def conclude(notes: list[Note], summary: Callable[[list[Note]], None] | None) -> list[Note]:
     """Show what the jobs of a sweep found, and return their notes."""
-    folders = {Path(folder): note.failed for note in notes for folder in note.folders[-1:]}
-    if summary is not None and folders:
-        summary(folders)
+    if summary is not None and notes:
+        # one of several jobs that are the same run is enough
+        summary(list({note.folder or note.number: note for note in notes}.values()))
     return notes
 
 
 def _fail(error: Exception, notes: list[Note]) -> NoReturn:
     """End with what the error asks for; jobs that failed have told of it."""
-    failures = [note for note in notes if note.failed]
-    told = reason_of(error) in {note.failed for note in failures}
-    if failures and len(failures) == len(notes) and not told:  # a sweeper misses any result
-        refuse(UserError(f"no run ended well; the first: {failures[0].failed}"))
+    reasons = [note.failed for note in notes if note.failed]
+    told = reason_of(error) in reasons
+    if reasons and len(reasons) == len(notes) and not told and UNENDED not in reasons:
+        # a sweeper misses any result
+        refuse(UserError(f"no run ended well; the first: {reasons[0]}"))
     if isinstance(error, UserError | HydraException | OmegaConfBaseException):
         refuse(error)
-    if not failures:
+    if not told:
         traceback.print_exc()
     sys.exit(1)
 

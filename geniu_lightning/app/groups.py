@@ -32,10 +32,13 @@ def join_group(config: DictConfig, command: str, words: Sequence[str]) -> None:
 def name_of(command: str, words: Sequence[str]) -> str:
     """Return a name that follows from what a multirun goes over and from all else it was given."""
     given = [w for w in words if not w.startswith("-") and ("=" in w or w.startswith("~"))]
+    parsed = OverridesParser.create().parse_overrides(given)
+    over_kits = any(o.key_or_group == "sweep" and o.value() == "kits" for o in parsed)
     overrides = [
-        override
-        for override in OverridesParser.create().parse_overrides(given)
-        if not ASIDE.match(override.key_or_group)
+        o
+        for o in parsed
+        # sweep=kits goes over what lies in runs=
+        if not ASIDE.match(o.key_or_group) or (over_kits and o.key_or_group == "runs")
     ]
     swept = [o.key_or_group.rpartition(".")[2] for o in overrides if o.is_sweep_override()]
     named = [str(o.value()) for o in overrides if o.key_or_group == "sweep"]

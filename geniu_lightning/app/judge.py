@@ -118,8 +118,10 @@ class Judge:
             forget = ",".join(map(str, self.request.forget))
             say(
                 f"{len(seeds)} of {len(self.bank.seeds)} oracles are there, and without them"
-                " nothing tells forgetting from hiding; train them with: python unlearn.py -m"
+                " nothing tells forgetting from hiding; train them with: python unlearn.py"
                 f" sweep=oracles 'kit={self.request.path}' 'forget=[{forget}]'"
+                f" 'oracles.folder={self.config.oracles.folder}'"
+                f" oracles.count={len(self.bank.seeds)}"
             )
         custom = self.config.allow_custom
         kits = [Kit.load(self.bank.weights(s), custom).to(self.request.device) for s in seeds]

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,8 @@ LEFTOVERS = (
     *("proxies.png", "confusion.png", "confusion_*.png"),
 )
 ASIDE = ".replaced"
+LOCK = ".lock"
+SECONDS_TO_BEGIN = 60
 
 
 class RunFolder:
@@ -74,17 +77,19 @@ class RunFolder:
 
         Args:
             force: Replace what another or an earlier run left there. It is set aside until this
-                run has ended well, and put back if it has not.
+                run has ended well, and put back if it fails, or is interrupted before it has a
+                checkpoint to go on from.
 
         Raises:
             BusyError: If another process is at work there.
             UserError: If another run's results are there.
         """
-        if not self.leads:  # the first process of the run has claimed it for all
+        if not self.leads:
+            self._wait_for_the_first()
             yield
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as lock:
+        with (self.path / LOCK).open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -99,13 +104,18 @@ class RunFolder:
                 )
             write_json(self.path / "run.json", self.identity)
             (self.path / "failed.json").unlink(missing_ok=True)
+            lock.truncate(0)
+            lock.write(_launched_by_slurm())
+            lock.flush()
             try:
                 yield
             except BaseException as error:
                 if isinstance(error, Exception):
                     reason = str(error) or type(error).__name__
                     write_json(self.path / "failed.json", self.description | {"failed": reason})
-                if force:
+                if (self.path / ASIDE).exists() and (
+                    isinstance(error, Exception) or not self._has_checkpoint()
+                ):
                     self._put_back()
                 raise
             shutil.rmtree(self.path / ASIDE, ignore_errors=True)
@@ -124,18 +134,40 @@ class RunFolder:
         other, own = (_flat(x) for x in (json.loads(there.read_text()), self.identity))
         return [key for key in sorted(other | own) if other.get(key) != own.get(key)]
 
+    def _wait_for_the_first(self) -> None:
+        """Wait until the run's first process has claimed the folder, where Slurm started both.
+
+        Without that, this one would wait for half an hour in vain to compute with one that has
+        found nothing to do. Lightning starts further processes when the first has begun.
+
+        Raises:
+            UserError: If it has not, within a minute.
+        """
+        launch, deadline = _launched_by_slurm(), time.monotonic() + SECONDS_TO_BEGIN
+        lock = self.path / LOCK
+        while launch and not (lock.is_file() and lock.read_text() == launch):
+            if time.monotonic() > deadline:
+                raise UserError(f"the first process of the run in {self.path} has not begun it")
+            time.sleep(0.1)
+
     def _leftovers(self) -> list[Path]:
         return [child for pattern in LEFTOVERS for child in self.path.glob(pattern)]
 
     def _set_aside(self) -> None:
         aside = self.path / ASIDE
-        if aside.exists():  # of a forced run that was killed: what it left is worth nothing
+        if aside.exists():  # of a forced run that was ended from outside
+            unfinished = self._has_checkpoint() and not (self.path / "done.json").is_file()
+            if unfinished and not self._differences():
+                return  # it goes on: queued again, it is forced again
             for child in self._leftovers():
                 shutil.rmtree(child) if child.is_dir() else child.unlink()
             return
         aside.mkdir()
         for child in self._leftovers():
             child.rename(aside / child.name)
+
+    def _has_checkpoint(self) -> bool:
+        return any(self.path.glob("checkpoints/*.ckpt"))
 
     def _put_back(self) -> None:
         for child in self._leftovers():
@@ -210,8 +242,8 @@ def kits_below(folder: str) -> str:
     Raises:
         UserError: If there is none.
     """
-    found = sorted(Path(folder).expanduser().rglob("kit.safetensors"))
-    whole = [str(kit.parent) for kit in found if (kit.parent / "done.json").is_file()]
+    found = sorted(kit.parent for kit in Path(folder).expanduser().rglob("kit.safetensors"))
+    whole = [str(run) for run in found if (run / "done.json").is_file() and ASIDE not in run.parts]
     if not whole:
         raise UserError(f"there is no kit below {folder}; train.py makes them, sweep=grid many")
     return ",".join("'" + path.replace("'", r"\'") + "'" for path in whole)
@@ -267,6 +299,14 @@ def single_process(trainer: DictConfig) -> bool:
     return one and trainer.num_nodes == 1
 
 
+def processes_of(trainer: DictConfig) -> int:
+    """Return how many processes a run has on a machine; 1 where only that machine can tell."""
+    devices = trainer.devices
+    if OmegaConf.is_list(devices):
+        return len(devices)
+    return max(int(devices), 1) if str(devices).lstrip("-").isdigit() else 1
+
+
 def leads_run(trainer: DictConfig) -> bool:
     """Whether this is the first process of its run, told before any framework is imported."""
     if single_process(trainer):  # tasks of a cluster's job may each be a run of their own
@@ -274,6 +314,14 @@ def leads_run(trainer: DictConfig) -> bool:
     # whichever launcher started us, it set one of these above 0 for all but the first process
     names = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
     return not any(int(os.environ.get(name, 0)) for name in names)
+
+
+def _launched_by_slurm() -> str:
+    """Return what Slurm calls this start of a job, the same in all its processes; else nothing."""
+    if "SLURM_JOB_ID" not in os.environ or "LOCAL_RANK" in os.environ:
+        return ""
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+    return ".".join(os.environ.get(name, "0") for name in names)
 
 
 def revision() -> str | None:

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,8 +21,12 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from geniu_lightning.app.runs import RunFolder, single_process, write_json
+from geniu_lightning.app.runs import RunFolder, processes_of, single_process, write_json
 from geniu_lightning.errors import UserError
+
+FOLDER = ".sweeps"  # of notes, below that of all runs
+SECONDS_KEPT = 7 * 24 * 3600.0  # of notes that nobody came to collect
+UNENDED = "it did not end: it was killed, or is at work still"
 
 _begun: list[Path] = []  # folders of all runs, of the sweeps that this process began
 
@@ -30,8 +35,12 @@ class Begin(Callback):
     """Told by Hydra when a sweep begins, in the process that the person started."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Remember where this sweep's runs go."""
-        _begun.append(Path(config.runs).expanduser().absolute())
+        """Remember where this sweep's runs go, and clear away what killed ones told there."""
+        runs = Path(config.runs).expanduser().absolute()
+        _begun.append(runs)
+        for old in (runs / FOLDER).glob("*"):
+            if old.stat().st_mtime < time.time() - SECONDS_KEPT:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -40,13 +49,15 @@ class Note:
 
     Attributes:
         number: Of the job.
-        folders: That it worked in, the last one last.
+        words: What it was given.
+        folder: That it worked in; empty where it failed before it had one.
         failed: Why it failed; empty where it ended well.
     """
 
     number: int
-    folders: tuple[str, ...]
-    failed: str = ""
+    words: Sequence[str]
+    folder: str = ""
+    failed: str = UNENDED
 
 
 class Notes:
@@ -55,15 +66,20 @@ class Notes:
     def __init__(self) -> None:
         self.name = secrets.token_hex(4)
 
-    def leave(self, config: DictConfig, folders: Sequence[Path], error: Exception | None) -> None:
-        """Write what became of this job."""
-        number = HydraConfig.get().job.num
-        failed = "" if error is None else reason_of(error)
-        paths = tuple(str(folder) for folder in folders)
-        note = Note(number, paths, failed)
-        place = self._place(Path(config.runs).expanduser())
-        place.mkdir(parents=True, exist_ok=True)
-        write_json(place / f"{number}.json", asdict(note))
+    def begin(self, config: DictConfig) -> None:
+        """Write that a job has begun."""
+        self._leave(config, Note(**_job()))
+
+    def end(self, config: DictConfig, folders: Sequence[Path], error: Exception | None) -> None:
+        """Write what became of a job.
+
+        Args:
+            config: Of the job.
+            folders: That it worked in, the last one last.
+            error: Why it failed.
+        """
+        folder = str(folders[-1]) if folders else ""
+        self._leave(config, Note(**_job(), folder=folder, failed=reason_of(error) if error else ""))
 
     def collect(self) -> list[Note]:
         """Return the notes in the order of jobs; none where no sweep was begun."""
@@ -76,8 +92,18 @@ class Notes:
             place.parent.rmdir()
         return sorted(notes, key=lambda note: note.number)
 
+    def _leave(self, config: DictConfig, note: Note) -> None:
+        place = self._place(Path(config.runs).expanduser())
+        place.mkdir(parents=True, exist_ok=True)
+        write_json(place / f"{note.number}.json", asdict(note))
+
     def _place(self, runs: Path) -> Path:
-        return runs / ".sweeps" / self.name
+        return runs / FOLDER / self.name
+
+
+def _job() -> dict[str, Any]:  # the number and words of this job
+    config = HydraConfig.get()
+    return {"number": config.job.num, "words": tuple(config.overrides.task)}
 
 
 def reason_of(error: Exception) -> str:
@@ -153,12 +179,16 @@ def apart(command: str, config: DictConfig, folder: RunFolder) -> None:
     own = [word for word in HydraConfig.get().overrides.task if not word.startswith("out=")]
     path = str(folder.path.absolute()).replace("'", r"\'")
     words = [*own, f"out='{path}'", "hydra.mode=RUN"]
+    share = config.trainer.threads or threads_of_a_job()
+    if share is not None:
+        words.append(f"trainer.threads={max(share // processes_of(config.trainer), 1)}")
     wandb = (config.get("logger") or {}).get("wandb")
     if wandb is not None:
         words.append(f"logger.wandb.group='{wandb.group}'")
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
     }
+    begun = time.time()
     ended = subprocess.run(
         [sys.executable, "-m", f"geniu_lightning.app.{command}", *words],
         env=environment,
@@ -167,7 +197,8 @@ def apart(command: str, config: DictConfig, folder: RunFolder) -> None:
     if ended.returncode == 0:
         return
     record = folder.path / "failed.json"
-    reason = json.loads(record.read_text())["failed"] if record.is_file() else ""
+    told = record.is_file() and record.stat().st_mtime >= begun  # by this process
+    reason = json.loads(record.read_text())["failed"] if told else ""
     if ended.returncode == 2:
         raise UserError(reason or "what was asked cannot work; the sentence stands above")
     raise RuntimeError(reason or f"its process ended with status {ended.returncode}")

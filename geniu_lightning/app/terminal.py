@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from geniu_lightning.app.cli import say
+from geniu_lightning.app.sweeps import Note
 
 console = Console(highlight=False)
 SECONDS_BETWEEN_LINES = 5.0
@@ -110,26 +111,28 @@ def decoding_progress() -> Callable[[str, int, int], None]:
 
 
 def sweep(
-    folders: dict[Path, str], heads: list[str], cells: Callable[[Path], list[object] | None]
+    notes: Sequence[Note], heads: list[str], cells: Callable[[Path], list[object] | None]
 ) -> None:
     """Print what the runs of a sweep found, a row each, and why one found nothing.
 
     Args:
-        folders: Of the runs, and why each failed; empty where it ended well.
+        notes: Of the jobs.
         heads: Of the columns; a last one, of folders and reasons, has none.
         cells: Returns a run's row but for that one; ``None`` leaves it out.
     """
     rows: list[list[object]] = []
-    for folder, failed in folders.items():
-        if failed:
-            rows.append([folder.name, *["-"] * (len(heads) - 1), failed])
-        elif (found := cells(folder)) is not None:
-            rows.append([*found, str(folder)])
+    common = set.intersection(*(set(note.words) for note in notes)) if len(notes) > 1 else set()
+    for note in notes:
+        if note.failed:
+            own = ", ".join(word for word in note.words if word not in common)
+            rows.append([Path(note.folder).name or own, *["-"] * (len(heads) - 1), note.failed])
+        elif (found := cells(Path(note.folder))) is not None:
+            rows.append([*found, note.folder])
     if rows:
         table("runs of this sweep", [*heads, ""], rows)
-    count = sum(map(bool, folders.values()))
+    count = sum(bool(note.failed) for note in notes)
     if count:
-        say(f"{count} of {len(folders)} failed; the same command tries these again")
+        say(f"{count} of {len(notes)} failed; the same command tries these again")
 
 
 def waiting(seconds: float) -> Callable[[str], None]:

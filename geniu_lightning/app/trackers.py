@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from geniu_lightning.app.build import plain
 from geniu_lightning.app.charts import Bars, Chart, Lines, Matrix, Sheet, Shown
-from geniu_lightning.app.history import History, set_aside, was_sent
+from geniu_lightning.app.history import History, sent, set_aside
 
 if TYPE_CHECKING:
     import wandb
@@ -79,7 +79,8 @@ class WandbRun(WandbLogger):
     Lightning lets wandb count its calls. Without a network a resumed run counts from 0 again, and a
     killed one has lost its newest rows. So a row goes to the step that it is of, all that is logged
     at one step is one row, and a run that goes on first says again what was logged before its
-    checkpoint; the files of the processes that were ended before it are then set aside.
+    checkpoint; the files of the processes that were ended before it and were not synced are then
+    set aside.
 
     Args:
         history: Of the rows that were sent.
@@ -113,11 +114,8 @@ class WandbRun(WandbLogger):
         import wandb
 
         end = self.history.last() + 1
-        if not self.history.begun:
-            if self.history.ended:  # judged anew: a further row of a run that is whole
-                self._sent = end if self.offline else 0
-            else:  # killed between training and this
-                self._go_on(end)
+        if not self.history.begun:  # killed between training and this, or judged anew
+            self._go_on(end)
         pictures = {k: wandb.Image(str(path)) for k, path in shown.pictures.items()}
         charts = {k: _drawn(chart) for k, chart in shown.charts.items()}
         if pictures or charts:
@@ -128,12 +126,14 @@ class WandbRun(WandbLogger):
 
     def _go_on(self, step: int) -> None:
         """Say the rows before a step, of processes that were ended, unless the server has them."""
+        folder, newest = self.history.folder, Path(self.experiment.dir).parent.name
         if self.offline:
-            self._sent = self.history.last() + 1 if was_sent(self.history.folder) else 0
-            if not self._sent:
-                set_aside(self.history.folder, Path(self.experiment.dir).parent)
-        for earlier, row in self.history.begin(step).items():
-            self._send(row, earlier)
+            told = self.history.told()
+            self._sent = max((told.get(file, -1) for file in sent(folder)), default=-1) + 1
+        set_aside(folder, newest)
+        for earlier, row in self.history.begin(step, newest).items():
+            if row:  # what was shown at an end is shown anew, or stands at the server
+                self._send(row, earlier)
 
     def _send(self, row: Mapping[str, Any], step: int) -> None:
         wandbs = step - self._sent

@@ -13,7 +13,7 @@ from geniu_lightning.app.cli import entry, say
 from geniu_lightning.app.device import device_of
 from geniu_lightning.app.objective import objective_of, terms_of
 from geniu_lightning.app.runs import RunFolder, folder_of, identity_of, revision, write_json
-from geniu_lightning.app.sweeps import apart, runs_apart
+from geniu_lightning.app.sweeps import Note, apart, runs_apart
 from geniu_lightning.errors import UserError
 
 if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished run needs neither
@@ -56,11 +56,11 @@ def train(config: DictConfig, visited: list[Path]) -> float | None:
     return objective_of(config, folder.path, usual) if folder.leads and folder.done else None
 
 
-def compare(folders: dict[Path, str]) -> None:
+def compare(notes: list[Note]) -> None:
     """Print what the training runs of a sweep reached, and why one failed."""
     from geniu_lightning.app import terminal
 
-    terminal.sweep(folders, ["", "accuracy", "worst class"], _reached)
+    terminal.sweep(notes, ["", "accuracy", "worst class"], _reached)
 
 
 def _reached(folder: Path) -> list[object]:
@@ -112,6 +112,8 @@ class _Training:
             fit(trainer, module, self.data, ckpt_path=self._resume_point())
             if self.mark.leads:
                 self._hand_over(module, loggers, clock.cost())
+        if self.mark.leads:  # now that all is written, wandb's file too
+            self.mark.finish()
 
     def _module(self) -> GeniuTraining:
         import torch
@@ -231,7 +233,6 @@ class _Training:
             f"trained on {self.data.name}",
             *assess.class_table(result, kit, self.data, split),
         )
-        self.mark.finish()
         say(f"kit: {self.folder / 'kit.safetensors'}")
 
     def _kit(self, module: GeniuTraining) -> Kit:

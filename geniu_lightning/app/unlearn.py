@@ -25,7 +25,7 @@ from geniu_lightning.app.runs import (
     revision,
     single_process,
 )
-from geniu_lightning.app.sweeps import apart, runs_apart
+from geniu_lightning.app.sweeps import Note, apart, runs_apart
 from geniu_lightning.errors import BusyError, DataNotFoundError, UserError
 
 if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished run needs neither
@@ -89,20 +89,20 @@ def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
     else:
         with folder.claim(config.force):
             run = _Unlearning(config, folder, path, forget, bank)
-            if again:
-                run.judge_again()
-            else:
+            if not again:
                 run.run()
+            elif folder.leads:
+                run.judge_again()
     split = config.evaluation.split
     usual = f"accuracy.{split}.retain - accuracy.{split}.forget"
     return objective_of(config, folder.path, usual) if folder.leads and folder.done else None
 
 
-def compare(folders: dict[Path, str]) -> None:
+def compare(notes: list[Note]) -> None:
     """Print what the runs of a sweep found, and why one found nothing."""
     from geniu_lightning.app import terminal
 
-    terminal.sweep(folders, ["method", "A_f", "A_r", "time, s", "word"], _found)
+    terminal.sweep(notes, ["method", "A_f", "A_r", "time, s", "word"], _found)
 
 
 def _found(folder: Path) -> list[object] | None:
@@ -144,6 +144,7 @@ class _Unlearning:
         from geniu_lightning.optim import total_over_ranks
 
         loggers = self._loggers()
+        whole = False
         with trackers.closing(loggers):
             unlearner = self._unlearner()
             with PeakMemory(self.request.device) as memory:
@@ -158,7 +159,9 @@ class _Unlearning:
                     if memory.added is None
                     else memory.added
                 )
-                self._hand_over(classifier, cost, loggers)
+                whole = self._hand_over(classifier, cost, loggers)
+        if whole:  # and wandb's file is written, too
+            self.mark.finish()
 
     def _loggers(self) -> list[Logger]:
         from geniu_lightning.app import trackers
@@ -241,8 +244,8 @@ class _Unlearning:
 
     def _hand_over(
         self, classifier: nn.Module, cost: dict[str, Any], loggers: list[Logger]
-    ) -> None:
-        """Write the weights, and judge them."""
+    ) -> bool:
+        """Write the weights, judge them, and return whether nothing is missing."""
         from geniu_lightning.kit import Kit
 
         info = dataclasses.replace(
@@ -250,7 +253,7 @@ class _Unlearning:
         )
         Kit(classifier, info).save(self.folder / WEIGHTS)
         self.kit.to(self.request.device)
-        self._judge(classifier, cost, loggers)
+        return self._judge(classifier, cost, loggers)
 
     def judge_again(self) -> None:
         """Judge weights that are there, because there are other oracles than at first."""
@@ -262,10 +265,12 @@ class _Unlearning:
         kit = Kit.load(self.folder / WEIGHTS, self.config.allow_custom)
         loggers = self._loggers()
         with trackers.closing(loggers):
-            self._judge(kit.classifier, cost, loggers)
+            whole = self._judge(kit.classifier, cost, loggers)
+        if whole:
+            self.mark.finish()
 
-    def _judge(self, classifier: nn.Module, cost: dict[str, Any], loggers: list[Logger]) -> None:
-        """Evaluate, write what was found, and mark the run as done if nothing is missing."""
+    def _judge(self, classifier: nn.Module, cost: dict[str, Any], loggers: list[Logger]) -> bool:
+        """Evaluate, write what was found, and return whether nothing is missing."""
         from geniu_lightning.app import trackers
         from geniu_lightning.app.judge import Judge
 
@@ -280,9 +285,8 @@ class _Unlearning:
             f"{cost['seconds']:.2f} s, {cost['steps']} steps,"
             f" {cost['training_images_read']:,} training images read"
         )
-        if result.metrics or not self.config.evaluation.metrics:
-            self.mark.finish()
         say(f"weights: {self.folder / WEIGHTS}")
+        return bool(result.metrics) or not self.config.evaluation.metrics
 
 
 def add_oracle(

@@ -34,3 +34,9 @@ def test_what_is_computed_does(more: str) -> None:
     assert name_of("train", SWEEP) != name_of("unlearn", SWEEP)
     other = tuple(word.replace("runs/first", "runs/second") for word in SWEEP)
     assert name_of("unlearn", other) != name_of("unlearn", SWEEP)
+
+
+def test_whose_kits_a_sweep_goes_over_makes_another_of_it() -> None:
+    words = ("sweep=kits", "forget=[0]", "unlearner=geniu")
+    assert name_of("unlearn", (*words, "runs=a")) != name_of("unlearn", (*words, "runs=b"))
+    assert name_of("unlearn", (*SWEEP, "runs=a")) == name_of("unlearn", (*SWEEP, "runs=b"))

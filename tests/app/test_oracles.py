@@ -125,8 +125,8 @@ def test_oracles_are_retrained_models_of_seeds_of_their_own(trained: Path, bank:
 def test_what_is_there_is_not_trained_again(trained: Path, bank: Path, command: Command) -> None:
     before = {path: path.stat().st_mtime_ns for path in bank.rglob("unlearned.safetensors")}
     outcome = command(
-        *("unlearn", "-m", "sweep=oracles", f"kit={trained}", "forget=[0]"),
-        *(f"oracles.folder={bank}", "oracles.add=1,2,3", *QUICK),
+        *("unlearn", "sweep=oracles", f"kit={trained}", "forget=[0]"),
+        *(f"oracles.folder={bank}", "oracles.count=3", *QUICK),
     )
     assert outcome.status == 0
     assert outcome.out.count("already there") == 3

@@ -5,15 +5,18 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from geniu_lightning.app import runs
 from geniu_lightning.app.runs import (
     RunFolder,
     folder_of,
     identity_of,
+    kits_below,
     leads_run,
+    processes_of,
     single_process,
     write_json,
 )
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import BusyError, UserError
 
 
 def _try_to_claim(path: Path, answer: "multiprocessing.Queue[str]") -> None:
@@ -81,19 +84,22 @@ def test_one_process_leads_whoever_launched_it(name: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("devices", "accelerator", "single"),
+    ("devices", "accelerator", "single", "processes"),
     [
-        (1, "gpu", True),
-        ("1", "gpu", True),
-        ([3], "gpu", True),
-        ("auto", "cpu", True),
-        ("auto", "auto", False),
-        (-1, "gpu", False),
-        (2, "cpu", False),
-        ([0, 1], "gpu", False),
+        (1, "gpu", True, 1),
+        ("1", "gpu", True, 1),
+        ([3], "gpu", True, 1),
+        ("auto", "cpu", True, 1),
+        ("auto", "auto", False, 1),
+        (-1, "gpu", False, 1),
+        (2, "cpu", False, 2),
+        ([0, 1], "gpu", False, 2),
     ],
 )
-def test_what_is_one_process(devices: object, accelerator: str, single: bool) -> None:
+def test_what_is_one_process(
+    devices: object, accelerator: str, single: bool, processes: int
+) -> None:
+    assert processes_of(OmegaConf.create({"devices": devices})) == processes
     trainer = {"devices": devices, "num_nodes": 1, "accelerator": accelerator}
     assert single_process(OmegaConf.create(trainer)) is single
     assert not single_process(OmegaConf.create(trainer | {"num_nodes": 2}))
@@ -126,3 +132,58 @@ def test_a_forced_run_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
         "kit.safetensors",
         "run.json",
     ]
+
+
+def forced(path: Path, ending: BaseException | None, checkpoint: bool = True) -> None:
+    """Do a run over, which writes a checkpoint, and end it as asked."""
+    with RunFolder(path, {"seed": 1}).claim(force=True):
+        if checkpoint:
+            (path / "checkpoints").mkdir(exist_ok=True)
+            (path / "checkpoints" / "one.ckpt").touch()
+        if ending is not None:
+            raise ending
+        (path / "kit.safetensors").write_text("new")
+
+
+def test_a_forced_run_that_is_interrupted_goes_on_though_forced_again(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, {"seed": 1})
+    with folder.claim(force=False):
+        (tmp_path / "kit.safetensors").write_text("old")
+        folder.finish()
+    with pytest.raises(KeyboardInterrupt):  # before it had anything to go on from
+        forced(tmp_path, KeyboardInterrupt(), checkpoint=False)
+    assert folder.done
+    for _ in range(2):
+        with pytest.raises(SystemExit):  # as a job ends that is queued again
+            forced(tmp_path, SystemExit())
+        assert (tmp_path / "checkpoints" / "one.ckpt").is_file()
+        assert not folder.done
+    forced(tmp_path, None)
+    assert (tmp_path / "kit.safetensors").read_text() == "new"
+    assert not (tmp_path / ".replaced").exists()
+
+
+def test_what_is_set_aside_is_no_kit_to_unlearn_from(tmp_path: Path) -> None:
+    for name in ("a", "b", "b/.replaced"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "kit.safetensors").touch()
+        (tmp_path / name / "done.json").touch()
+    assert kits_below(str(tmp_path)) == f"'{tmp_path / 'a'}','{tmp_path / 'b'}'"
+
+
+def test_where_slurm_starts_all_processes_the_others_wait_for_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "SECONDS_TO_BEGIN", 0.3)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    first, other = (RunFolder(tmp_path, {"seed": 1}, leads) for leads in (True, False))
+    with pytest.raises(UserError, match="has not begun it"), other.claim(force=False):
+        pytest.fail("it went on alone")
+    with first.claim(force=False), other.claim(force=False):
+        with pytest.raises(BusyError), RunFolder(tmp_path, {"seed": 1}).claim(force=False):
+            pytest.fail("two at once")
+        with other.claim(force=False):  # the lock still says who holds it
+            monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        with pytest.raises(UserError, match="has not begun it"), other.claim(force=False):
+            pytest.fail("it took an earlier start for its own")

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from geniu_lightning.app import sweeps
-from geniu_lightning.app.runs import kits_below
+from geniu_lightning.app.runs import RunFolder, kits_below
 from geniu_lightning.app.sweeps import device_of_a_job, runs_apart, threads_of_a_job
 from geniu_lightning.errors import UserError
 from tests.app.conftest import TINY, Command
@@ -24,11 +24,12 @@ SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
 def job(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Pretend to be a job of a sweep, on a machine of four cores."""
 
-    def pretend(target: str, number: int = 0, **launcher: Any) -> None:
+    def pretend(target: str, number: int = 0, words: tuple[str, ...] = (), **launcher: Any) -> None:
         config = OmegaConf.create(
             {
                 "mode": "MULTIRUN",
                 "job": {"num": number},
+                "overrides": {"task": words},
                 "launcher": {"_target_": target, **launcher},
             }
         )
@@ -133,6 +134,59 @@ def test_jobs_in_other_processes_tell_what_became_of_them(
     assert well.status == 0, well.err
     rows = [line for line in well.out.splitlines() if line.split()[:1] == ["logit_mask"]]
     assert len(rows) == 1, well.out
+
+
+def test_a_job_that_fails_before_it_has_a_folder_has_a_row(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
+    words = ("-m", f"kit={trained},nowhere", "forget=[0]", "unlearner=none", "evaluation=none")
+    outcome = command("unlearn", *words, f"runs={tmp_path}")
+    assert outcome.status == 2
+    assert "1 of 2 failed" in outcome.out
+    (row,) = [line for line in outcome.out.splitlines() if "kit=nowhere" in line.split()[:1]]
+    assert "there is no kit at" in row
+
+
+def test_a_job_that_was_killed_has_a_row_and_old_notes_are_cleared_away(
+    job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job(BASIC, 0, words=("seed=1",))
+    monkeypatch.setattr(sweeps, "_begun", [])
+    config = OmegaConf.create({"runs": str(tmp_path)})
+    left = tmp_path / ".sweeps" / "of a killed sweep"
+    left.mkdir(parents=True)
+    os.utime(left, (0, 0))
+    sweeps.Begin().on_multirun_start(config)
+    assert not left.exists()
+    notes = sweeps.Notes()
+    notes.begin(config)
+    (note,) = notes.collect()
+    assert (note.words, note.failed) == (["seed=1"], sweeps.UNENDED)
+    notes.begin(config)
+    notes.end(config, [tmp_path / "train" / "a"], None)
+    (note,) = notes.collect()
+    assert (note.folder, note.failed) == (str(tmp_path / "train" / "a"), "")
+    assert not (tmp_path / ".sweeps").exists()
+
+
+@pytest.mark.parametrize(("launcher", "threads"), [({}, None), ({"n_jobs": 1}, 2)])
+def test_processes_of_a_job_share_its_threads(
+    job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: Any, threads: int | None
+) -> None:
+    job(JOBLIB if launcher else BASIC, **launcher)
+    ran: list[list[str]] = []
+    monkeypatch.setattr(
+        sweeps.subprocess,
+        "run",
+        lambda words, **_: ran.append(words) or SimpleNamespace(returncode=2),
+    )
+    (tmp_path / "failed.json").write_text('{"failed": "long ago"}')
+    os.utime(tmp_path / "failed.json", (0, 0))
+    config = OmegaConf.create({"trainer": {"devices": 2, "threads": None}})
+    with pytest.raises(UserError, match="the sentence stands above"):
+        sweeps.apart("train", config, RunFolder(tmp_path, {}))
+    told = [word for word in ran[0] if word.startswith("trainer.threads=")]
+    assert told == ([] if threads is None else [f"trainer.threads={threads}"])
 
 
 @pytest.mark.slow

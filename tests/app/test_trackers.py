@@ -28,6 +28,12 @@ def metrics_of(folder: Path) -> dict[str, Any]:
     return found
 
 
+def mark_as_synced(folder: Path) -> None:
+    """Mark the one file of a run as wandb does when it has sent it."""
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    file.with_name(f"{file.name}.synced").touch()
+
+
 def the_run(folder: Path) -> OfflineRun:
     (found,) = offline_runs(folder)
     return found
@@ -130,20 +136,25 @@ def test_the_dashboard_shows_what_is_logged_under_its_name(forgot: Path) -> None
     assert {f"cost.{name}" for name in workspace.COSTS} <= found.summary.keys()
 
 
+@pytest.mark.parametrize("synced", [False, True])
 def test_judged_anew_it_is_the_same_run_one_row_later(
-    command: Command, forgot: Path, trained: Path, bank: Path, tmp_path: Path
+    command: Command, forgot: Path, trained: Path, bank: Path, tmp_path: Path, synced: bool
 ) -> None:
     again = tmp_path / "again"
     shutil.copytree(forgot, again)
+    if synced:
+        mark_as_synced(again)
     words = (f"kit={trained}", "forget=[0]", "evaluation=accuracy", ATTACK, "trainer.threads=1")
     more = ("evaluation.bank=use", f"oracles.folder={bank}", "oracles.count=2", "logger=wandb")
     outcome = command("unlearn", *words, *more, f"out={again}")
     assert "judging" in outcome.out, outcome.err
-    first, second = offline_runs(again)
+    first, second = [*superseded_runs(again), *offline_runs(again)]
+    assert len(superseded_runs(again)) == (0 if synced else 1)
     assert second.run.run_id == first.run.run_id
-    (row,) = second.history.values()
-    assert row["_step"] == 0  # a sync counts on from what the server has
+    row = second.history[max(second.history)]
+    assert row["_step"] == (0 if synced else max(first.history) + 1)  # a sync counts on
     assert row["trainer/global_step"] == max(first.history) + 1
+    assert second.curves() == ({} if synced else first.curves())
     assert second.table("classes/table")[0] == first.table("classes/table")[0]
     assert (first.summary["word"], second.summary["word"]) == ("invalid", "none")  # two oracles
 
@@ -211,9 +222,8 @@ def test_rows_are_said_again_after_a_kill_unless_they_were_synced(
     words = (*TINY, "generator=none", EACH_STEP, "logger=wandb", f"out={tmp_path}")
     assert command("train", *words).status == 0
     killed_after_training(tmp_path)
-    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     if synced:
-        file.with_name(f"{file.name}.synced").touch()  # as wandb marks it
+        mark_as_synced(tmp_path)
     assert "going on from" in command("train", *words).out
     first, second = [*superseded_runs(tmp_path), *offline_runs(tmp_path)]
     assert len(superseded_runs(tmp_path)) == (0 if synced else 1)
@@ -226,9 +236,17 @@ def test_rows_are_said_again_after_a_kill_unless_they_were_synced(
 
 
 class Server:
-    """A run of which a server knows the first steps."""
+    """A run of which a server knows the first steps, logged to from one process.
 
-    def __init__(self, step: int) -> None:
+    Args:
+        folder: The run's.
+        file: Folder of wandb's file of the process.
+        step: How many steps the server knows.
+    """
+
+    def __init__(self, folder: Path, file: str, step: int = 0) -> None:
+        self.dir = str(folder / "wandb" / file / "files")
+        Path(self.dir).mkdir(parents=True)
         self.step = step
         self.rows: list[tuple[int, dict[str, float]]] = []
 
@@ -237,17 +255,39 @@ class Server:
         self.rows.append((step, row))
 
 
-def test_a_run_that_is_resumed_at_a_server_leaves_what_it_has(tmp_path: Path) -> None:
-    earlier = History(tmp_path)
-    for step in range(8):  # the last two did not reach the server
-        earlier.add(step, {"loss": 1.0})
-    server = Server(step=6)
-    logger = WandbRun(History(tmp_path), experiment=server, mode="offline")
-    for step in (4, 5, 6, 7, 8):  # goes on from its checkpoint
+def logged(folder: Path, server: Server, steps: range, offline: bool) -> list[int]:
+    """Log steps, and return those that the process's file was told."""
+    logger = WandbRun(History(folder), offline=offline, experiment=server, mode="offline")
+    for step in steps:
         logger.log_metrics({"loss": 2.0}, step=step)
-    assert [step for step, _ in server.rows] == [6, 7, 8]
-    logger.log_metrics({"accuracy": 1.0}, step=7)  # told late, it belongs to the row that is open
-    assert server.rows[-1] == (8, {"accuracy": 1.0, "trainer/global_step": 8})
+    return [step for step, _ in server.rows]
+
+
+def test_a_run_that_is_resumed_at_a_server_leaves_what_it_has(tmp_path: Path) -> None:
+    logged(tmp_path, Server(tmp_path, "run-1"), range(8), False)  # two did not reach the server
+    server = Server(tmp_path, "run-2", step=6)
+    assert logged(tmp_path, server, range(4, 9), False) == [6, 7, 8]  # from its checkpoint
+    logger = WandbRun(History(tmp_path), experiment=server, mode="offline")
+    logger.log_metrics({"accuracy": 1.0}, step=9)
+    logger.log_metrics({"late": 1.0}, step=8)  # told late, it belongs to the row that is open
+    assert server.rows[-1] == (9, {"late": 1.0, "trainer/global_step": 9})
+
+
+def test_what_was_synced_stays_and_what_was_not_is_said_by_the_last(tmp_path: Path) -> None:
+    assert logged(tmp_path, Server(tmp_path, "offline-run-1"), range(10), True) == [*range(10)]
+    (tmp_path / "wandb/offline-run-1/run.wandb.synced").touch()
+    # from the checkpoint at 6: the server's step 10 is the first that is new to it
+    assert logged(tmp_path, Server(tmp_path, "offline-run-2"), range(6, 15), True) == [*range(5)]
+    third = logged(tmp_path, Server(tmp_path, "offline-run-3"), range(12, 18), True)
+    assert third == [*range(8)]  # 10 to 17, those of the second file said again
+    kept = {path.name for path in (tmp_path / "wandb").iterdir()}
+    assert kept == {"offline-run-1", "offline-run-3", "superseded"}
+
+
+def test_online_it_says_what_was_written_without_a_network(tmp_path: Path) -> None:
+    logged(tmp_path, Server(tmp_path, "offline-run-1"), range(4), True)
+    assert logged(tmp_path, Server(tmp_path, "run-2"), range(3, 6), False) == [*range(6)]
+    assert not (tmp_path / "wandb/offline-run-1").exists()
 
 
 def test_runs_of_a_sweep_are_one_group_also_when_it_is_started_again(
