@@ -18,7 +18,8 @@ def fit(trainer: Trainer, module: LightningModule, *what: Any, **how: Any) -> No
     try:
         trainer.fit(module, *what, **how)
     except SystemExit as ending:
-        if trainer.interrupted:
+        # a job that is queued again ends by an exit of its own, whose status its cluster reads
+        if isinstance(ending.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from ending
         raise
 

@@ -1,10 +1,16 @@
 """The watch on the loss: it names the first bad step, whenever it is asked."""
 
+import signal
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from pytorch_lightning import Callback
 
 from geniu_lightning.errors import TrainingDivergedError
-from geniu_lightning.watch import LossWatch
+from geniu_lightning.watch import LossWatch, fit
+from tests.test_training import loader_of, module_of, trainer_of
 
 
 def test_finite_losses_pass() -> None:
@@ -53,3 +59,27 @@ def test_half_precision_losses_do_not_round_the_step() -> None:
     watch.see(torch.tensor(torch.nan, dtype=torch.bfloat16), 1001)
     with pytest.raises(TrainingDivergedError, match="at step 1001;"):
         watch.stop_if_bad()
+
+
+class Ends(Callback):
+    """Ends a fit from outside, in its first step."""
+
+    def __init__(self, ending: BaseException) -> None:
+        self.ending = ending
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        raise self.ending
+
+
+@pytest.mark.parametrize("ending", [SystemExit(144), KeyboardInterrupt()], ids=repr)
+def test_an_exit_stays_an_exit_and_ctrl_c_ctrl_c(tmp_path: Path, ending: BaseException) -> None:
+    module = module_of(with_generator=False)
+    trainer = trainer_of(module, tmp_path, Ends(ending))
+    handler = signal.getsignal(signal.SIGINT)  # which Lightning takes away
+    try:
+        with pytest.raises(type(ending)) as found:
+            fit(trainer, module, loader_of())
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if isinstance(ending, SystemExit):
+        assert found.value is ending  # whoever queues the job again reads its status

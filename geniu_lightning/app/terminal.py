@@ -181,16 +181,16 @@ def _or_dash(value: float | None) -> float | str:
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table: numbers to the right, fractions with four digits.
 
-    Text stands in the first column and may stand in the last, where it is folded, not cut.
+    Text stands in the first column and may stand in the last; there it is folded, not cut.
     """
     made = Table(
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
     for k, column in enumerate(columns):
-        if k == len(columns) - 1 and all(isinstance(row[k], str) for row in rows):
+        if (k == len(columns) - 1 and all(isinstance(row[k], str) for row in rows)) or k == 0:
             made.add_column(column, overflow="fold")
         else:
-            made.add_column(column, justify="left" if k == 0 else "right", no_wrap=True)
+            made.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         made.add_row(*(f"{x:.4f}" if isinstance(x, float) else str(x) for x in row))
     console.print(made)

@@ -16,7 +16,7 @@ from geniu_lightning.app.methods import without_data
 from tests.app.conftest import MEASURED, ROOT, TINY
 
 KITS = 12
-SWEEP = ("sweep=grid", "data=digits,mnist", "imbalance.ratio=0.5,0.3", "seed=1,2,3")
+SWEEP = ("sweep=grid", "data=digits,mnist", "imbalance.ratio=0.1,0.05", "seed=1,2,3")
 SEED = 20261126  # of the moments at which it is killed
 
 

@@ -17,14 +17,14 @@ from tests.app.conftest import ROOT, TINY
 PROCESSES = Path("/proc")
 
 
-def controllers(folder: Path) -> Iterator[int]:
-    """Yield submitit's processes that watch over a job with logs in a folder."""
+def processes(folder: Path) -> Iterator[int]:
+    """Yield the processes of submitit whose logs lie in a folder."""
     for entry in PROCESSES.glob("[0-9]*/cmdline"):
         try:
             words = entry.read_bytes().decode().split("\0")
         except OSError:
             continue  # it ended meanwhile
-        if "submitit.local._local" in words and any(str(folder) in word for word in words):
+        if "submitit.core._submit" in words and any(str(folder) in word for word in words):
             yield int(entry.parent.name)
 
 
@@ -45,8 +45,8 @@ def test_a_preempted_job_is_queued_again_and_goes_on_from_its_checkpoint(tmp_pat
     while not list(preempted.glob("train/*/checkpoints/*.ckpt")):
         assert process.poll() is None
         time.sleep(0.01)
-    (controller,) = controllers(preempted)
-    os.kill(controller, signal.SIGUSR2)  # as Slurm does, a moment before it takes the machine
+    (job,) = processes(preempted)
+    os.kill(job, signal.SIGUSR2)  # as Slurm does, a moment before it takes the machine
     said, _ = process.communicate()
     assert process.returncode == 0, said
     log = "".join(path.read_text() for path in preempted.rglob("*.out"))
