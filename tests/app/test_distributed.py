@@ -1,6 +1,8 @@
 """Two processes on one machine, each test in subprocesses of its own with a time limit."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +47,31 @@ def test_training_by_two_twice_finds_the_same_and_leaves_one_folder(tmp_path: Pa
     a, b = (load_file(tmp_path / name / "kit.safetensors") for name in ("a", "b"))
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_two_nodes_find_what_two_processes_of_one_find(tmp_path: Path) -> None:
+    arguments = (*TINY, "training.every_n_steps=4", "seed=1", "trainer=ddp")
+    arguments = (*arguments, "trainer.accelerator=cpu")
+    run("train.py", *arguments, "trainer.devices=2", f"out={tmp_path / 'one'}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = (*arguments, "trainer.devices=1", "trainer.num_nodes=2", f"out={tmp_path / 'two'}")
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *words],
+            env={
+                **os.environ,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "NODE_RANK": str(rank),
+            },
+        )
+        for rank in (0, 1)
+    ]
+    assert [node.wait(timeout=300) for node in nodes] == [0, 0]
+    one, two = (load_file(tmp_path / n / "kit.safetensors") for n in ("one", "two"))
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
 
 
 def test_tuning_on_proxies_by_two_is_the_same_as_by_one(trained: Path, tmp_path: Path) -> None:

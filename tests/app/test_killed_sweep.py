@@ -11,41 +11,59 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
+from geniu_lightning.app.cli import CONF
 from geniu_lightning.app.methods import without_data
 from tests.app.conftest import MEASURED, ROOT, TINY
 
 KITS = 12
 SWEEP = ("sweep=grid", "data=digits,mnist", "imbalance.ratio=0.1,0.05", "seed=1,2,3")
 SEED = 20261126  # of the moments at which it is killed
+EMMN = ("unlearner.noise_steps=2", "unlearner.impair_steps=2", "unlearner.repair_steps=2")
 
 
 class Sweep:
-    """The two commands of a grid and what follows from it, in a folder of their own.
+    """The commands of a grid and of what follows from it, in a folder of their own.
 
     Args:
         runs: The folder of all runs.
 
     Attributes:
-        jobs: How many jobs the second command has.
+        commands: Their words: training, then all methods that read no image, with few steps.
+        jobs: How many jobs each has.
     """
 
     def __init__(self, runs: Path) -> None:
-        methods, _ = without_data()
+        methods = set(without_data()[0]) - {"emmn"}
+        by_steps = {m for m in methods if "steps" in OmegaConf.load(CONF / f"unlearner/{m}.yaml")}
         small = [word for word in TINY if not word.startswith("imbalance.ratio")]
+        after = ("unlearn.py", "sweep=kits", "forget=[0]", "oracles.count=2", "trainer.threads=1")
+
+        def chosen(names: set[str]) -> str:
+            return f"unlearner={','.join(sorted(names))}"
+
+        where = f"runs='{runs}'"
         self.runs = runs
-        self.jobs = KITS * len(methods)
-        self.train = ("train.py", *SWEEP, *small, "evaluation=accuracy", f"runs={runs}")
-        self.unlearn = (
-            *("unlearn.py", "sweep=kits", "forget=[0]", f"unlearner={','.join(methods)}"),
-            *("oracles.count=2", "trainer.threads=1", f"runs={runs}"),
+        self.commands = (
+            ("train.py", *SWEEP, *small, "evaluation=accuracy", where),
+            (*after, chosen(by_steps), "unlearner.steps=2", where),
+            (*after, chosen(methods - by_steps), where),
+            (*after, chosen({"emmn"}), *EMMN, where),
+        )
+        self.jobs = (
+            KITS,
+            KITS * len(by_steps),
+            KITS * len(methods - by_steps),
+            KITS,
         )
 
     def done(self) -> dict[str, float]:
-        """Return when each finished run was finished."""
+        """Return when each finished run was finished; oracles are none."""
         return {
             str(mark.parent.relative_to(self.runs)): mark.stat().st_mtime
-            for mark in self.runs.glob("*/**/done.json")
+            for kind in ("train", "unlearn")
+            for mark in self.runs.glob(f"{kind}/*/done.json")
         }
 
     def start(self, words: tuple[str, ...]) -> "subprocess.Popen[bytes]":
@@ -57,9 +75,10 @@ class Sweep:
             start_new_session=True,
         )
 
-    def kill(self, words: tuple[str, ...], after: int) -> None:
-        """Start a command and kill it somewhere in the job that follows so many finished ones."""
-        process = self.start(words)
+    def kill(self, number: int) -> None:
+        """Start a command and kill it somewhere in it."""
+        after = len(self.done()) + random.randrange(1, self.jobs[number] - 1)
+        process = self.start(self.commands[number])
         while len(self.done()) < after:
             assert process.poll() is None, "it ended before it was to be killed"
             time.sleep(0.02)
@@ -90,23 +109,20 @@ def test_killed_three_times_it_ends_as_one_that_nobody_touched(
     monkeypatch.setenv("GENIU_DATA", str(shared_data))
     random.seed(SEED)
     killed, whole = Sweep(tmp_path / "killed"), Sweep(tmp_path / "whole")
-
-    killed.kill(killed.train, random.randrange(1, KITS))
-    survivors = killed.done()
-    assert killed.start(killed.train).wait() == 0
-    for share in (0.1, 0.5):
-        after = KITS + round((share + random.uniform(0, 0.4)) * killed.jobs)
-        killed.kill(killed.unlearn, after)
-        survivors |= killed.done()
-    assert killed.start(killed.unlearn).wait() == 0
-    for words in (whole.train, whole.unlearn):
-        assert whole.start(words).wait() == 0
+    survivors: dict[str, float] = {}
+    for number, command in enumerate(killed.commands):
+        if number < 3:
+            killed.kill(number)
+            survivors |= killed.done()
+        assert killed.start(command).wait() == 0
+    for command in whole.commands:
+        assert whole.start(command).wait() == 0
 
     ended = killed.done()
     assert {run: ended[run] for run in survivors} == survivors  # none was done twice
     assert ended.keys() == whole.done().keys()
     assert sum(run.startswith("train/") for run in ended) == KITS
-    assert sum(run.startswith("unlearn/") for run in ended) == killed.jobs
+    assert sum(run.startswith("unlearn/") for run in ended) == sum(killed.jobs[1:])
     a, b = killed.found(), whole.found()
     assert a.keys() == b.keys()
     assert [run for run in a if a[run] != b[run]] == []
