@@ -18,7 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from geniu_lightning.app.device import settle
 from geniu_lightning.app.groups import join_group
-from geniu_lightning.app.runs import kits_below, leads_run
+from geniu_lightning.app.runs import kits_below
 from geniu_lightning.app.sweeps import UNENDED, Note, Notes, is_sweep, reason_of
 from geniu_lightning.errors import UserError
 
@@ -46,29 +46,22 @@ def entry(
 
     def told(config: DictConfig) -> float | None:
         visited: list[Path] = []
-        notes_it = is_sweep() and leads_run(config.trainer)
-        if notes_it:
-            notes.begin(config)
         try:
-            settle(config.trainer)
-            join_group(config, name, words)
-            found = job(config, visited)
+            with notes.of_job(config, visited):
+                settle(config.trainer)
+                join_group(config, name, words)
+                return job(config, visited)
         except Exception as error:
             if not is_sweep():
                 if isinstance(error, UserError):  # before Hydra prints words of its own
                     refuse(error)
                 raise
             # the sweep goes on, and Hydra ends it with the first error alone
-            if notes_it:
-                notes.end(config, visited, error)
             if not isinstance(error, UserError):
                 traceback.print_exc()
             which = HydraConfig.get().job.override_dirname
             sys.stderr.write(f"failed: {which}: {reason_of(error)}\n")
             raise
-        if notes_it:
-            notes.end(config, visited, None)
-        return found
 
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of to Hydra's own printer

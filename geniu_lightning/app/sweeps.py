@@ -10,9 +10,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from geniu_lightning.app.runs import RunFolder, processes_of, single_process, write_json
+from geniu_lightning.app.runs import RunFolder, leads_run, processes_of, single_process, write_json
 from geniu_lightning.errors import UserError
 
 FOLDER = ".sweeps"  # of notes, below that of all runs
@@ -66,20 +66,26 @@ class Notes:
     def __init__(self) -> None:
         self.name = secrets.token_hex(4)
 
-    def begin(self, config: DictConfig) -> None:
-        """Write that a job has begun."""
-        self._leave(config, Note(**_job()))
-
-    def end(self, config: DictConfig, folders: Sequence[Path], error: Exception | None) -> None:
-        """Write what became of a job.
+    @contextmanager
+    def of_job(self, config: DictConfig, folders: Sequence[Path]) -> Iterator[None]:
+        """Note that a job has begun, and what became of it; a run alone leaves no note.
 
         Args:
             config: Of the job.
-            folders: That it worked in, the last one last.
-            error: Why it failed.
+            folders: That it worked in, the last one last; read when it has ended.
         """
-        folder = str(folders[-1]) if folders else ""
-        self._leave(config, Note(**_job(), folder=folder, failed=reason_of(error) if error else ""))
+        if not is_sweep() or not leads_run(config.trainer):
+            yield
+            return
+        task = HydraConfig.get()
+        begun = Note(task.job.num, tuple(task.overrides.task))
+        self._leave(config, begun)
+        try:
+            yield
+        except Exception as error:
+            self._leave(config, _ended(begun, folders, reason_of(error)))
+            raise
+        self._leave(config, _ended(begun, folders, ""))
 
     def collect(self) -> list[Note]:
         """Return the notes in the order of jobs; none where no sweep was begun."""
@@ -101,9 +107,8 @@ class Notes:
         return runs / FOLDER / self.name
 
 
-def _job() -> dict[str, Any]:  # the number and words of this job
-    config = HydraConfig.get()
-    return {"number": config.job.num, "words": tuple(config.overrides.task)}
+def _ended(note: Note, folders: Sequence[Path], failed: str) -> Note:
+    return replace(note, folder=str(folders[-1]) if folders else "", failed=failed)
 
 
 def reason_of(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Jobs of a sweep side by side, in other processes, and by several processes each."""
 
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -152,18 +153,20 @@ def test_a_job_that_was_killed_has_a_row_and_old_notes_are_cleared_away(
 ) -> None:
     job(BASIC, 0, words=("seed=1",))
     monkeypatch.setattr(sweeps, "_begun", [])
-    config = OmegaConf.create({"runs": str(tmp_path)})
+    config = OmegaConf.create({"runs": str(tmp_path), "trainer": {"devices": 1, "num_nodes": 1}})
     left = tmp_path / ".sweeps" / "of a killed sweep"
     left.mkdir(parents=True)
     os.utime(left, (0, 0))
     sweeps.Begin().on_multirun_start(config)
     assert not left.exists()
     notes = sweeps.Notes()
-    notes.begin(config)
+    with pytest.raises(SystemExit), notes.of_job(config, []):
+        sys.exit(137)
     (note,) = notes.collect()
     assert (note.words, note.failed) == (["seed=1"], sweeps.UNENDED)
-    notes.begin(config)
-    notes.end(config, [tmp_path / "train" / "a"], None)
+    with notes.of_job(config, [tmp_path / "train" / "a"]):
+        (begun,) = (tmp_path / ".sweeps").rglob("*.json")
+        assert sweeps.UNENDED in begun.read_text()
     (note,) = notes.collect()
     assert (note.folder, note.failed) == (str(tmp_path / "train" / "a"), "")
     assert not (tmp_path / ".sweeps").exists()
