@@ -20,7 +20,11 @@ from tests.app.conftest import MEASURED, ROOT, TINY
 KITS = 12
 SWEEP = ("sweep=grid", "data=digits,mnist", "imbalance.ratio=0.1,0.05", "seed=1,2,3")
 SEED = 20261126  # of the moments at which it is killed
-EMMN = ("unlearner.noise_steps=2", "unlearner.impair_steps=2", "unlearner.repair_steps=2")
+STEPS = "unlearner.steps=2"
+FEW = {  # for those that have more kinds of steps
+    "emmn": ("unlearner.noise_steps=2", "unlearner.impair_steps=2", "unlearner.repair_steps=2"),
+    "gkt": (STEPS, "unlearner.seek_steps=2", "unlearner.student_steps=2"),
+}
 
 
 class Sweep:
@@ -35,7 +39,7 @@ class Sweep:
     """
 
     def __init__(self, runs: Path) -> None:
-        methods = set(without_data()[0]) - {"emmn"}
+        methods = set(without_data()[0]) - FEW.keys()
         by_steps = {m for m in methods if "steps" in OmegaConf.load(CONF / f"unlearner/{m}.yaml")}
         small = [word for word in TINY if not word.startswith("imbalance.ratio")]
         after = ("unlearn.py", "sweep=kits", "forget=[0]", "oracles.count=2", "trainer.threads=1")
@@ -47,15 +51,12 @@ class Sweep:
         self.runs = runs
         self.commands = (
             ("train.py", *SWEEP, *small, "evaluation=accuracy", where),
-            (*after, chosen(by_steps), "unlearner.steps=2", where),
+            (*after, chosen(by_steps), STEPS, where),
             (*after, chosen(methods - by_steps), where),
-            (*after, chosen({"emmn"}), *EMMN, where),
+            *((*after, chosen({method}), *few, where) for method, few in FEW.items()),
         )
-        self.jobs = (
-            KITS,
-            KITS * len(by_steps),
-            KITS * len(methods - by_steps),
-            KITS,
+        self.jobs = tuple(
+            KITS * count for count in (1, len(by_steps), len(methods - by_steps), *[1] * len(FEW))
         )
 
     def done(self) -> dict[str, float]:
