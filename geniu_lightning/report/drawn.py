@@ -74,8 +74,8 @@ def drawn(table: Table, kits: Sequence[Trained]) -> list[Drawn]:
 
 def _proxies(table: Table, kits: Sequence[Trained]) -> Drawn:
     """Return the proxies of the first kit that the runs began with."""
-    wanted = {(run.parts[:3], run.seed, run.training) for run in table.runs}
-    fitting = [kit for kit in kits if (kit.parts, kit.seed, kit.training) in wanted]
+    wanted = [(run.problem, run.seed, run.training) for run in table.runs]
+    fitting = [kit for kit in kits if (kit.problem, kit.seed, kit.training) in wanted]
     name = f"{_slug(table.setting)}-proxies"
     if not fitting:
         missing = "the training run that left proxies.png is not below the folders named"

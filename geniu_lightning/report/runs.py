@@ -1,13 +1,18 @@
 """Finished runs as they describe themselves in their ``metrics.json``."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.report.leaves import Leaf, is_number, leaves, lists, numbers
+
+# of how a kit was trained, what its classifier and its oracles follow from: kits whose prompts and
+# generator were trained otherwise are still about the same problem
+RECIPE = ("batch_size", "epochs", "optimizer", "schedule", "max_gradient_norm")
+PLACES = ("root", "cache_folder")  # of the settings of data: where, not what
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Run:
         parts: What was forgotten from what: data, imbalance, network, classes.
         method: Name of the method; an experiment that changes its settings changes its name too.
         basis: The file of ``unlearning/`` that the method is in, whatever its name.
+        problem: Settings that an original and its oracles follow from, by dotted names, as text.
         seed: Training seed of the kit it began with.
         training: How the kit was trained, as text.
         recipe: The method's settings, as text; runs of one row share it and ``training``.
@@ -62,12 +68,14 @@ class Run:
         steps: At which relearning was read; empty where the settings do not say it.
         revision: Of the package's sources; empty where it is not known.
         failed: Why there is nothing; empty where the run ended well.
+        apart: What of the problem tells it from others with the same parts; empty without any.
     """
 
     folder: Path
     parts: tuple[str, str, str, str]
     method: str
     basis: str
+    problem: dict[str, str]
     seed: int
     training: str
     recipe: str
@@ -81,11 +89,12 @@ class Run:
     steps: tuple[float, ...] = ()
     revision: str = ""
     failed: str = ""
+    apart: str = ""
 
     @property
     def setting(self) -> str:
-        """All parts in one line."""
-        return ", ".join(self.parts)
+        """All parts in one line; runs that share it are about one problem."""
+        return ", ".join(filter(None, (*self.parts, self.apart)))
 
 
 @dataclass(frozen=True)
@@ -95,12 +104,14 @@ class Trained:
     Attributes:
         picture: The file.
         parts: As of a :class:`Run`, without the classes.
+        problem: As of a :class:`Run`.
         seed: Training seed.
         training: As of a :class:`Run`.
     """
 
     picture: Path
     parts: tuple[str, str, str]
+    problem: dict[str, str]
     seed: int
     training: str
 
@@ -116,7 +127,7 @@ def find(folders: Sequence[Path]) -> list[Run]:
     runs = [run for folder in sorted(found) if (run := read(folder)) is not None]
     if not runs:
         raise UserError(f"no finished unlearning run in {', '.join(map(str, folders))}")
-    return runs
+    return _told_apart(runs)
 
 
 def trained(folders: Sequence[Path]) -> list[Trained]:
@@ -136,7 +147,10 @@ def _trained(pictures: Sequence[Path]) -> Iterator[Trained]:
             try:
                 run = json.loads(file.read_text())["run"]
                 if run.get("job") == "train":
-                    yield Trained(picture, _parts(run), run["seed"], _text(run.get("training")))
+                    precision = run.get("trainer", {}).get("precision")  # a kit's own name for it
+                    problem = _problem(run | {"precision": precision})
+                    training = _text(run.get("training"))
+                    yield Trained(picture, _parts(run), problem, run["seed"], training)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise _unreadable(file, error) from error
 
@@ -168,9 +182,10 @@ def _run(folder: Path, document: dict[str, Any]) -> Run:
         parts=(*_parts(run["trained"]), f"forget {run['forget']}"),
         method=name,
         basis=(str(run["unlearner"].get("_target_", "")).split(".") * 2)[-2] or name,
+        problem=_problem(run["trained"]),
         seed=run["trained"]["seed"],
         training=_text(run["trained"].get("training")),
-        recipe=_text([run["unlearner"], run["trained"].get("precision")]),
+        recipe=_text(run["unlearner"]),
         found=Found(numbers(found, "value") | costs, lists(found, "value")),
         oracles=_oracles(document, found, costs),
         original=Found(numbers(found, "original"), lists(found, "original")),
@@ -212,6 +227,51 @@ def _parts(trained: dict[str, Any]) -> tuple[str, str, str]:
         str(trained["data"]["name"]),
         f"{kind}{f' ({details})' if details else ''}",
         f"{network}{f' width {width}' if width else ''}",
+    )
+
+
+def _problem(trained: Mapping[str, Any]) -> dict[str, str]:
+    """Return what tells problems apart; the forgotten classes are among the parts already."""
+    recipe = trained.get("training") or {}
+    return dict(
+        _flat(
+            {
+                "data": {k: v for k, v in trained["data"].items() if k not in PLACES},
+                "imbalance": trained["imbalance"],
+                "model": trained["model"],
+                "training": {name: recipe.get(name) for name in RECIPE},
+                "precision": trained.get("precision"),
+            }
+        )
+    )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield settings by dotted names; one that is null is as good as none."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield prefix + name, value if isinstance(value, str) else _text(value)
+
+
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs; where one setting's name stands for several problems, it says what differs.
+
+    Models of different problems have nothing to be averaged or compared over.
+    """
+    problems: dict[str, list[dict[str, str]]] = {}
+    for run in runs:
+        problems.setdefault(run.setting, []).append(run.problem)
+    return [replace(run, apart=_difference(run.problem, problems[run.setting])) for run in runs]
+
+
+def _difference(own: dict[str, str], problems: Sequence[dict[str, str]]) -> str:
+    names = sorted({name for one in problems for name in one})
+    return ", ".join(
+        f"{name} {own.get(name, 'null')}"
+        for name in names
+        if len({one.get(name) for one in problems}) > 1
     )
 
 

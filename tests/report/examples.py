@@ -5,11 +5,41 @@ from pathlib import Path
 from typing import Any
 
 TRAINED: dict[str, Any] = {
-    "data": {"name": "digits"},
-    "imbalance": {"_target_": "x.step", "ratio": 0.1, "seed": 0},
-    "model": {"_target_": "x.AllCNN", "width": 4},
-    "training": {"epochs": 3},
+    "data": {
+        "_target_": "geniu_lightning.data.module.ImageData",
+        "name": "digits",
+        "root": None,
+        "cache_folder": None,
+        "source": {"_target_": "geniu_lightning.data.sources.Digits", "_partial_": True},
+        "image_size": 32,
+        "channels": 1,
+        "mean": 0.5,
+        "std": 0.5,
+        "pad": 0,
+        "flip": False,
+        "validation": 0.0,
+    },
+    "imbalance": {
+        "_target_": "geniu_lightning.data.imbalance.step",
+        "_partial_": True,
+        "majority": [0],
+        "ratio": 0.1,
+        "seed": 0,
+    },
+    "model": {"_target_": "geniu_lightning.models.allcnn.AllCNN", "width": 4},
+    "training": {
+        "_target_": "geniu_lightning.training.GeniuTraining",
+        "batch_size": 64,
+        "epochs": 3,
+        "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.003},
+        "schedule": "onecycle",
+        "max_gradient_norm": None,
+        "proxies_per_class": 10,
+        "when": "beside",
+    },
+    "precision": "32-true",
 }
+SETTING = "digits, step (majority [0], ratio 0.1), AllCNN width 4, forget [0]"
 STEPS = (0, 1, 2, 5, 10, 20, 50)
 CURVE = [0.0, 0.0, 0.0, 0.5, 1.0, 1.0, 1.0]
 AREA = 0.549825757722062  # of the curve over log(1 + step)
@@ -64,6 +94,19 @@ def change(folder: Path, **more: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | more))
 
 
+def trained_with(folder: Path, **settings: object) -> Path:
+    """Change how the kit of a run was trained, by dotted names written with ``__``."""
+    document = json.loads((folder / "metrics.json").read_text())
+    for dotted, value in settings.items():
+        *path, name = dotted.split("__")
+        node = document["run"]["trained"]
+        for part in path:
+            node = node[part]
+        node[name] = value
+    change(folder, **document)
+    return folder
+
+
 def relearned(folder: Path, curve: list[float], area: float, **settings: object) -> None:
     """Add an attack to a run."""
     document = json.loads((folder / "metrics.json").read_text())
@@ -90,5 +133,7 @@ def kit(folder: Path, seed: int, picture: bytes) -> None:
     """Write what training leaves."""
     folder.mkdir(parents=True)
     (folder / "proxies.png").write_bytes(picture)
-    document = {"run": TRAINED | {"job": "train", "seed": seed}, "metrics": {}}
+    settings = {name: part for name, part in TRAINED.items() if name != "precision"}
+    own = {"job": "train", "seed": seed, "trainer": {"precision": TRAINED["precision"]}}
+    document = {"run": settings | own, "metrics": {}}
     (folder / "metrics.json").write_text(json.dumps(document))

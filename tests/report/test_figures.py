@@ -17,7 +17,7 @@ from geniu_lightning.report.curves import USUAL, curves_of, steps_of
 from geniu_lightning.report.drawn import drawn
 from geniu_lightning.report.runs import find, trained
 from geniu_lightning.report.tables import Table, tables
-from tests.report.examples import AREA, CURVE, STEPS, failed, kit, relearned, run
+from tests.report.examples import AREA, CURVE, STEPS, failed, kit, relearned, run, trained_with
 
 
 def table(folder: Path) -> Table:
@@ -181,6 +181,8 @@ def test_proxies_are_those_of_the_first_kit_that_the_runs_began_with(tmp_path: P
         out = io.BytesIO()
         imsave(out, np.full((40, 60, 3), shade), format="png")
         kit(tmp_path / f"kit{seed}", seed, out.getvalue())
+    trained_with(run(tmp_path / "other" / "a", "geniu", seed=2), data__flip=True)
+    assert not drawn(table(tmp_path / "other"), trained([tmp_path]))[-1].png  # of other images
     found = drawn(table(tmp_path / "runs"), trained([tmp_path]))[-1]
     assert "training seed 2" in found.caption
     pixels = imread(io.BytesIO(found.png))[-40:, :60, :3]  # below the title, dot by dot

@@ -13,7 +13,7 @@ from geniu_lightning.report.exact import as_csv
 from geniu_lightning.report.latex import as_latex, escaped
 from geniu_lightning.report.runs import find
 from geniu_lightning.report.tables import tables
-from tests.report.examples import change, failed, run
+from tests.report.examples import SETTING, change, failed, run
 
 RETAINED = "accuracy.test.retain"
 
@@ -60,8 +60,7 @@ def test_pandas_reads_the_csv_as_help_says(tmp_path: Path) -> None:
     run(tmp_path / "a", "geniu", retain=0.1)
     assert main([str(tmp_path), "--csv", str(tmp_path / "all.csv")]) == 0
     frame = pandas.read_csv(tmp_path / "all.csv", index_col=["setting", "method"])
-    setting = "digits, step (ratio 0.1), AllCNN width 4, forget [0]"
-    assert frame.loc[(setting, "geniu"), f"{RETAINED}.mean"] == 0.1
+    assert frame.loc[(SETTING, "geniu"), f"{RETAINED}.mean"] == 0.1
     assert frame[f"{RETAINED}.mean"].dtype == float
     assert frame["best"].tolist() == [False, False, False, False, True]
 

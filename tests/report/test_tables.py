@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from geniu_lightning.app.oracles import RECIPE
+from geniu_lightning.report import runs
 from geniu_lightning.report.__main__ import main
 from geniu_lightning.report.best import best_of
 from geniu_lightning.report.rows import Row
 from geniu_lightning.report.runs import find
 from geniu_lightning.report.tables import Line, Table, tables
-from tests.report.examples import change, failed, run
+from tests.report.examples import SETTING, change, failed, run, trained_with
 
 
 def table(folder: Path) -> Table:
@@ -20,6 +22,56 @@ def table(folder: Path) -> Table:
 def line(folder: Path, method: str) -> Line:
     (found,) = [one for one in table(folder).lines if one.row.method == method]
     return found
+
+
+# ---- which runs belong together --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("data.source.hub_id", "OWNER/A", "OWNER/B"),
+        ("data.validation", 0.0, 0.25),
+        ("data.flip", "false", "true"),
+        ("data.image_size", 32, 28),
+        ("model.norm", "batch", "none"),
+        ("training.epochs", 3, 30),
+        ("training.max_gradient_norm", "null", 1.0),
+        ("precision", "32-true", "bf16-mixed"),
+    ],
+)
+def test_runs_of_several_problems_share_no_table(
+    tmp_path: Path, name: str, one: object, other: object
+) -> None:
+    """Neither over seeds, nor over methods, nor in the row of the original."""
+    for seed, value in ((1, one), (2, other)):
+        for method in ("geniu", f"only{seed}"):
+            folder = run(tmp_path / f"{method}{seed}", method, seed)
+            written = {"null": None, "true": True, "false": False}.get(str(value), value)
+            trained_with(folder, **{name.replace(".", "__"): written})
+    first, second = sorted(tables(find([tmp_path])), key=lambda table: table.runs[0].seed)
+    assert first.setting == f"{SETTING}, {name} {one}"
+    assert second.setting == f"{SETTING}, {name} {other}"
+    for seed, found in ((1, first), (2, second)):
+        rows = {x.row.method: x.row for x in found.lines if x.row.seeds and x.role != "oracles"}
+        assert {method: row.seeds for method, row in rows.items()} == {
+            "none": (seed,),
+            "geniu": (seed,),
+            f"only{seed}": (seed,),
+        }
+
+
+def test_where_images_lie_and_how_prompts_were_trained_make_no_other_problem(
+    tmp_path: Path,
+) -> None:
+    run(tmp_path / "a", "geniu")
+    elsewhere = {"data__root": "/elsewhere", "data__cache_folder": "/cache"}
+    trained_with(run(tmp_path / "b", "post_hoc"), training__when="after", **elsewhere)
+    assert table(tmp_path).setting == SETTING
+
+
+def test_what_makes_a_problem_is_what_a_bank_is_made_for() -> None:
+    assert runs.RECIPE == RECIPE
 
 
 # ---- rows to compare with --------------------------------------------------------------------
