@@ -27,6 +27,8 @@ def best_of(rows: Sequence[Row]) -> tuple[str, str]:
     forgetting = [row for row in rows if _forgets(row) and RETAINED in row.mean]
     if not forgetting:
         return "", _why_none(rows)
+    if len({row.oracles for row in forgetting}) > 1:
+        return "", _not_alike(forgetting)
     highest = max(forgetting, key=lambda row: row.mean[RETAINED])
     least = highest.mean[RETAINED] - highest.std.get(RETAINED, 0.0)
     near = [row for row in forgetting if row.mean[RETAINED] >= least]
@@ -56,6 +58,19 @@ def _read(best: Row) -> str:
     if not read:
         return ""
     return f" It read {read:,.0f} training images: compare it with methods that read as many."
+
+
+def _not_alike(forgetting: Sequence[Row]) -> str:
+    """Say that a word means less where fewer oracles could refute it."""
+    banks = ", ".join(
+        f"{row.method}: {' and '.join(str(len(bank)) for bank in sorted(row.oracles))}"
+        for row in forgetting
+    )
+    return (
+        "No row is marked as best: the methods whose word is forgets for every seed were not"
+        f" compared with the same oracles ({banks}); the command that made a run judges it anew"
+        " once the bank has grown."
+    )
 
 
 def _why_none(rows: Sequence[Row]) -> str:

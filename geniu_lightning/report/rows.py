@@ -23,6 +23,7 @@ class Row:
         failures: Training seeds whose run failed, and why.
         basis: As in :class:`~geniu_lightning.report.runs.Run`.
         counts: How many seeds have each number.
+        oracles: Training seeds of the oracles that its runs were compared with, a bank each.
     """
 
     setting: str
@@ -34,6 +35,7 @@ class Row:
     failures: dict[int, str] = field(default_factory=dict)
     basis: str = ""
     counts: dict[str, int] = field(default_factory=dict)
+    oracles: frozenset[tuple[int, ...]] = frozenset()
 
 
 def gather(runs: Iterable[Run]) -> list[Row]:
@@ -59,6 +61,7 @@ def gather(runs: Iterable[Run]) -> list[Row]:
                 words=dict(Counter(run.word for run in well.values() if run.word)),
                 basis=members[0].basis,
                 counts=dict(Counter(k for run in well.values() for k in run.found.values)),
+                oracles=_banks(well.values()),
             )
         )
     return rows
@@ -70,12 +73,12 @@ def of_oracles(runs: Sequence[Run]) -> list[Row]:
     What is measured of oracles beside a kit differs a little from kit to kit; of such values the
     row has the mean over runs, of their deviations too.
     """
-    banks: dict[tuple[tuple[int, ...], str], list[Run]] = {}
+    banks: dict[tuple[int, ...], list[Run]] = {}
     for run in runs:
         if run.oracles.seeds and not run.failed:
-            banks.setdefault((run.oracles.seeds, run.training), []).append(run)
+            banks.setdefault(run.oracles.seeds, []).append(run)
     rows = []
-    for (seeds, _), members in banks.items():
+    for seeds, members in banks.items():
         words = Counter(tuple(run.oracles.words.items()) for run in members).most_common(1)[0][0]
         rows.append(
             Row(
@@ -86,6 +89,7 @@ def of_oracles(runs: Sequence[Run]) -> list[Row]:
                 means([run.oracles.std for run in members]),
                 dict(words),
                 counts={k: len(seeds) for run in members for k in run.oracles.mean.values},
+                oracles=frozenset({seeds}),
             )
         )
     return rows
@@ -109,12 +113,17 @@ def of_original(runs: Sequence[Run]) -> Row | None:
         dict(Counter(run.original_word for run in found if run.original_word)),
         basis="none",
         counts=dict(Counter(k for run in found for k in run.original.values)),
+        oracles=_banks(found),
     )
 
 
 def means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the mean of each number over those that have it."""
     return {name: statistics.fmean(several) for name, several in _together(found).items()}
+
+
+def _banks(runs: Iterable[Run]) -> frozenset[tuple[int, ...]]:
+    return frozenset(run.oracles.seeds for run in runs if run.oracles.seeds)
 
 
 def _summary(found: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:

@@ -37,6 +37,7 @@ def test_a_csv_line_holds_exact_numbers_beside_the_oracles(tmp_path: Path) -> No
     assert line[f"{RETAINED}.oracle_std"] == "0.0625"
     assert line["seeds"] == "1 2"
     assert line["failed_seeds"] == "3"
+    assert line["oracles"] == "5"
     assert line["words"] == "forgets 2/2"
     assert line["network"] == "AllCNN width 4"
     assert not any(name.startswith("accuracy.test.per_class") for name in line)
@@ -47,6 +48,7 @@ def test_a_csv_cell_is_empty_where_there_is_no_number(tmp_path: Path) -> None:
     lines = as_read(tmp_path)
     assert [*lines] == ["oracles (5)", "none", "logit_mask", "random_init", "geniu"]
     assert lines["geniu"][f"{RETAINED}.std"] == ""
+    assert [line["oracles"] for line in lines.values()] == ["5", "5", "", "", "5"]
     assert lines["logit_mask"][f"{RETAINED}.mean"] == ""
     assert lines["logit_mask"][f"{RETAINED}.n"] == "0"
     assert lines["logit_mask"]["words"] == "not run"

@@ -95,6 +95,13 @@ def test_each_bank_of_oracles_has_a_row(tmp_path: Path) -> None:
     assert oracles == ["oracles (3)", "oracles (5)"]
 
 
+def test_a_bank_of_several_kits_has_one_row(tmp_path: Path) -> None:
+    run(tmp_path / "a", "geniu")
+    trained_with(run(tmp_path / "b", "post_hoc"), training__when="after")
+    oracles = [x.row.method for x in table(tmp_path).lines if x.role == "oracles"]
+    assert oracles == ["oracles (5)"]
+
+
 def test_the_original_is_read_off_other_runs_where_none_was_not_run(tmp_path: Path) -> None:
     for method in ("geniu", "finetune"):
         for seed in (1, 2):
@@ -189,6 +196,14 @@ def test_why_a_row_is_marked_or_none_is_told() -> None:
     assert "Not refuted is not enough" in best_of([row("a", 0.8, words={"not refuted": 2})])[1]
     assert "needs retrained oracles" in best_of([row("a", 0.8, words={})])[1]
     assert best_of([row("a", 0.8, words={"hides": 2})])[1].endswith("forgets for every seed.")
+
+
+def test_nothing_is_best_among_words_of_different_banks(tmp_path: Path) -> None:
+    run(tmp_path / "a", "geniu")
+    change(run(tmp_path / "b", "finetune"), oracles=[1000, 1001, 1002])
+    found = table(tmp_path)
+    assert not any(x.best for x in found.lines)
+    assert "not compared with the same oracles (finetune: 3, geniu: 5)" in found.verdict
 
 
 @pytest.mark.parametrize("method", ["none", "retrain", "logit_mask", "zero_head", "random_init"])
