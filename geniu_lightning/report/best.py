@@ -1,18 +1,28 @@
 """Which row of a table is marked as best, by a rule that no mask can win."""
 
 import math
+import statistics
 from collections.abc import Sequence
 
 from geniu_lightning.report.rows import Row
 
+TRIVIAL = ("logit_mask", "zero_head", "logit_adjust", "random_init")
+STANDARD_ERRORS = 2.0  # a mean difference within so many cannot be told from none
+FACTOR = 1.5  # times that are nearer to each other than this count as equal
 RULE = (
     "The rule for (best): of methods that are neither an oracle nor the original nor a trivial"
-    " baseline (none, retrain, logit_mask, zero_head, logit_adjust, random_init) only those whose"
-    " word is forgets for every seed; of these the highest mean A_r; of all within one standard"
-    " deviation of it (that of the highest, over its seeds; with one seed only exact ties) the one"
-    " that took the least time."
+    f" baseline (none, retrain, {', '.join(TRIVIAL)}) only those that were run with the most"
+    " training seeds that any method here has, all of them with the same, and whose word is forgets"
+    " in every run. The one with the highest mean A_r is compared with each other one, seed by"
+    f" seed: where the mean difference is within {STANDARD_ERRORS:g} standard errors, A_r does not"
+    " tell the two apart (with one seed only equal A_r does not). Of those that are not told apart"
+    f" from the highest, what took more than {FACTOR:g} times as long as the quickest is left out;"
+    " the highest mean A_r of the rest is best. Nothing is, where their words come from different"
+    " oracles."
 )
 RETAINED = "accuracy.test.retain"
+SECONDS = "cost.seconds"
+NONE = "No row is marked as best: "
 
 
 def best_of(rows: Sequence[Row]) -> tuple[str, str]:
@@ -24,33 +34,60 @@ def best_of(rows: Sequence[Row]) -> tuple[str, str]:
     Returns:
         The name is empty where none is marked.
     """
-    forgetting = [row for row in rows if _forgets(row) and RETAINED in row.mean]
+    forgetting = [row for row in rows if _forgets(row)]
     if not forgetting:
-        return "", _why_none(rows)
-    if len({row.oracles for row in forgetting}) > 1:
-        return "", _not_alike(forgetting)
-    highest = max(forgetting, key=lambda row: row.mean[RETAINED])
-    least = highest.mean[RETAINED] - highest.std.get(RETAINED, 0.0)
-    near = [row for row in forgetting if row.mean[RETAINED] >= least]
-    best = min(near, key=lambda row: row.mean.get("cost.seconds", math.inf))
-    why = _why(best, highest, forgetting, near)
-    return best.method, f"Best: {best.method}, {why}.{_read(best)}"
+        return "", NONE + _why_none(rows)
+    most = max(len(row.seeds) for row in rows)
+    able = [row for row in forgetting if len(row.seeds) == most and _measured(row)]
+    if refused := _why_not(forgetting, able, most):
+        return "", NONE + refused
+    highest = max(able, key=_retained)
+    near = [row for row in able if not _worse(row, highest)]
+    quickest = min(map(_seconds, near))
+    best = max((row for row in near if _seconds(row) <= FACTOR * quickest), key=_retained)
+    return best.method, f"Best: {best.method}, {_why(best, highest, able, near)}.{_read(best)}"
 
 
 def _forgets(row: Row) -> bool:
-    """Return whether every seed's word is ``forgets``; a seed that failed has none."""
+    """Return whether every run's word is ``forgets``; a seed that failed has none."""
     return bool(row.seeds) and not row.failures and row.words == {"forgets": len(row.seeds)}
 
 
-def _why(best: Row, highest: Row, forgetting: Sequence[Row], near: Sequence[Row]) -> str:
-    if len(forgetting) == 1:
-        return "the only method here whose word is forgets for every seed"
-    first = f"one of {len(forgetting)} whose word is forgets for every seed"
+def _measured(row: Row) -> bool:
+    return all(RETAINED in values for values in row.each.values())
+
+
+def _retained(row: Row) -> tuple[float, float]:
+    """Return what is highest first: A_r, and of equal ones the quicker one."""
+    return row.mean[RETAINED], -_seconds(row)
+
+
+def _seconds(row: Row) -> float:
+    return row.mean.get(SECONDS, math.inf)
+
+
+def _worse(row: Row, highest: Row) -> bool:
+    """Return whether A_r tells a row from the highest, over the same seeds.
+
+    A kit that is hard for one method is hard for the other: the spread of each would hide what
+    their differences show.
+    """
+    gaps = [highest.each[seed][RETAINED] - row.each[seed][RETAINED] for seed in row.seeds]
+    error = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
+    return statistics.fmean(gaps) > STANDARD_ERRORS * error
+
+
+def _why(best: Row, highest: Row, able: Sequence[Row], near: Sequence[Row]) -> str:
+    seeds = len(best.seeds)
+    whose = "whose word is forgets with " + (f"all {seeds} seeds" if seeds > 1 else "the one seed")
+    if len(able) == 1:
+        return f"the only method here {whose}"
+    first = f"one of {len(able)} {whose}"
     if len(near) == 1:
         return f"{first}, with the highest A_r"
     if best is highest:
-        return f"{first}, with the highest A_r, and faster than what comes close to it"
-    return f"{first}, as good as {highest.method} within its spread, and faster"
+        return f"{first}, with the highest A_r; nothing that is as good is clearly faster"
+    return f"{first}, which A_r does not tell from {highest.method}, and faster"
 
 
 def _read(best: Row) -> str:
@@ -60,28 +97,41 @@ def _read(best: Row) -> str:
     return f" It read {read:,.0f} training images: compare it with methods that read as many."
 
 
-def _not_alike(forgetting: Sequence[Row]) -> str:
-    """Say that a word means less where fewer oracles could refute it."""
-    banks = ", ".join(
-        f"{row.method}: {' and '.join(str(len(bank)) for bank in sorted(row.oracles))}"
-        for row in forgetting
-    )
-    return (
-        "No row is marked as best: the methods whose word is forgets for every seed were not"
-        f" compared with the same oracles ({banks}); the command that made a run judges it anew"
-        " once the bank has grown."
-    )
-
-
 def _why_none(rows: Sequence[Row]) -> str:
-    said = "No row is marked as best: no method here has the word forgets for every seed."
+    """Return why no method has the word ``forgets`` in every run."""
     words = {word for row in rows for word in row.words}
+    if not rows:
+        return "there is nothing here but what methods are compared with."
+    if not any(row.seeds for row in rows):
+        return "every method here failed."
+    if not words:
+        return "no run of a method here has a word: that needs retrained oracles."
+    said = "no method here has the word forgets in every run."
     if "not refuted" in words:
         said += (
             " Not refuted is not enough: it is the best word where the attacks are left out"
             " (evaluation=fast), which then cannot tell what is hidden from what is gone; use"
             " evaluation=full."
         )
-    elif not words:
-        said += " There is no word at all: that needs retrained oracles."
     return said
+
+
+def _why_not(forgetting: Sequence[Row], able: Sequence[Row], most: int) -> str:
+    """Return why of methods that forget none is marked; empty where one can be."""
+    if not able:
+        return (
+            f"what forgets in every run ({', '.join(row.method for row in forgetting)}) has fewer"
+            f" training seeds than another method here ({most}), or no A_r."
+        )
+    if len({row.seeds for row in able}) > 1:
+        return "the methods that forget in every run were run with different training seeds."
+    if len({row.oracles for row in able}) > 1:
+        banks = ", ".join(
+            f"{row.method}: {' and '.join(str(len(bank)) for bank in sorted(row.oracles))}"
+            for row in able
+        )
+        return (
+            "the methods that forget in every run were not compared with the same oracles"
+            f" ({banks}); the command that made a run judges it anew once the bank has grown."
+        )
+    return ""

@@ -24,6 +24,7 @@ class Row:
         basis: As in :class:`~geniu_lightning.report.runs.Run`.
         counts: How many seeds have each number.
         oracles: Training seeds of the oracles that its runs were compared with, a bank each.
+        each: The numbers of each seed.
     """
 
     setting: str
@@ -36,6 +37,7 @@ class Row:
     basis: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     oracles: frozenset[tuple[int, ...]] = frozenset()
+    each: dict[int, dict[str, float]] = field(default_factory=dict)
 
 
 def gather(runs: Iterable[Run]) -> list[Row]:
@@ -62,6 +64,7 @@ def gather(runs: Iterable[Run]) -> list[Row]:
                 basis=members[0].basis,
                 counts=dict(Counter(k for run in well.values() for k in run.found.values)),
                 oracles=_banks(well.values()),
+                each={seed: run.found.values for seed, run in well.items()},
             )
         )
     return rows

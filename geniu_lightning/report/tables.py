@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from geniu_lightning.report.best import best_of
+from geniu_lightning.report.best import TRIVIAL, best_of
 from geniu_lightning.report.rows import Row, gather, of_oracles, of_original
 from geniu_lightning.report.runs import Run
 
 Role = Literal["oracles", "retrain", "original", "trivial", "method"]
-TRIVIAL = ("logit_mask", "zero_head", "logit_adjust", "random_init")
 ALWAYS = ("none", "logit_mask", "random_init")  # shown where they were not run too
 LABELS = {"none": "none (before)", "retrain": "retrain (oracle)"}
 ORDER: tuple[Role, ...] = ("oracles", "retrain", "original", "trivial", "method")
@@ -107,7 +106,7 @@ def _role(row: Row) -> Role:
         return "retrain"
     if "none" in names:
         return "original"
-    return "trivial" if names & set(TRIVIAL) else "method"
+    return "trivial" if not names.isdisjoint(TRIVIAL) else "method"
 
 
 def _place(line: Line) -> tuple[int, bool, str]:

@@ -7,11 +7,13 @@ import pytest
 from geniu_lightning.app.oracles import RECIPE
 from geniu_lightning.report import runs
 from geniu_lightning.report.__main__ import main
-from geniu_lightning.report.best import best_of
-from geniu_lightning.report.rows import Row
+from geniu_lightning.report.best import RULE, TRIVIAL, best_of
+from geniu_lightning.report.rows import Row, means
 from geniu_lightning.report.runs import find
 from geniu_lightning.report.tables import Line, Table, tables
 from tests.report.examples import SETTING, change, failed, run, trained_with
+
+DOCUMENTED = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
 
 
 def table(folder: Path) -> Table:
@@ -141,61 +143,104 @@ def test_a_baseline_is_known_under_another_name(tmp_path: Path) -> None:
 
 def row(
     method: str,
-    retain: float,
+    *retain: float,
     seconds: float = 1.0,
     words: dict[str, int] | None = None,
-    *,
-    std: float | None = None,
+    seeds: tuple[int, ...] = (),
     read: float = 0.0,
     failures: dict[int, str] | None = None,
 ) -> Row:
-    mean = {"accuracy.test.retain": retain, "cost.seconds": seconds}
-    spread = {} if std is None else {"accuracy.test.retain": std}
-    return Row(
-        "",
-        method,
-        (1, 2),
-        mean | {"cost.training_images_read": read},
-        spread,
-        {"forgets": 2} if words is None else words,
-        failures or {},
-    )
+    """A row that has forgotten, with A_r of each seed; 1, 2, … unless the seeds are said."""
+    seeds = seeds or tuple(range(1, len(retain) + 1))
+    names = ("accuracy.test.retain", "cost.seconds", "cost.training_images_read")
+    each = {
+        seed: dict(zip(names, (value, seconds, read), strict=True))
+        for seed, value in zip(seeds, retain, strict=True)
+    }
+    words = {"forgets": len(seeds)} if words is None else words
+    mean = means([*each.values()])
+    return Row("", method, seeds, mean, {}, words, failures or {}, each=each)
+
+
+A, B = (0.8, 0.9), (0.9, 1.0)  # always 0.1 apart, whatever the spread of each
 
 
 @pytest.mark.parametrize(
     ("rows", "best"),
     [
-        ([row("a", 0.8), row("b", 0.9)], "b"),
-        ([row("a", 0.8), row("b", 0.9, words={"hides": 2})], "a"),
-        ([row("a", 0.8), row("b", 0.9, words={"forgets": 1, "hides": 1})], "a"),
-        ([row("a", 0.8), row("b", 0.9, words={"forgets": 1})], "a"),  # a seed without a word
-        ([row("a", 0.8), row("b", 0.9, failures={3: "no memory"})], "a"),
-        ([row("a", 0.8), row("b", 0.9, words={"not refuted": 2})], "a"),
-        ([row("a", 0.875, 1.0), row("b", 0.9, 2.0, std=0.025)], "a"),
-        ([row("a", 0.875, 3.0), row("b", 0.9, 2.0, std=0.025)], "b"),
-        ([row("a", 0.874, 1.0), row("b", 0.9, 2.0, std=0.025)], "b"),
-        ([row("a", 0.875, 1.0, std=0.9), row("b", 0.9, 2.0)], "b"),  # the spread of the highest
-        ([row("a", 0.9, 2.0), row("b", 0.9, 1.0)], "b"),
-        ([row("a", 0.9, words={"scars": 2})], ""),
+        ([row("a", *A), row("b", *B)], "b"),
+        ([row("a", *A), row("b", *B, words={"hides": 2})], "a"),
+        ([row("a", *A), row("b", *B, words={"forgets": 1, "hides": 1})], "a"),
+        ([row("a", *A), row("b", *B, words={"forgets": 1})], "a"),  # a run without a word
+        ([row("a", *A), row("b", *B, failures={3: "no memory"})], "a"),
+        ([row("a", *A), row("b", *B, words={"not refuted": 2})], "a"),
+        # one lucky seed does not beat two, and many do not lose to it
+        ([row("a", *A), row("b", 0.95)], "a"),
+        ([row("a", *A), row("b", 0.95), row("c", 0.99, 0.99, words={"hides": 2})], "a"),
+        # differences seed by seed: the spread of the highest excuses nobody
+        ([row("a", *A, seconds=1.0), row("b", *B, seconds=9.0)], "b"),
+        ([row("a", 0.9, 0.8), row("b", 0.8, 0.92, seconds=9.0)], "a"),
+        # one seed: nothing is known of the spread
+        ([row("a", 0.89, seconds=1.0), row("b", 0.9, seconds=9.0)], "b"),
+        ([row("a", 0.9, seconds=1.0), row("b", 0.9, seconds=9.0)], "a"),
+        # not told apart: the clearly quicker one, else the higher
+        ([row("a", 0.9, 0.8, seconds=2.0), row("b", 0.8, 0.92, seconds=2.9)], "b"),
+        ([row("a", 0.9, 0.8, seconds=2.0), row("b", 0.8, 0.92, seconds=3.1)], "a"),
+        ([row("a", *A, seconds=2.0), row("b", *A, seconds=1.9)], "b"),
+        (
+            [
+                row("a", 0.9, 0.80, seconds=1.0),
+                row("b", 0.9, 0.81, seconds=1.4),
+                row("c", 0.8, 0.92, seconds=9.0),
+            ],
+            "b",
+        ),
+        ([row("a", *A, seeds=(1, 2)), row("b", *B, seeds=(2, 3))], ""),
+        ([row("a", *A), row("b", 0.8, 0.8, 0.8, words={"hides": 3})], ""),
+        ([row("a", *A, words={"scars": 2})], ""),
         ([], ""),
     ],
 )
 def test_the_best_is_found_by_the_rule(rows: list[Row], best: str) -> None:
     assert best_of(rows)[0] == best
+    assert best_of(rows[::-1])[0] == best
 
 
-def test_why_a_row_is_marked_or_none_is_told() -> None:
-    assert "the only method here" in best_of([row("a", 0.8)])[1]
-    assert "with the highest A_r" in best_of([row("a", 0.8), row("b", 0.9)])[1]
-    near = best_of([row("a", 0.89, 1.0), row("b", 0.9, 2.0, std=0.1)])[1]
+def test_why_a_row_is_marked_is_told() -> None:
+    alone = best_of([row("a", *A)])[1]
+    assert "the only method here whose word is forgets with all 2 seeds" in alone
+    highest = best_of([row("a", 0.8), row("b", 0.9)])[1]
+    assert "forgets with the one seed, with the highest A_r." in highest
+    near = best_of([row("a", 0.9, 0.8), row("b", 0.8, 0.92, seconds=2.0)])[1]
     assert near == (
-        "Best: a, one of 2 whose word is forgets for every seed, as good as b within its spread,"
+        "Best: a, one of 2 whose word is forgets with all 2 seeds, which A_r does not tell from b,"
         " and faster."
     )
+    slow = best_of([row("a", 0.9, 0.8), row("b", 0.8, 0.92)])[1]
+    assert slow.endswith("with the highest A_r; nothing that is as good is clearly faster.")
     assert "read 1,200 training images" in best_of([row("a", 0.8, read=1200)])[1]
-    assert "Not refuted is not enough" in best_of([row("a", 0.8, words={"not refuted": 2})])[1]
-    assert "needs retrained oracles" in best_of([row("a", 0.8, words={})])[1]
-    assert best_of([row("a", 0.8, words={"hides": 2})])[1].endswith("forgets for every seed.")
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([], "there is nothing here but what methods are compared with."),
+        ([row("a", failures={1: "no memory"})], "every method here failed."),
+        (
+            [row("a", 0.8, words={})],
+            "no run of a method here has a word: that needs retrained oracles",
+        ),
+        ([row("a", 0.8, words={"hides": 1})], "no method here has the word forgets in every run."),
+        ([row("a", 0.8, words={"not refuted": 1})], "Not refuted is not enough"),
+        ([row("a", *A), row("b", 0.8, 0.8, 0.8, words={})], "forgets in every run (a) has fewer"),
+        ([row("a", 0.8, seeds=(1,)), row("b", 0.9, seeds=(2,))], "different training seeds"),
+    ],
+)
+def test_why_no_row_is_marked_is_told(rows: list[Row], why: str) -> None:
+    said = best_of(rows)[1]
+    assert said.startswith("No row is marked as best: ")
+    assert why in said
+    assert ("oracles" in said) == ("oracles" in why)
 
 
 def test_nothing_is_best_among_words_of_different_banks(tmp_path: Path) -> None:
@@ -206,8 +251,10 @@ def test_nothing_is_best_among_words_of_different_banks(tmp_path: Path) -> None:
     assert "not compared with the same oracles (finetune: 3, geniu: 5)" in found.verdict
 
 
-@pytest.mark.parametrize("method", ["none", "retrain", "logit_mask", "zero_head", "random_init"])
+@pytest.mark.parametrize("method", ["none", "retrain", *TRIVIAL])
 def test_no_oracle_and_no_mask_is_marked(tmp_path: Path, method: str) -> None:
+    assert method in RULE
+    assert f"`{method}`" in DOCUMENTED
     run(tmp_path / "a", method, retain=0.99)
     run(tmp_path / "b", "geniu", retain=0.5)
     marked = [x.row.method for x in table(tmp_path).lines if x.best]
