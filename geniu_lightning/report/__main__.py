@@ -62,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _report(options: argparse.Namespace) -> None:
     found = tables(find(options.folders))
+    for sentence in (one for table in found for one in table.left_out):
+        sys.stderr.write(f"{sentence}\n")
     contents = _contents(options, found)
     files.write(contents, options.force)
     if options.latex:

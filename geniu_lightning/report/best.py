@@ -50,7 +50,7 @@ def best_of(rows: Sequence[Row]) -> tuple[str, str]:
 
 def _forgets(row: Row) -> bool:
     """Return whether every run's word is ``forgets``; a seed that failed has none."""
-    return bool(row.seeds) and not row.failures and row.words == {"forgets": len(row.seeds)}
+    return bool(row.seeds) and not row.failures and row.words == {"forgets": row.runs}
 
 
 def _measured(row: Row) -> bool:

@@ -20,10 +20,11 @@ EXPLANATION = (
     "A_f: accuracy on forgotten classes, A_r: mean over retained classes, worst: the least of them,"
     " on test images; relearned: accuracy that ten images of a forgotten class bring back over 50"
     " steps, after reset: the same where the forgotten rows of the head are set anew first, less"
-    " what retained accuracy lost; n: training seeds; read: training images read while unlearning."
+    " what retained accuracy lost; n: training seeds, a kit each; of several unlearning seeds on"
+    " a kit the mean counts; read: training images read while unlearning."
     " The yardstick is the retrained model, not A_f = 0: logit_mask reaches that too, and forgets"
     " nothing. The word is that of the evaluation's rule (docs/evaluation.md), with the number of"
-    " seeds that got it; it needs retrained oracles, and forgets needs evaluation=full. oracles:"
+    " runs that got it; it needs retrained oracles, and forgets needs evaluation=full. oracles:"
     " the retrained models, in brackets how many, that the runs were compared with, their spread,"
     " and the time to train one; none (before): the model before unlearning."
 )

@@ -46,7 +46,7 @@ def curves_of(table: Table) -> Curves | None:
     return Curves(
         steps,
         {
-            name: _mean([run.found.curves[CURVE] for run in readable if run.method == name])
+            name: _over_kits([run for run in readable if run.method == name])
             for name in names
             if name not in odd
         },
@@ -71,6 +71,14 @@ def steps_of(run: Run) -> tuple[float, ...] | None:
     ]
     found = sum(pieces) / (places[-1] - places[0])
     return steps if abs(found - run.found.values[AREA]) < ROUNDING else None
+
+
+def _over_kits(runs: Sequence[Run]) -> list[float]:
+    """Return the mean over kits of the means over the runs from one kit."""
+    kits: dict[int, list[list[float]]] = {}
+    for run in runs:
+        kits.setdefault(run.seed, []).append(run.found.curves[CURVE])
+    return _mean([_mean(own) for own in kits.values()])
 
 
 def _mean(curves: Sequence[Sequence[float]]) -> list[float]:

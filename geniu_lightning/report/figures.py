@@ -129,7 +129,7 @@ def cost(table: Table) -> "Figure | None":
         name = "" if k else "retraining one oracle"
         axes.axvline(seconds, color="black", ls="--", lw=1.2, label=name)
     axes.set_xscale("log")
-    axes.set_xlabel("seconds, a dot a seed")
+    axes.set_xlabel("seconds, a dot a run")
     axes.set_yticks(range(len(names)), [LABELS.get(name, name) for name in names], fontsize=8)
     axes.set_ylim(-0.7, len(names) - 0.3)
     axes.grid(axis="x", color="0.9")

@@ -17,7 +17,8 @@ class Row:
         setting: As in :class:`~geniu_lightning.report.runs.Run`.
         method: Likewise.
         seeds: Training seeds, sorted.
-        mean: Of each number over the seeds that have it.
+        mean: Of each number over the seeds that have it; of several runs from one kit their mean
+            counts.
         std: Its deviation (divisor n - 1); absent with one seed.
         words: How many of its runs the evaluation gave which word.
         failures: Training seeds whose run failed, and why.
@@ -25,6 +26,7 @@ class Row:
         counts: How many seeds have each number.
         oracles: Training seeds of the oracles that its runs were compared with, a bank each.
         each: The numbers of each seed.
+        runs: How many runs the words are of.
     """
 
     setting: str
@@ -38,10 +40,15 @@ class Row:
     counts: dict[str, int] = field(default_factory=dict)
     oracles: frozenset[tuple[int, ...]] = frozenset()
     each: dict[int, dict[str, float]] = field(default_factory=dict)
+    runs: int = 0
 
 
-def gather(runs: Iterable[Run]) -> list[Row]:
+def gather(runs: Iterable[Run], several: bool = False) -> list[Row]:
     """Return a row for each method in each setting.
+
+    Args:
+        runs: Of any settings.
+        several: Whether a kit may have several runs of a method, with other unlearning seeds.
 
     Raises:
         UserError: If runs of one method and setting share a seed, or differ in more than the seed.
@@ -51,23 +58,61 @@ def gather(runs: Iterable[Run]) -> list[Row]:
         groups.setdefault((run.setting, run.method), []).append(run)
     rows = []
     for (setting, method), members in sorted(groups.items()):
-        well = _by_seed(run for run in members if not run.failed)
+        well = [run for run in members if not run.failed]
+        by_seed = _by_seed(well, several)
+        each = {
+            seed: means([run.found.values for run in own]) for seed, own in sorted(by_seed.items())
+        }
+        done = {(run.seed, run.unlearning_seed) for run in well}
         rows.append(
             Row(
                 setting,
                 method,
-                tuple(sorted(well)),
-                *_summary([run.found.values for run in well.values()]),
+                tuple(each),
+                *_summary([*each.values()]),
                 # what failed and was then done elsewhere is no failure
-                failures={r.seed: r.failed for r in members if r.failed and r.seed not in well},
-                words=dict(Counter(run.word for run in well.values() if run.word)),
+                failures={
+                    run.seed: run.failed
+                    for run in members
+                    if run.failed and (run.seed, run.unlearning_seed) not in done
+                },
+                words=dict(Counter(run.word for run in well if run.word)),
                 basis=members[0].basis,
-                counts=dict(Counter(k for run in well.values() for k in run.found.values)),
-                oracles=_banks(well.values()),
-                each={seed: run.found.values for seed, run in well.items()},
+                counts=dict(Counter(name for values in each.values() for name in values)),
+                oracles=_banks(well),
+                each=each,
+                runs=len(well),
             )
         )
     return rows
+
+
+def fullest(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
+    """Leave out what was judged more fully elsewhere.
+
+    An evaluation is part of what names a folder, so a run that is judged by attacks too is another
+    one; and weights that are judged from elsewhere carry the description of the run that made them.
+
+    Returns:
+        The runs that stay, and a sentence for each other.
+    """
+    kept: dict[object, Run] = {}
+    left_out = []
+    for run in runs:
+        same = (run.setting, run.method, run.recipe, run.training, run.kit, run.unlearning_seed)
+        # a failure has no evaluation, and without its digest a kit is not known to be the same
+        key = same if run.kit and not run.failed else run.folder
+        less, more = sorted((run, kept.get(key, run)), key=_fullness)
+        kept[key] = more
+        if less is not more:
+            left_out.append(
+                f"{less.folder} is left out: the same run is judged no less fully in {more.folder}"
+            )
+    return list(kept.values()), left_out
+
+
+def _fullness(run: Run) -> tuple[int, int]:
+    return len(run.found.values), len(run.oracles.seeds)
 
 
 def of_oracles(runs: Sequence[Run]) -> list[Row]:
@@ -93,6 +138,7 @@ def of_oracles(runs: Sequence[Run]) -> list[Row]:
                 dict(words),
                 counts={k: len(seeds) for run in members for k in run.oracles.mean.values},
                 oracles=frozenset({seeds}),
+                runs=len(seeds),
             )
         )
     return rows
@@ -117,6 +163,7 @@ def of_original(runs: Sequence[Run]) -> Row | None:
         basis="none",
         counts=dict(Counter(k for run in found for k in run.original.values)),
         oracles=_banks(found),
+        runs=len(found),
     )
 
 
@@ -143,19 +190,23 @@ def _together(found: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     return values
 
 
-def _by_seed(runs: Iterable[Run]) -> dict[int, Run]:
-    found: dict[int, Run] = {}
+def _by_seed(runs: Iterable[Run], several: bool) -> dict[int, list[Run]]:
+    """Return the runs of one method in one setting by the training seed of their kit."""
+    found: dict[int, list[Run]] = {}
     for run in runs:
-        if run.seed in found:
-            raise UserError(
-                f"{found[run.seed].folder} and {run.folder} are the same method on kits of the same"
-                " training seed; name one of them"
-            )
-        other = next(iter(found.values()), run)
+        other = next(iter(found.values()), [run])[0]
         if (other.recipe, other.training) != (run.recipe, run.training):
             raise UserError(
                 f"{other.folder} and {run.folder} have one name and are not the same experiment:"
                 " their training or the method's settings differ; set unlearner.name, or name one"
             )
-        found[run.seed] = run
+        for twin in found.get(run.seed, []):
+            same_kit = bool(run.kit) and run.kit == twin.kit
+            if not (several and same_kit and run.unlearning_seed != twin.unlearning_seed):
+                raise UserError(
+                    f"{twin.folder} and {run.folder} are the same method on"
+                    f" {'one kit' if same_kit else 'kits of the same training seed'}; name one of"
+                    " them"
+                )
+        found.setdefault(run.seed, []).append(run)
     return found

@@ -56,6 +56,8 @@ class Run:
         basis: The file of ``unlearning/`` that the method is in, whatever its name.
         problem: Settings that an original and its oracles follow from, by dotted names, as text.
         seed: Training seed of the kit it began with.
+        kit: Digest of the kit; empty where the run does not say it.
+        unlearning_seed: Of all that the method drew; ``None`` where the run does not say it.
         training: How the kit was trained, as text.
         recipe: The method's settings, as text; runs of one row share it and ``training``.
         found: What was measured.
@@ -77,6 +79,8 @@ class Run:
     basis: str
     problem: dict[str, str]
     seed: int
+    kit: str
+    unlearning_seed: int | None
     training: str
     recipe: str
     found: Found
@@ -184,6 +188,8 @@ def _run(folder: Path, document: dict[str, Any]) -> Run:
         basis=(str(run["unlearner"].get("_target_", "")).split(".") * 2)[-2] or name,
         problem=_problem(run["trained"]),
         seed=run["trained"]["seed"],
+        kit=str(run.get("kit_sha256") or ""),
+        unlearning_seed=run.get("seed"),
         training=_text(run["trained"].get("training")),
         recipe=_text(run["unlearner"]),
         found=Found(numbers(found, "value") | costs, lists(found, "value")),

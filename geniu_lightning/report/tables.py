@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from geniu_lightning.report.best import TRIVIAL, best_of
-from geniu_lightning.report.rows import Row, gather, of_oracles, of_original
+from geniu_lightning.report.rows import Row, fullest, gather, of_oracles, of_original
 from geniu_lightning.report.runs import Run
 
 Role = Literal["oracles", "retrain", "original", "trivial", "method"]
@@ -36,12 +36,11 @@ class Line:
 
     @property
     def words(self) -> str:
-        """The words with the number of seeds that got them, or why there are none."""
-        seeds, failed = len(self.row.seeds), len(self.row.failures)
-        if not seeds:
-            return "failed" if failed else "not run"
+        """The words with the number of runs that got them, or why there are none."""
+        if not self.row.seeds:
+            return "failed" if self.row.failures else "not run"
         counted = sorted(self.row.words.items(), key=lambda item: (-item[1], item[0]))
-        return ", ".join(f"{word} {n}/{seeds}" for word, n in counted) or "-"
+        return ", ".join(f"{word} {n}/{self.row.runs}" for word, n in counted) or "-"
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,14 @@ class Table:
         lines: References first, then the methods by name.
         verdict: A sentence on which line is marked, or why none is.
         runs: What the lines were gathered from.
+        left_out: A sentence for each run that they were not gathered from.
     """
 
     setting: str
     lines: list[Line]
     verdict: str
     runs: list[Run]
+    left_out: list[str]
 
     @property
     def failures(self) -> list[str]:
@@ -82,8 +83,9 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     return [_table(setting, settings[setting]) for setting in sorted(settings)]
 
 
-def _table(setting: str, runs: list[Run]) -> Table:
-    rows = gather(runs)
+def _table(setting: str, every: list[Run]) -> Table:
+    runs, left_out = fullest(every)
+    rows = gather(runs, several=True)
     best, verdict = best_of([row for row in rows if _role(row) == "method"])
     lines = [Line(row, _role(row), row.method == best) for row in rows]
     lines += [Line(row, "oracles") for row in of_oracles(runs) or [_empty(setting, "oracles")]]
@@ -92,7 +94,7 @@ def _table(setting: str, runs: list[Run]) -> Table:
         if name not in there:
             row = (of_original(runs) if name == "none" else None) or _empty(setting, name)
             lines.append(Line(row, _role(row)))
-    return Table(setting, sorted(lines, key=_place), verdict, runs)
+    return Table(setting, sorted(lines, key=_place), verdict, runs, left_out)
 
 
 def _empty(setting: str, name: str) -> Row:

@@ -78,6 +78,9 @@ def run(
             "forget": [0],
             "unlearner": {"name": method} | ({"_target_": target} if target else {}),
             "trained": TRAINED | {"seed": seed},
+            "seed": 0,
+            "kit_sha256": f"digest of kit {seed}",
+            "evaluation": {"split": "test"},
             "revision": "abcdef0123456789",
         },
         "cost": {"seconds": seconds, "training_images_read": 0, "retrain_seconds": 16.0},
@@ -92,6 +95,13 @@ def change(folder: Path, **more: object) -> None:
     """Set keys at the top of a run's ``metrics.json``."""
     file = folder / "metrics.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | more))
+
+
+def unlearned_with(folder: Path, **settings: object) -> Path:
+    """Change what a run says of itself beside its kit's training."""
+    document = json.loads((folder / "metrics.json").read_text())
+    change(folder, run=document["run"] | settings)
+    return folder
 
 
 def trained_with(folder: Path, **settings: object) -> Path:

@@ -1,17 +1,30 @@
 """Which rows a table has, and which of them is marked."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from geniu_lightning.app.oracles import RECIPE
+from geniu_lightning.errors import UserError
 from geniu_lightning.report import runs
 from geniu_lightning.report.__main__ import main
 from geniu_lightning.report.best import RULE, TRIVIAL, best_of
-from geniu_lightning.report.rows import Row, means
+from geniu_lightning.report.curves import curves_of
+from geniu_lightning.report.rows import Row, gather, means
 from geniu_lightning.report.runs import find
 from geniu_lightning.report.tables import Line, Table, tables
-from tests.report.examples import SETTING, change, failed, run, trained_with
+from tests.report.examples import (
+    AREA,
+    CURVE,
+    SETTING,
+    change,
+    failed,
+    relearned,
+    run,
+    trained_with,
+    unlearned_with,
+)
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
 
@@ -74,6 +87,69 @@ def test_where_images_lie_and_how_prompts_were_trained_make_no_other_problem(
 
 def test_what_makes_a_problem_is_what_a_bank_is_made_for() -> None:
     assert runs.RECIPE == RECIPE
+
+
+def test_of_evaluations_of_one_run_the_fuller_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As docs/evaluation.md has it: fast, then full, then judged from its weights."""
+    run(tmp_path / "fast", "geniu", retain=0.5, word="not refuted")
+    relearned(run(tmp_path / "full", "geniu", retain=0.75), CURVE, AREA)
+    run(tmp_path / "judged", "geniu", retain=0.5, word="not refuted")
+    found = table(tmp_path)
+    assert [one.folder.name for one in found.runs] == ["full"]
+    row = line(tmp_path, "geniu").row
+    assert (row.seeds, row.runs, row.mean["accuracy.test.retain"]) == ((1,), 1, 0.75)
+    assert row.words == {"forgets": 1}
+    assert main([str(tmp_path)]) == 0
+    said = capsys.readouterr().err
+    for name in ("fast", "judged"):
+        assert f"{tmp_path / name} is left out: the same run is judged no less fully in" in said
+
+
+def test_unlearning_seeds_of_a_kit_are_averaged_within_it(tmp_path: Path) -> None:
+    for seed, drawn, retain, word in (
+        (1, 0, 0.5, "forgets"),
+        (1, 1, 0.75, "hides"),
+        (1, 2, 1.0, "forgets"),
+        (2, 0, 0.25, "forgets"),
+    ):
+        folder = run(tmp_path / f"{seed}-{drawn}", "geniu", seed, retain=retain, word=word)
+        unlearned_with(folder, seed=drawn)
+    found = line(tmp_path, "geniu")
+    assert found.row.seeds == (1, 2)
+    assert found.row.mean["accuracy.test.retain"] == 0.5  # of 0.75 and 0.25
+    assert found.row.std["accuracy.test.retain"] == pytest.approx(0.125**0.5)
+    assert found.row.counts["accuracy.test.retain"] == 2
+    assert found.words == "forgets 3/4, hides 1/4"
+    with pytest.raises(UserError, match="the same method on one kit"):
+        gather(find([tmp_path]))  # methods judged by many models need one a kit
+
+
+def test_a_curve_is_averaged_within_a_kit_first(tmp_path: Path) -> None:
+    for seed, drawn, level in ((1, 0, 0.0), (1, 1, 0.5), (2, 0, 1.0)):
+        folder = run(tmp_path / f"{seed}-{drawn}", "geniu", seed)
+        relearned(unlearned_with(folder, seed=drawn), [level] * 7, level)
+    curves = curves_of(table(tmp_path))
+    assert curves is not None
+    assert curves.methods["geniu"] == [0.625] * 7
+
+
+def test_a_failure_with_another_unlearning_seed_is_told(tmp_path: Path) -> None:
+    run(tmp_path / "a", "geniu")
+    failed(tmp_path / "b", "geniu", 1, "no memory")
+    assert table(tmp_path).failures == []
+    document = json.loads((tmp_path / "b" / "failed.json").read_text())
+    document["run"]["seed"] = 1
+    (tmp_path / "b" / "failed.json").write_text(json.dumps(document))
+    assert table(tmp_path).failures == ["geniu, seed 1, failed: no memory"]
+
+
+def test_two_kits_of_one_seed_are_refused(tmp_path: Path) -> None:
+    run(tmp_path / "a", "geniu")
+    unlearned_with(run(tmp_path / "b", "geniu"), kit_sha256="of another machine")
+    with pytest.raises(UserError, match="kits of the same training seed; name one"):
+        table(tmp_path)
 
 
 # ---- rows to compare with --------------------------------------------------------------------
@@ -159,7 +235,7 @@ def row(
     }
     words = {"forgets": len(seeds)} if words is None else words
     mean = means([*each.values()])
-    return Row("", method, seeds, mean, {}, words, failures or {}, each=each)
+    return Row("", method, seeds, mean, {}, words, failures or {}, each=each, runs=len(seeds))
 
 
 A, B = (0.8, 0.9), (0.9, 1.0)  # always 0.1 apart, whatever the spread of each
