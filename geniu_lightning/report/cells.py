@@ -26,7 +26,8 @@ EXPLANATION = (
     " nothing. The word is that of the evaluation's rule (docs/evaluation.md), with the number of"
     " runs that got it; it needs retrained oracles, and forgets needs evaluation=full. oracles:"
     " the retrained models, in brackets how many, that the runs were compared with, their spread,"
-    " and the time to train one; none (before): the model before unlearning."
+    " the time to train one, and what words the rule has for them over all kits and evaluations:"
+    " those that are not the best one are false alarms; none (before): the model before unlearning."
 )
 
 

@@ -26,7 +26,7 @@ class Row:
         counts: How many seeds have each number.
         oracles: Training seeds of the oracles that its runs were compared with, a bank each.
         each: The numbers of each seed.
-        runs: How many runs the words are of.
+        runs: How many runs the words are of; of oracles how many judgements.
     """
 
     setting: str
@@ -119,7 +119,8 @@ def of_oracles(runs: Sequence[Run]) -> list[Row]:
     """Return a row for each bank of oracles that runs of one setting were compared with.
 
     What is measured of oracles beside a kit differs a little from kit to kit; of such values the
-    row has the mean over runs, of their deviations too.
+    row has the mean over runs, of their deviations too. Its words are those of all kits and
+    evaluations together, for each of them judges the oracles: their rate of false alarms.
     """
     banks: dict[tuple[int, ...], list[Run]] = {}
     for run in runs:
@@ -127,7 +128,7 @@ def of_oracles(runs: Sequence[Run]) -> list[Row]:
             banks.setdefault(run.oracles.seeds, []).append(run)
     rows = []
     for seeds, members in banks.items():
-        words = Counter(tuple(run.oracles.words.items()) for run in members).most_common(1)[0][0]
+        words = _oracle_words(members)
         rows.append(
             Row(
                 members[0].setting,
@@ -135,10 +136,10 @@ def of_oracles(runs: Sequence[Run]) -> list[Row]:
                 seeds,
                 means([run.oracles.mean.values for run in members]),
                 means([run.oracles.std for run in members]),
-                dict(words),
+                words,
                 counts={k: len(seeds) for run in members for k in run.oracles.mean.values},
                 oracles=frozenset({seeds}),
-                runs=len(seeds),
+                runs=sum(words.values()),
             )
         )
     return rows
@@ -170,6 +171,18 @@ def of_original(runs: Sequence[Run]) -> Row | None:
 def means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the mean of each number over those that have it."""
     return {name: statistics.fmean(several) for name, several in _together(found).items()}
+
+
+def _oracle_words(runs: Iterable[Run]) -> dict[str, int]:
+    """Return how often oracles got which word; runs that share kit and evaluation repeat it."""
+    judged = {
+        (run.seed, run.kit, run.evaluation, tuple(sorted(run.oracles.words.items())))
+        for run in runs
+    }
+    words: Counter[str] = Counter()
+    for *_, counted in judged:
+        words.update(dict(counted))
+    return dict(words)
 
 
 def _banks(runs: Iterable[Run]) -> frozenset[tuple[int, ...]]:

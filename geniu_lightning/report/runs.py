@@ -60,6 +60,7 @@ class Run:
         unlearning_seed: Of all that the method drew; ``None`` where the run does not say it.
         training: How the kit was trained, as text.
         recipe: The method's settings, as text; runs of one row share it and ``training``.
+        evaluation: The settings of the evaluation, as text.
         found: What was measured.
         oracles: What it was compared with.
         original: What was measured of the original beside it.
@@ -83,6 +84,7 @@ class Run:
     unlearning_seed: int | None
     training: str
     recipe: str
+    evaluation: str
     found: Found
     oracles: Oracles
     original: Found
@@ -192,6 +194,7 @@ def _run(folder: Path, document: dict[str, Any]) -> Run:
         unlearning_seed=run.get("seed"),
         training=_text(run["trained"].get("training")),
         recipe=_text(run["unlearner"]),
+        evaluation=_text(run.get("evaluation")),
         found=Found(numbers(found, "value") | costs, lists(found, "value")),
         oracles=_oracles(document, found, costs),
         original=Found(numbers(found, "original"), lists(found, "original")),

@@ -91,17 +91,17 @@ def run(
     return folder
 
 
-def change(folder: Path, **more: object) -> None:
+def change(folder: Path, **more: object) -> Path:
     """Set keys at the top of a run's ``metrics.json``."""
     file = folder / "metrics.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | more))
+    return folder
 
 
 def unlearned_with(folder: Path, **settings: object) -> Path:
     """Change what a run says of itself beside its kit's training."""
     document = json.loads((folder / "metrics.json").read_text())
-    change(folder, run=document["run"] | settings)
-    return folder
+    return change(folder, run=document["run"] | settings)
 
 
 def trained_with(folder: Path, **settings: object) -> Path:
@@ -113,8 +113,7 @@ def trained_with(folder: Path, **settings: object) -> Path:
         for part in path:
             node = node[part]
         node[name] = value
-    change(folder, **document)
-    return folder
+    return change(folder, **document)
 
 
 def relearned(folder: Path, curve: list[float], area: float, **settings: object) -> None:

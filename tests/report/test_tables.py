@@ -162,8 +162,21 @@ def test_oracles_are_read_off_the_runs_that_were_compared_with_them(tmp_path: Pa
     assert row.mean["accuracy.test.retain"] == 0.875
     assert row.std["accuracy.test.retain"] == 0.0625
     assert row.mean["cost.seconds"] == 16.0
-    assert row.words == {"forgets": 4, "scars": 1}
     assert len(row.seeds) == 5
+
+
+def test_words_of_oracles_are_those_of_all_kits_and_evaluations(tmp_path: Path) -> None:
+    for method in ("geniu", "finetune"):  # which are told the same of the oracles
+        for seed, words in (
+            (1, {"forgets": 5}),
+            (2, {"forgets": 5}),
+            (3, {"scars": 4, "hides": 1}),
+        ):
+            change(run(tmp_path / f"{method}{seed}", method, seed), oracle_words=words)
+    assert line(tmp_path, "oracles (5)").words == "forgets 10/15, scars 4/15, hides 1/15"
+    fast = change(run(tmp_path / "fast", "none", 1), oracle_words={"not refuted": 5})
+    unlearned_with(fast, evaluation={"timings": 1})
+    assert line(tmp_path, "oracles (5)").words.endswith("not refuted 5/20, scars 4/20, hides 1/20")
 
 
 def test_each_bank_of_oracles_has_a_row(tmp_path: Path) -> None:
