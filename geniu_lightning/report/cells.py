@@ -21,13 +21,14 @@ EXPLANATION = (
     " on test images; relearned: accuracy that ten images of a forgotten class bring back over 50"
     " steps, after reset: the same where the forgotten rows of the head are set anew first, less"
     " what retained accuracy lost; n: training seeds, a kit each; of several unlearning seeds on"
-    " a kit the mean counts; read: training images read while unlearning."
+    " a kit the mean counts; (k) behind a value: only k of the n have it; read: training images"
+    " read while unlearning."
     " The yardstick is the retrained model, not A_f = 0: logit_mask reaches that too, and forgets"
     " nothing. The word is that of the evaluation's rule (docs/evaluation.md), with the number of"
     " runs that got it; it needs retrained oracles, and forgets needs evaluation=full. oracles:"
     " the retrained models, in brackets how many, that the runs were compared with, their spread,"
-    " the time to train one, and what words the rule has for them over all kits and evaluations:"
-    " those that are not the best one are false alarms; none (before): the model before unlearning."
+    " the time to train one, and the rule's words for them over all kits and evaluations: any but"
+    " forgets and not refuted is a false alarm; none (before): the model before unlearning."
 )
 
 
@@ -69,8 +70,10 @@ def _cell(line: Line, name: str) -> Cell:
     mean, std = line.row.mean.get(name), line.row.std.get(name)
     if mean is None:
         return Cell("-")
+    count = line.row.counts[name]
+    fewer = "" if count == len(line.row.seeds) else f" ({count})"
     if name == "cost.training_images_read":
-        return Cell(f"{mean:,.0f}", mean)
+        return Cell(f"{mean:,.0f}{fewer}", mean)
     digits = 2 if name == "cost.seconds" else 4
     spread = "" if std is None else f" ± {std:.{digits}f}"
-    return Cell(f"{mean:.{digits}f}{spread}", mean)
+    return Cell(f"{mean:.{digits}f}{spread}{fewer}", mean)

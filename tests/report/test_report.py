@@ -112,6 +112,17 @@ def test_an_absent_value_is_no_number_and_one_seed_has_no_spread(
     assert "| geniu | 1 | - | - |" in capsys.readouterr().out
 
 
+def test_a_value_that_some_seeds_lack_says_how_many_have_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, value in ((1, 0.1), (2, 0.3), (3, None)):
+        write(tmp_path / f"{seed}", "geniu", seed, value)
+    assert main([str(tmp_path), "--markdown"]) == 0
+    said = capsys.readouterr().out
+    assert "| geniu | 3 | 0.2000 ± 0.1414 (2) | - |" in said
+    assert "| 1.00 ± 0.00 |" in said
+
+
 def test_references_come_before_the_methods(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
