@@ -71,6 +71,7 @@ class Run:
         steps: At which relearning was read; empty where the settings do not say it.
         revision: Of the package's sources; empty where it is not known.
         failed: Why there is nothing; empty where the run ended well.
+        again: Why judging it anew failed; the values are then those found before.
         apart: What of the problem tells it from others with the same parts; empty without any.
     """
 
@@ -95,6 +96,7 @@ class Run:
     steps: tuple[float, ...] = ()
     revision: str = ""
     failed: str = ""
+    again: str = ""
     apart: str = ""
 
     @property
@@ -126,10 +128,10 @@ def find(folders: Sequence[Path]) -> list[Run]:
     """Return the unlearning runs at or below some folders that ended, well or not.
 
     Raises:
-        UserError: If there is none, or a file cannot be read.
+        UserError: If there is none, a folder is not there, or a file cannot be read.
     """
     names = ("metrics.json", "failed.json")
-    found = {file.parent for folder in folders for name in names for file in folder.rglob(name)}
+    found = {file.parent for name in names for file in below(folders, name)}
     runs = [run for folder in sorted(found) if (run := read(folder)) is not None]
     if not runs:
         raise UserError(f"no finished unlearning run in {', '.join(map(str, folders))}")
@@ -140,10 +142,28 @@ def trained(folders: Sequence[Path]) -> list[Trained]:
     """Return the training runs at or below some folders that left a picture of their proxies.
 
     Raises:
-        UserError: If a file cannot be read.
+        UserError: If a folder is not there, or a file cannot be read.
     """
-    pictures = {file for folder in folders for file in folder.rglob("proxies.png")}
-    return list(_trained(sorted(pictures)))
+    return list(_trained(below(folders, "proxies.png")))
+
+
+def below(folders: Sequence[Path], name: str) -> list[Path]:
+    """Return the files of a name at or below some folders.
+
+    Raises:
+        UserError: If a folder is not there.
+    """
+    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise UserError(f"there is no folder {', '.join(missing)}")
+    return sorted(
+        {
+            file
+            for folder in folders
+            for file in folder.rglob(name)
+            # a run that is done anew sets its results aside under such a name
+            if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        }
+    )
 
 
 def _trained(pictures: Sequence[Path]) -> Iterator[Trained]:
@@ -167,12 +187,19 @@ def read(folder: Path) -> Run | None:
     Raises:
         UserError: If its file cannot be read.
     """
-    file = folder / ("failed.json" if (folder / "failed.json").is_file() else "metrics.json")
+    file, failure = folder / "metrics.json", folder / "failed.json"
+    # what ended well once stays so, though judging it anew failed
+    again = failure.is_file() and file.is_file() and (folder / "done.json").is_file()
+    if failure.is_file() and not again:
+        file = failure
     if not file.is_file():
         return None
     try:
         document = json.loads(file.read_text())
-        return _run(folder, document) if document["run"].get("job") == "unlearn" else None
+        if document["run"].get("job") != "unlearn":
+            return None
+        run = _run(folder, document)
+        return replace(run, again=json.loads(failure.read_text())["failed"]) if again else run
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(file, error) from error
 

@@ -63,12 +63,19 @@ class Table:
 
     @property
     def failures(self) -> list[str]:
-        """A sentence for each seed of a method that failed."""
-        return [
+        """A sentence for each seed of a method that failed, or was judged anew in vain."""
+        failed = [
             f"{line.row.method}, seed {seed}, failed: {reason}"
             for line in self.lines
             for seed, reason in line.row.failures.items()
         ]
+        again = [
+            f"{run.method}, seed {run.seed}, has its earlier values, for judging it anew failed:"
+            f" {run.again}"
+            for run in self.runs
+            if run.again
+        ]
+        return [" ".join(sentence.split()) for sentence in (*failed, *again)]
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:

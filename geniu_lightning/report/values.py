@@ -7,6 +7,7 @@ from pathlib import Path
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.report.leaves import Leaf, leaves
+from geniu_lightning.report.runs import below
 
 COLUMNS = ("value", "oracles", "±", "z", "original", "position", "better", "ideal")
 
@@ -30,10 +31,10 @@ def sheets(folders: Sequence[Path]) -> list[Sheet]:
     """Return the values of all runs at or below some folders, unlearned or judged.
 
     Raises:
-        UserError: If there is none, or a file cannot be read.
+        UserError: If there is none, a folder is not there, or a file cannot be read.
     """
-    files = sorted({file for folder in folders for file in folder.rglob("metrics.json")})
-    found = [sheet for file in files if (sheet := _sheet(file)) is not None]
+    every = map(_sheet, below(folders, "metrics.json"))
+    found = [sheet for sheet in every if sheet is not None]
     if not found:
         raise UserError(f"no judged run in {', '.join(map(str, folders))}")
     return found

@@ -46,7 +46,9 @@ AREA = 0.549825757722062  # of the curve over log(1 + step)
 
 
 def leaf(value: object, **more: object) -> dict[str, object]:
-    return {"value": value, "direction": "oracle", "ideal": None} | more
+    """A value as the evaluation writes it; what is not said is null."""
+    beside = dict.fromkeys(("ideal", "oracle_mean", "oracle_std", "z", "original", "position"))
+    return {"value": value, "direction": "oracle"} | beside | more
 
 
 def run(

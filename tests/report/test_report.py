@@ -7,7 +7,9 @@ import pytest
 from geniu_lightning.errors import UserError
 from geniu_lightning.report.__main__ import main
 from geniu_lightning.report.rows import gather
-from geniu_lightning.report.runs import find
+from geniu_lightning.report.runs import find, trained
+from geniu_lightning.report.values import sheets
+from tests.report.examples import change, kit, run
 
 
 def write(folder: Path, method: str, seed: int, forget: float | None, job: str = "unlearn") -> None:
@@ -150,6 +152,57 @@ def test_nothing_and_nonsense_are_told(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "metrics.json").write_text("{}")
     assert main([str(tmp_path)]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_each_folder_that_is_not_there_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path / "a", "geniu")
+    wrong = [tmp_path / "b", tmp_path / "a" / "metrics.json"]
+    for more in ([], ["--values"]):
+        assert main([str(tmp_path), *map(str, wrong), *more]) == 2
+        assert f"there is no folder {wrong[0]}, {wrong[1]}" in capsys.readouterr().err
+
+
+def test_a_run_judged_anew_in_vain_keeps_its_values(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run(tmp_path / "a", "geniu", retain=0.75)
+    (folder / "failed.json").write_text(
+        json.dumps({"run": {"job": "unlearn"}, "failed": "no\nmemory"})
+    )
+    (folder / "done.json").write_text("{}")
+    assert main([str(tmp_path), "--markdown"]) == 0
+    said = capsys.readouterr().out
+    assert "| geniu (best) | 1 | 0.1250 | 0.7500 |" in said
+    assert "geniu, seed 1, has its earlier values, for judging it anew failed: no memory" in said
+    (folder / "done.json").unlink()  # then the values are of a run that never ended
+    with pytest.raises(UserError, match="cannot be read"):
+        find([tmp_path])
+
+
+def test_what_a_run_that_is_done_anew_set_aside_is_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / ".hidden"  # a folder that is named may be called so
+    run(runs / "a", "geniu")
+    run(runs / "a" / ".replaced", "geniu")
+    kit(runs / "kit" / ".replaced", 1, b"")
+    assert [one.folder for one in find([runs])] == [runs / "a"]
+    assert trained([runs]) == []
+    assert [sheet.title.partition(":")[0] for sheet in sheets([runs])] == [str(runs / "a")]
+
+
+def test_the_values_of_a_run_without_images_are_told_to_be_absent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = {"accuracy": {"absent": "the images are nowhere"}}
+    change(run(tmp_path / "a", "geniu"), metrics=nothing, word=None)
+    run(tmp_path / "b", "finetune")
+    assert main([str(tmp_path), "--values", "--markdown"]) == 0
+    said = capsys.readouterr().out
+    assert "absent: accuracy.*: the images are nowhere" in said
+    assert "finetune, forgets" in said
 
 
 def test_words_are_counted_and_never_averaged_into_one(
