@@ -1,5 +1,6 @@
 """Which figures there are of a setting, as PNG files with a name and a caption."""
 
+import hashlib
 import io
 import re
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from geniu_lightning.report.tables import Table
 if TYPE_CHECKING:  # matplotlib is imported late
     from matplotlib.figure import Figure
 
+LONGEST = 80  # of a name's words: file systems allow 255 bytes, and classes may be hundreds
 KINDS = {
     "tradeoff": (
         figures.tradeoff,
@@ -94,4 +96,6 @@ def _png(figure: "Figure") -> bytes:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
+    """Return a file's name: words that read well, and what tells it from others like it."""
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")[:LONGEST]
+    return f"{words}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -17,7 +17,17 @@ from geniu_lightning.report.curves import USUAL, curves_of, steps_of
 from geniu_lightning.report.drawn import drawn
 from geniu_lightning.report.runs import find, trained
 from geniu_lightning.report.tables import Table, tables
-from tests.report.examples import AREA, CURVE, STEPS, failed, kit, relearned, run, trained_with
+from tests.report.examples import (
+    AREA,
+    CURVE,
+    STEPS,
+    failed,
+    kit,
+    relearned,
+    run,
+    trained_with,
+    unlearned_with,
+)
 
 
 def table(folder: Path) -> Table:
@@ -194,3 +204,14 @@ def test_the_same_runs_give_the_same_files(tmp_path: Path) -> None:
     first, second = (drawn(table(tmp_path), []) for _ in range(2))
     assert first == second
     assert [bool(one.png) for one in first] == [True, True, True, False]
+
+
+def test_settings_have_files_of_their_own_whose_names_are_short_enough(tmp_path: Path) -> None:
+    names = []
+    for k, name in enumerate(("my_set", "my-set")):
+        folder = trained_with(run(tmp_path / name, "geniu"), data__name=name)
+        unlearned_with(folder, forget=list(range(100)))
+        names += [one.name for one in drawn(table(tmp_path / name), [])]
+        assert len(set(names)) == 4 * (k + 1)
+    assert max(map(len, names)) < 120
+    assert all(name.startswith("my-set-step-majority-0-ratio-0.1") for name in names)

@@ -134,12 +134,44 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(UserError, match="no space left"):
-        files.write({path: b"new"}, force=False)
+        files.write([(path, b"new")], force=False)
     assert [*tmp_path.iterdir()] == [path]
     assert path.read_text() == files.MARK
 
 
+def test_no_file_is_new_where_one_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / name for name in ("a", "b")]
+    for path in paths:
+        path.write_text(files.MARK)
+    usual = Path.write_bytes
+
+    def filling(self: Path, content: bytes) -> int:
+        if "b" in self.name:
+            raise OSError("no space left")
+        return usual(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", filling)
+    with pytest.raises(UserError, match="no space left"):
+        files.write([(path, b"new") for path in paths], force=False)
+    assert sorted(tmp_path.iterdir()) == paths
+    assert [path.read_text() for path in paths] == [files.MARK] * 2
+
+
+def test_one_file_for_two_forms_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path / "runs" / "a", "geniu")
+    out = tmp_path / "all"
+    same = tmp_path / "runs" / ".." / "all"
+    assert main([str(tmp_path / "runs"), "--csv", str(out), "--html", str(same)]) == 2
+    assert f"{out} is named for 2 files" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_folder_in_the_way_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path / "a", "geniu")
-    assert main([str(tmp_path), "--csv", str(tmp_path)]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    for more in ([], ["--force"]):
+        assert main([str(tmp_path), "--csv", str(tmp_path), *more]) == 2
+        assert "cannot be written: it is a folder" in capsys.readouterr().err
