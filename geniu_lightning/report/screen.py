@@ -17,8 +17,9 @@ NARROWEST = 120  # a line that a narrow screen wraps is better than numbers cut 
 
 
 def console() -> Console:
-    """Return where to print."""
-    return Console(highlight=False, width=max(Console().width, NARROWEST))
+    """Return where to print; what stands in brackets is a reader's, and no style."""
+    width = max(Console().width, NARROWEST)
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def print_tables(found: Sequence[Table], markdown: bool) -> None:
@@ -31,8 +32,8 @@ def print_tables(found: Sequence[Table], markdown: bool) -> None:
         _print(out, table.setting, heads_of(columns), rows, markdown, len(rows) - methods)
         for sentence in (table.verdict, *table.failures):
             out.out(f"{sentence}\n")
-    out.print(EXPLANATION, markup=False)
-    out.print(RULE, markup=False)
+    out.print(EXPLANATION)
+    out.print(RULE)
 
 
 def print_values(found: Sequence[Sheet], markdown: bool) -> None:
@@ -41,7 +42,7 @@ def print_values(found: Sequence[Sheet], markdown: bool) -> None:
     for sheet in found:
         _print(out, sheet.title, ["", *VALUES], sheet.rows, markdown)
         for reason, names in sheet.absent.items():
-            out.out(f"absent: {', '.join(names)}: {reason}\n")
+            out.out(f"absent: {', '.join(names)}: {' '.join(reason.split())}\n")
 
 
 def _print(

@@ -9,7 +9,7 @@ from geniu_lightning.report.__main__ import main
 from geniu_lightning.report.rows import gather
 from geniu_lightning.report.runs import find, trained
 from geniu_lightning.report.values import sheets
-from tests.report.examples import change, kit, run
+from tests.report.examples import change, failed, kit, run
 
 
 def write(folder: Path, method: str, seed: int, forget: float | None, job: str = "unlearn") -> None:
@@ -203,6 +203,23 @@ def test_the_values_of_a_run_without_images_are_told_to_be_absent(
     said = capsys.readouterr().out
     assert "absent: accuracy.*: the images are nowhere" in said
     assert "finetune, forgets" in said
+
+
+@pytest.mark.parametrize("more", [[], ["--markdown"], ["--values"], ["--values", "--markdown"]])
+def test_brackets_and_lines_of_a_run_are_printed_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    run(tmp_path / "[ship]" / "[" / "x]", "[b]m[/x]:ship:")
+    change(tmp_path / "[ship]" / "[" / "x]", metrics={"cka": {"absent": "no\nlayers"}})
+    failed(tmp_path / "c", "scrub", 1, "no\nmemory")
+    assert main([str(tmp_path), *more]) == 0
+    said = capsys.readouterr().out
+    assert "[b]m[/x]:ship:" in said
+    if "--values" in more:
+        assert "[ship]/[/x]:[b]m[/x]:ship:,forgets" in "".join(said.split())
+        assert "absent: cka.*: no layers\n" in said
+    else:
+        assert "scrub, seed 1, failed: no memory\n" in said
 
 
 def test_words_are_counted_and_never_averaged_into_one(
