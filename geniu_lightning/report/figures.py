@@ -5,6 +5,7 @@ colour alone.
 """
 
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from geniu_lightning.report.best import RETAINED
@@ -34,6 +35,7 @@ MARKERS = {  # of the words; the last two are no words
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", ":", "-.")
 DOTS_PER_INCH = 150
+CHARACTERS = 130  # of a note below a figure, a line
 FAR_BELOW = 0.75  # of the largest A_r: lower points would press all others together
 
 
@@ -45,7 +47,10 @@ def tradeoff(table: Table) -> "Figure | None":
     """
     lines = [line for line in table.lines if line.role != "oracles"]
     over = AREA if any(AREA in line.row.mean for line in lines) else FORGOTTEN
-    lines = [line for line in lines if over in line.row.mean and RETAINED in line.row.mean]
+    missing = [
+        line for line in lines if line.row.seeds and not {over, RETAINED} <= line.row.mean.keys()
+    ]
+    lines = [line for line in lines if {over, RETAINED} <= line.row.mean.keys()]
     if not lines:
         return None
     figure, axes = _figure(7.0, 4.8, table.setting)
@@ -63,8 +68,13 @@ def tradeoff(table: Table) -> "Figure | None":
     _bands(axes, table, over)
     axes.margins(y=0.12)
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    notes = []
     if below := [f"{x.label} {x.row.mean[RETAINED]:.2f}" for x in lines if x not in shown]:
-        figure.supxlabel(f"too low to be drawn, A_r: {', '.join(below)}", fontsize=7)
+        notes.append(f"too low to be drawn, A_r: {', '.join(below)}")
+    if missing:
+        notes.append(f"not drawn, for lack of a number: {', '.join(x.label for x in missing)}")
+    if notes:
+        figure.supxlabel(fill("; ".join(notes), CHARACTERS), fontsize=7)
     points = [(line.row.mean[over], line.row.mean[RETAINED]) for line in shown]
     label(figure, axes, points, [line.label for line in shown])
     return figure
@@ -103,7 +113,8 @@ def relearning(table: Table) -> "Figure | None":
     axes.set_ylim(-0.03, 1.03)
     if curves.left_out:
         left_out = ", ".join(curves.left_out)
-        figure.supxlabel(f"left out, for a run has no curve at these steps: {left_out}", fontsize=7)
+        note = f"left out, for a run has no curve at these steps: {left_out}"
+        figure.supxlabel(fill(note, CHARACTERS), fontsize=7)
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return figure
 
@@ -152,11 +163,14 @@ def proxies(picture: Path, title: str) -> "Figure":
 
 
 def word_of(line: Line) -> str:
-    """Return the word that a line is drawn with."""
-    words = [*line.row.words]
-    if len(words) > 1:
+    """Return the word that a line is drawn with: one that not all its runs have is not its own."""
+    row = line.row
+    if not row.words:
+        return "no word"
+    word, count = max(row.words.items(), key=lambda item: item[1])
+    if count < row.runs or row.failures:
         return "several words"
-    return words[0] if words and words[0] in MARKERS else "no word"
+    return word if word in MARKERS else "no word"
 
 
 def _point(axes: "Axes", line: Line, over: str) -> None:

@@ -114,6 +114,7 @@ def test_the_tradeoff_is_against_relearning_where_it_was_measured(tmp_path: Path
     assert lines(figure)["hides"] == ([AREA], [0.75])
     assert "finetune" in texts(figure)
     assert "geniu (best)" not in texts(figure)  # without an area it has no place here
+    assert figure.get_supxlabel() == "not drawn, for lack of a number: geniu (best)"
 
 
 def test_a_word_has_its_own_shape_and_the_oracles_their_band(tmp_path: Path) -> None:
@@ -130,6 +131,18 @@ def test_a_word_has_its_own_shape_and_the_oracles_their_band(tmp_path: Path) -> 
     low, high = to_data.transform([(0, across.y0), (0, across.y1)])[:, 1]
     assert (low, high) == pytest.approx((0.8125, 0.9375))  # 0.875 ± 0.0625
     assert along.width == pytest.approx(0.0)  # of A_f, which no oracle has
+
+
+def test_a_word_that_not_all_runs_have_is_no_words_own(tmp_path: Path) -> None:
+    run(tmp_path / "a", "geniu", 1)
+    run(tmp_path / "b", "geniu", 2, word=None)
+    run(tmp_path / "c", "finetune", 1)
+    failed(tmp_path / "d", "finetune", 2, "no memory")
+    run(tmp_path / "e", "scrub", 1, word=None)
+    run(tmp_path / "f", "salun", 1)
+    words = {one.row.method: figures.word_of(one) for one in table(tmp_path).lines}
+    assert (words["geniu"], words["finetune"]) == ("several words", "several words")
+    assert (words["scrub"], words["salun"]) == ("no word", "forgets")
 
 
 def test_what_is_far_below_is_named_and_does_not_press_the_others(tmp_path: Path) -> None:
@@ -163,6 +176,7 @@ def test_a_name_that_has_room_stands_at_its_point(tmp_path: Path) -> None:
     relearned(run(tmp_path / "b", "finetune", retain=0.8), [0.0] * 7, 0.0)
     figure = figures.tradeoff(table(tmp_path))
     assert figure is not None
+    assert len(figure.axes[0].texts) == 3  # the original too
     for note in figure.axes[0].texts:
         assert math.hypot(*note.get_position()) == pytest.approx(8), note.get_text()
 
