@@ -56,6 +56,7 @@ def run(
     method: str,
     seed: int = 1,
     *,
+    forget: float | None = 0.125,
     retain: float = 0.9,
     word: str | None = "forgets",
     seconds: float = 2.0,
@@ -63,29 +64,44 @@ def run(
     **more: object,
 ) -> Path:
     """Write the run of a method, compared with five oracles; return its folder."""
+    target = target or f"geniu_lightning.unlearning.{method}.Method"
+    forgotten: dict[str, object] = {"absent": "no image of the class"}
+    if forget is not None:
+        forgotten = leaf(forget, oracle_mean=0.0, oracle_std=0.0, original=1.0)
     accuracy = {
-        "forget": leaf(0.125, oracle_mean=0.0, oracle_std=0.0, original=1.0),
+        "forget": forgotten,
         "retain": leaf(retain, oracle_mean=0.875, oracle_std=0.0625, original=0.75 + seed / 8),
         "per_class": leaf([0.0, 1.0]),
     }
     document: dict[str, Any] = {
+        "version": 1,
         "word": word,
         "word_reason": f"because {method}",
         "deciding": [{"question": "inside", "name": "head.repair", "value": 0.5, "allowed": 0.25}],
-        "controls": {"original": "keeps"},
+        "controls": {"original": "keeps", "mask": "hides"},
         "oracle_words": {"forgets": 4, "scars": 1},
         "oracles": [1000, 1001, 1002, 1003, 1004],
         "run": {
-            "job": "unlearn",
+            "unlearner": {"_target_": target, "_convert_": "all", "name": method, "steps": 25},
+            "trainer": {"_target_": "pytorch_lightning.Trainer", "precision": "32-true"},
+            "evaluation": {"seed": 0, "split": "test", "bank": "use", "metrics": {}},
             "forget": [0],
-            "unlearner": {"name": method} | ({"_target_": target} if target else {}),
-            "trained": TRAINED | {"seed": seed},
             "seed": 0,
+            "data": {"name": None},
             "kit_sha256": f"digest of kit {seed}",
-            "evaluation": {"split": "test"},
+            "job": "unlearn",
             "revision": "abcdef0123456789",
+            "trained": TRAINED | {"seed": seed},
         },
-        "cost": {"seconds": seconds, "training_images_read": 0, "retrain_seconds": 16.0},
+        "cost": {
+            "seconds": seconds,
+            "seconds_each": [seconds],
+            "training_images_read": 0,
+            "access": "no training data",
+            "reads_prompts": True,
+            "peak_memory_bytes": {"absent": "not told"},
+            "retrain_seconds": 16.0,
+        },
         "metrics": {"accuracy": {"test": accuracy}, "cka": {"absent": "no layers"}},
     }
     folder.mkdir(parents=True)
