@@ -169,6 +169,7 @@ class Judge:
                 "version": assess.VERSION,
                 **judgement,
                 "oracles": result.oracles,
+                "steps": found.steps,
                 **document,
                 "metrics": metrics,
             },

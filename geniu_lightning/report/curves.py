@@ -1,6 +1,5 @@
-"""Relearning curves over seeds, and the steps at which they were read."""
+"""Relearning curves over seeds."""
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,8 +9,6 @@ from geniu_lightning.report.tables import Table
 
 CURVE = "relearning.k10.curve"
 AREA = "relearning.k10.area"
-USUAL = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # the evaluation's own, which settings leave unsaid
-ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -36,11 +33,10 @@ class Curves:
 def curves_of(table: Table) -> Curves | None:
     """Return the curves of a setting; ``None`` where no run has one."""
     runs = [run for run in table.runs if not run.failed]
-    known = {run.folder: steps_of(run) for run in runs}
-    steps = next((found for found in known.values() if found), None)
+    steps = next((run.steps for run in runs if run.steps and CURVE in run.found.curves), None)
     if steps is None:
         return None
-    readable = [run for run in runs if known[run.folder] == steps]
+    readable = [run for run in runs if run.steps == steps and CURVE in run.found.curves]
     names = sorted({run.method for run in runs})
     odd = {run.method for run in runs if run not in readable}
     return Curves(
@@ -54,23 +50,6 @@ def curves_of(table: Table) -> Curves | None:
         _mean([run.original.curves.get(CURVE, []) for run in readable]),
         sorted(odd),
     )
-
-
-def steps_of(run: Run) -> tuple[float, ...] | None:
-    """Return at which steps a run's curve was read; ``None`` where that cannot be told.
-
-    Settings name the steps only where they are not the usual ones. So whichever are taken, they
-    have to give the area that the evaluation found.
-    """
-    steps, curve = run.steps or USUAL, run.found.curves.get(CURVE, [])
-    if len(curve) != len(steps) or AREA not in run.found.values:
-        return None
-    places = [math.log1p(step) for step in steps]
-    pieces = [
-        (places[k + 1] - places[k]) * (curve[k] + curve[k + 1]) / 2 for k in range(len(places) - 1)
-    ]
-    found = sum(pieces) / (places[-1] - places[0])
-    return steps if abs(found - run.found.values[AREA]) < ROUNDING else None
 
 
 def _over_kits(runs: Sequence[Run]) -> list[float]:

@@ -68,7 +68,7 @@ class Run:
         word: What the evaluation says of the run; ``None`` where it says nothing.
         reason: Why it says so.
         deciding: The values that decided, as the evaluation wrote them.
-        steps: At which relearning was read; empty where the settings do not say it.
+        steps: At which relearning was read; empty where the run does not say it.
         revision: Of the package's sources; empty where it is not known.
         failed: Why there is nothing; empty where the run ended well.
         again: Why judging it anew failed; the values are then those found before.
@@ -209,7 +209,6 @@ def _run(folder: Path, document: dict[str, Any]) -> Run:
     name = str(run["unlearner"]["name"])
     found = list(leaves(document.get("metrics", {})))
     costs = {f"cost.{k}": float(v) for k, v in cost.items() if is_number(v)}
-    metrics = run.get("evaluation", {}).get("metrics") or {}
     return Run(
         folder=folder,
         parts=(*_parts(run["trained"]), f"forget {run['forget']}"),
@@ -229,7 +228,7 @@ def _run(folder: Path, document: dict[str, Any]) -> Run:
         word=document.get("word"),
         reason=str(document.get("word_reason") or ""),
         deciding=tuple(document.get("deciding") or ()),
-        steps=tuple((metrics.get("relearning") or {}).get("steps") or ()),
+        steps=tuple(document.get("steps", {}).get("relearning") or ()),
         revision=str(run.get("revision") or ""),
         failed=str(document.get("failed", "")),
     )

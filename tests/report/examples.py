@@ -1,6 +1,7 @@
 """Folders of runs, written as the commands write them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ TRAINED: dict[str, Any] = {
 SETTING = "digits, step (majority [0], ratio 0.1), AllCNN width 4, forget [0]"
 STEPS = (0, 1, 2, 5, 10, 20, 50)
 CURVE = [0.0, 0.0, 0.0, 0.5, 1.0, 1.0, 1.0]
-AREA = 0.549825757722062  # of the curve over log(1 + step)
+AREA = 0.5625
 
 
 def leaf(value: object, **more: object) -> dict[str, object]:
@@ -81,6 +82,7 @@ def run(
         "controls": {"original": "keeps", "mask": "hides"},
         "oracle_words": {"forgets": 4, "scars": 1},
         "oracles": [1000, 1001, 1002, 1003, 1004],
+        "steps": {},
         "run": {
             "unlearner": {"_target_": target, "_convert_": "all", "name": method, "steps": 25},
             "trainer": {"_target_": "pytorch_lightning.Trainer", "precision": "32-true"},
@@ -134,7 +136,9 @@ def trained_with(folder: Path, **settings: object) -> Path:
     return change(folder, **document)
 
 
-def relearned(folder: Path, curve: list[float], area: float, **settings: object) -> None:
+def relearned(
+    folder: Path, curve: list[float], area: float, steps: Sequence[float] = STEPS
+) -> None:
     """Add an attack to a run."""
     document = json.loads((folder / "metrics.json").read_text())
     oracles = [0.0] * (len(curve) - 1) + [0.125]
@@ -144,8 +148,7 @@ def relearned(folder: Path, curve: list[float], area: float, **settings: object)
             "curve": leaf(curve, oracle_mean=oracles, original=[1.0] * len(curve)),
         }
     }
-    document["run"]["evaluation"] = {"metrics": {"relearning": settings}}
-    change(folder, **document)
+    change(folder, metrics=document["metrics"], steps={"relearning": list(steps)})
 
 
 def failed(folder: Path, method: str, seed: int, why: str) -> None:

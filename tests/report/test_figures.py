@@ -10,10 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread, imsave
 from matplotlib.lines import Line2D
 
-from geniu_lightning.evaluation.fine_tuning import area
-from geniu_lightning.evaluation.relearning import STEPS as EVALUATED
 from geniu_lightning.report import figures
-from geniu_lightning.report.curves import USUAL, curves_of, steps_of
+from geniu_lightning.report.curves import curves_of
 from geniu_lightning.report.drawn import drawn
 from geniu_lightning.report.runs import find, trained
 from geniu_lightning.report.tables import Table, tables
@@ -55,26 +53,6 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.axes[0].texts]
 
 
-# ---- steps of relearning ---------------------------------------------------------------------
-
-
-def test_the_usual_steps_are_those_of_the_evaluation() -> None:
-    assert tuple(EVALUATED) == USUAL == STEPS
-    assert area(STEPS, CURVE) == pytest.approx(AREA, abs=1e-6)
-
-
-def test_steps_come_from_the_settings_and_have_to_give_the_area(tmp_path: Path) -> None:
-    relearned(run(tmp_path / "usual", "a"), CURVE, AREA)
-    set_so = [0, 10, 100]
-    at = [math.log1p(step) for step in set_so]
-    own = (0.5 * (at[1] - at[0]) / 2 + 0.75 * (at[2] - at[1])) / at[2]
-    relearned(run(tmp_path / "set", "b"), [0.0, 0.5, 1.0], own, steps=set_so)
-    relearned(run(tmp_path / "odd", "c"), CURVE, AREA + 0.01)
-    relearned(run(tmp_path / "short", "d"), [0.0, 1.0], 0.5)
-    found = {one.method: steps_of(one) for one in find([tmp_path])}
-    assert found == {"a": USUAL, "b": (0, 10, 100), "c": None, "d": None}
-
-
 # ---- figures ---------------------------------------------------------------------------------
 
 
@@ -82,15 +60,17 @@ def test_curves_are_means_over_seeds_beside_oracles_and_original(tmp_path: Path)
     relearned(run(tmp_path / "a1", "geniu", 1), CURVE, AREA)
     whole = [1.0] * 7
     relearned(run(tmp_path / "a2", "geniu", 2), whole, 1.0)
-    relearned(run(tmp_path / "b", "finetune"), whole, 0.3)  # steps that cannot be told
+    relearned(run(tmp_path / "b", "finetune"), [0.0, 0.5, 1.0], 0.3, steps=(0, 10, 100))
+    relearned(run(tmp_path / "c", "scrub"), whole, 0.3, steps=())  # of a version that left them out
+    run(tmp_path / "d", "salun")
     figure = figures.relearning(table(tmp_path))
     assert figure is not None
     plotted = lines(figure)
     assert plotted["geniu"] == (list(STEPS), [0.5, 0.5, 0.5, 0.75, 1.0, 1.0, 1.0])
     assert plotted["oracles"][1] == [0.0] * 6 + [0.125]
     assert plotted["none (before)"][1] == [1.0] * 7
-    assert "finetune" not in plotted
-    assert figure.get_supxlabel().endswith("steps: finetune")
+    assert plotted.keys() == {"geniu", "oracles", "none (before)"}
+    assert figure.get_supxlabel().endswith("steps: finetune, salun, scrub")
     assert figure.axes[0].get_xscale() == "symlog"
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == [*map(str, STEPS)]
 
