@@ -175,13 +175,10 @@ def means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _oracle_words(runs: Iterable[Run]) -> dict[str, int]:
     """Return how often oracles got which word; runs that share kit and evaluation repeat it."""
-    judged = {
-        (run.seed, run.kit, run.evaluation, tuple(sorted(run.oracles.words.items())))
-        for run in runs
-    }
+    judged = {(run.seed, run.kit, run.evaluation): run.oracles.words for run in runs}
     words: Counter[str] = Counter()
-    for *_, counted in judged:
-        words.update(dict(counted))
+    for counted in judged.values():
+        words.update(counted)
     return dict(words)
 
 

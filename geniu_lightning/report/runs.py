@@ -60,7 +60,8 @@ class Run:
         unlearning_seed: Of all that the method drew; ``None`` where the run does not say it.
         training: How the kit was trained, as text.
         recipe: The method's settings, as text; runs of one row share it and ``training``.
-        evaluation: The settings of the evaluation, as text.
+        evaluation: Its settings, and whether the method reads prompts, which are then judged too,
+            as text.
         found: What was measured.
         oracles: What it was compared with.
         original: What was measured of the original beside it.
@@ -220,7 +221,7 @@ def _run(folder: Path, document: dict[str, Any]) -> Run:
         unlearning_seed=run.get("seed"),
         training=_text(run["trained"].get("training")),
         recipe=_text(run["unlearner"]),
-        evaluation=_text(run.get("evaluation")),
+        evaluation=_text([run.get("evaluation"), cost.get("reads_prompts")]),
         found=Found(numbers(found, "value") | costs, lists(found, "value")),
         oracles=_oracles(document, found, costs),
         original=Found(numbers(found, "original"), lists(found, "original")),

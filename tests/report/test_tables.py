@@ -177,6 +177,8 @@ def test_words_of_oracles_are_those_of_all_kits_and_evaluations(tmp_path: Path) 
     fast = change(run(tmp_path / "fast", "none", 1), oracle_words={"not refuted": 5})
     unlearned_with(fast, evaluation={"timings": 1})
     assert line(tmp_path, "oracles (5)").words.endswith("not refuted 5/20, scars 4/20, hides 1/20")
+    change(run(tmp_path / "masked", "logit_mask", 1), cost={"reads_prompts": False})
+    assert line(tmp_path, "oracles (5)").words.startswith("forgets 14/25")  # no kept prompts here
 
 
 def test_each_bank_of_oracles_has_a_row(tmp_path: Path) -> None:
