@@ -6,12 +6,11 @@ from pathlib import Path
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.report import files
-from geniu_lightning.report.drawn import Drawn, drawn
-from geniu_lightning.report.exact import SHAPE, as_csv
-from geniu_lightning.report.latex import as_latex
+from geniu_lightning.report.figures import Drawn, drawn
 from geniu_lightning.report.page import as_html
+from geniu_lightning.report.printed import as_latex, print_tables, print_values
 from geniu_lightning.report.runs import find, trained
-from geniu_lightning.report.screen import print_tables, print_values
+from geniu_lightning.report.spreadsheet import SHAPE, as_csv
 from geniu_lightning.report.tables import Table, tables
 from geniu_lightning.report.values import sheets
 

@@ -1,19 +1,27 @@
-"""What stands in the columns of a table, in all forms alike."""
+"""What stands in the columns of a table, in all forms alike, and which values these are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from geniu_lightning.report.tables import Line
+if TYPE_CHECKING:  # tables take the names of values from here
+    from geniu_lightning.report.tables import Line
 
+FORGOTTEN = "accuracy.test.forget"
+RETAINED = "accuracy.test.retain"
+RELEARNED = "relearning.k10.area"
+CURVE = "relearning.k10.curve"
+SECONDS = "cost.seconds"
+READ = "cost.training_images_read"
 COLUMNS = {
-    "A_f": "accuracy.test.forget",
-    "A_r": "accuracy.test.retain",
+    "A_f": FORGOTTEN,
+    "A_r": RETAINED,
     "worst": "accuracy.test.worst_retained",
     "A_f train": "accuracy.train.forget",
-    "relearned": "relearning.k10.area",
+    "relearned": RELEARNED,
     "after reset": "adaptive.net_area",
-    "time, s": "cost.seconds",
-    "read": "cost.training_images_read",
+    "time, s": SECONDS,
+    "read": READ,
 }
 OF_FULL = {"relearned", "after reset"}
 EXPLANATION = (
@@ -45,7 +53,7 @@ class Cell:
     value: float | None = None
 
 
-def columns_of(lines: Sequence[Line]) -> dict[str, str]:
+def columns_of(lines: "Sequence[Line]") -> dict[str, str]:
     """Return the columns, without those of a full evaluation where there was none."""
     return {
         title: name
@@ -59,21 +67,21 @@ def heads_of(columns: dict[str, str]) -> list[str]:
     return ["method", "n", *columns, "word"]
 
 
-def cells_of(line: Line, columns: dict[str, str]) -> list[Cell]:
+def cells_of(line: "Line", columns: dict[str, str]) -> list[Cell]:
     """Return a line's cells, as many as there are heads."""
     seeds = len(line.row.seeds)
     numbers = [_cell(line, name) for name in columns.values()]
     return [Cell(line.label), Cell(str(seeds), seeds), *numbers, Cell(line.words)]
 
 
-def _cell(line: Line, name: str) -> Cell:
+def _cell(line: "Line", name: str) -> Cell:
     mean, std = line.row.mean.get(name), line.row.std.get(name)
     if mean is None:
         return Cell("-")
     count = line.row.counts[name]
     fewer = "" if count == len(line.row.seeds) else f" ({count})"
-    if name == "cost.training_images_read":
+    if name == READ:
         return Cell(f"{mean:,.0f}{fewer}", mean)
-    digits = 2 if name == "cost.seconds" else 4
+    digits = 2 if name == SECONDS else 4
     spread = "" if std is None else f" ± {std:.{digits}f}"
     return Cell(f"{mean:.{digits}f}{spread}{fewer}", mean)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from geniu_lightning.errors import UserError
+from geniu_lightning.report.spreadsheet import COLUMNS
 
 MARK = "geniu_lightning.report"  # in the head of every page and picture
-COLUMNS = ("setting", "data", "imbalance", "network", "forget", "method", "role")
 MARKS = (MARK.encode(), ",".join(COLUMNS).encode())  # a CSV has no place for a mark but its head
 HEAD = 1024  # bytes of a file in which a mark stands
 

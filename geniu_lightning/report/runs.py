@@ -214,7 +214,7 @@ def _run(folder: Path, document: dict[str, Any]) -> Run:
         folder=folder,
         parts=(*_parts(run["trained"]), f"forget {run['forget']}"),
         method=name,
-        basis=(str(run["unlearner"].get("_target_", "")).split(".") * 2)[-2] or name,
+        basis=_file_of(str(run["unlearner"].get("_target_", ""))) or name,
         problem=_problem(run["trained"]),
         seed=run["trained"]["seed"],
         kit=str(run.get("kit_sha256") or ""),
@@ -266,6 +266,11 @@ def _parts(trained: dict[str, Any]) -> tuple[str, str, str]:
     )
 
 
+def _file_of(target: str) -> str:
+    """Return the name of the module in which a class is; empty where none is said."""
+    return target.rpartition(".")[0].rpartition(".")[2]
+
+
 def _problem(trained: Mapping[str, Any]) -> dict[str, str]:
     """Return what tells problems apart; the forgotten classes are among the parts already."""
     recipe = trained.get("training") or {}
@@ -298,7 +303,9 @@ def _told_apart(runs: Sequence[Run]) -> list[Run]:
     """
     problems: dict[str, list[dict[str, str]]] = {}
     for run in runs:
-        problems.setdefault(run.setting, []).append(run.problem)
+        known = problems.setdefault(run.setting, [])
+        if run.problem not in known:
+            known.append(run.problem)
     return [replace(run, apart=_difference(run.problem, problems[run.setting])) for run in runs]
 
 

@@ -9,7 +9,7 @@ from geniu_lightning.errors import UserError
 from geniu_lightning.report.leaves import Leaf, leaves
 from geniu_lightning.report.runs import below
 
-COLUMNS = ("value", "oracles", "±", "z", "original", "position", "better", "ideal")
+HEADS = ("value", "oracles", "±", "z", "original", "position", "better", "ideal")
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Sheet:
 
     Attributes:
         title: Its folder, method and word.
-        rows: A row a value, the first cell its name, the others as in ``COLUMNS``.
+        rows: A row a value, the first cell its name, the others as in ``HEADS``.
         absent: Names of what could not be measured, by the reason.
     """
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from geniu_lightning.report.curves import curves_of
+from geniu_lightning.report.figures import curves_of
 from geniu_lightning.report.runs import find
 from geniu_lightning.report.tables import tables
 from tests.app.conftest import Command

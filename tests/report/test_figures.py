@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread, imsave
 from matplotlib.lines import Line2D
 
-from geniu_lightning.report import figures
-from geniu_lightning.report.curves import curves_of
-from geniu_lightning.report.drawn import drawn
+from geniu_lightning.report import figures, tradeoff
+from geniu_lightning.report.figures import curves_of, drawn
 from geniu_lightning.report.runs import find, trained
 from geniu_lightning.report.tables import Table, tables
 from tests.report.examples import (
@@ -83,12 +82,12 @@ def test_without_an_attack_there_are_no_curves(tmp_path: Path) -> None:
 
 def test_the_tradeoff_is_against_relearning_where_it_was_measured(tmp_path: Path) -> None:
     run(tmp_path / "a", "geniu", retain=0.875)
-    figure = figures.tradeoff(table(tmp_path))
+    figure = tradeoff.tradeoff(table(tmp_path))
     assert figure is not None
     assert figure.axes[0].get_xlabel().startswith("A_f")
     assert lines(figure)["forgets"] == ([0.125], [0.875])
     relearned(run(tmp_path / "b", "finetune", retain=0.75, word="hides"), CURVE, AREA)
-    figure = figures.tradeoff(table(tmp_path))
+    figure = tradeoff.tradeoff(table(tmp_path))
     assert figure is not None
     assert figure.axes[0].get_xlabel().startswith("relearned")
     assert lines(figure)["hides"] == ([AREA], [0.75])
@@ -101,11 +100,11 @@ def test_a_word_has_its_own_shape_and_the_oracles_their_band(tmp_path: Path) -> 
     for seed, word in ((1, "hides"), (2, "scars")):
         run(tmp_path / f"{seed}", "geniu", seed, word=word)
     run(tmp_path / "c", "finetune", word="keeps", retain=0.8)
-    figure = figures.tradeoff(table(tmp_path))
+    figure = tradeoff.tradeoff(table(tmp_path))
     assert figure is not None
     shapes = {word: point.get_marker() for word, point in labelled(figure).items()}
     assert shapes["several words"] != shapes["keeps"]
-    assert len({shape for shape, _ in figures.MARKERS.values()}) == len(figures.MARKERS)
+    assert len({shape for shape, _ in tradeoff.MARKERS.values()}) == len(tradeoff.MARKERS)
     across, along = (patch.get_extents() for patch in figure.axes[0].patches)
     to_data = figure.axes[0].transData.inverted()
     low, high = to_data.transform([(0, across.y0), (0, across.y1)])[:, 1]
@@ -120,7 +119,7 @@ def test_a_word_that_not_all_runs_have_is_no_words_own(tmp_path: Path) -> None:
     failed(tmp_path / "d", "finetune", 2, "no memory")
     run(tmp_path / "e", "scrub", 1, word=None)
     run(tmp_path / "f", "salun", 1)
-    words = {one.row.method: figures.word_of(one) for one in table(tmp_path).lines}
+    words = {one.row.method: tradeoff.word_of(one) for one in table(tmp_path).lines}
     assert (words["geniu"], words["finetune"]) == ("several words", "several words")
     assert (words["scrub"], words["salun"]) == ("no word", "forgets")
 
@@ -128,7 +127,7 @@ def test_a_word_that_not_all_runs_have_is_no_words_own(tmp_path: Path) -> None:
 def test_what_is_far_below_is_named_and_does_not_press_the_others(tmp_path: Path) -> None:
     run(tmp_path / "a", "geniu", retain=0.9)
     run(tmp_path / "b", "random_init", retain=0.1)
-    figure = figures.tradeoff(table(tmp_path))
+    figure = tradeoff.tradeoff(table(tmp_path))
     assert figure is not None
     assert figure.get_supxlabel() == "too low to be drawn, A_r: random_init 0.10"
     assert figure.axes[0].get_ylim()[0] > 0.5
@@ -138,7 +137,7 @@ def test_names_do_not_lie_on_each_other(tmp_path: Path) -> None:
     names = [f"method_number_{k}" for k in range(12)]
     for k, name in enumerate(names):
         run(tmp_path / name, name, retain=0.9 + 0.0005 * k)
-    figure = figures.tradeoff(table(tmp_path))
+    figure = tradeoff.tradeoff(table(tmp_path))
     assert figure is not None
     figure.savefig(io.BytesIO())  # where they are when all is done
     from matplotlib.text import Text
@@ -154,7 +153,7 @@ def test_a_name_that_has_room_stands_at_its_point(tmp_path: Path) -> None:
     run(tmp_path / "a", "geniu", retain=0.9)
     relearned(tmp_path / "a", CURVE, AREA)
     relearned(run(tmp_path / "b", "finetune", retain=0.8), [0.0] * 7, 0.0)
-    figure = figures.tradeoff(table(tmp_path))
+    figure = tradeoff.tradeoff(table(tmp_path))
     assert figure is not None
     assert len(figure.axes[0].texts) == 3  # the original too
     for note in figure.axes[0].texts:

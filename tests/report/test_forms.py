@@ -9,9 +9,9 @@ import pytest
 from geniu_lightning.errors import UserError
 from geniu_lightning.report import files
 from geniu_lightning.report.__main__ import main
-from geniu_lightning.report.exact import as_csv
-from geniu_lightning.report.latex import as_latex, escaped
+from geniu_lightning.report.printed import as_latex, escaped
 from geniu_lightning.report.runs import find
+from geniu_lightning.report.spreadsheet import as_csv
 from geniu_lightning.report.tables import tables
 from tests.report.examples import SETTING, change, failed, run
 

@@ -9,11 +9,10 @@ from geniu_lightning.app.oracles import RECIPE
 from geniu_lightning.errors import UserError
 from geniu_lightning.report import runs
 from geniu_lightning.report.__main__ import main
-from geniu_lightning.report.best import RULE, TRIVIAL, best_of
-from geniu_lightning.report.curves import curves_of
+from geniu_lightning.report.figures import curves_of
 from geniu_lightning.report.rows import Row, gather, means
 from geniu_lightning.report.runs import find
-from geniu_lightning.report.tables import Line, Table, tables
+from geniu_lightning.report.tables import RULE, TRIVIAL, Line, Table, best_of, tables
 from tests.report.examples import (
     AREA,
     CURVE,

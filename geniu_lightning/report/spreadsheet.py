@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 
-from geniu_lightning.report.files import COLUMNS
 from geniu_lightning.report.rows import means
 from geniu_lightning.report.runs import Run
 from geniu_lightning.report.tables import Line, Table
@@ -17,6 +16,7 @@ SHAPE = (
     " numbers as measured, nothing rounded, an empty cell where there is none; pandas:"
     " read_csv(FILE, index_col=['setting', 'method'])"
 )
+COLUMNS = ("setting", "data", "imbalance", "network", "forget", "method", "role")
 ABOUT = (*COLUMNS, "best", "seeds", "n", "oracles", "words", "failed_seeds")
 PARTS = ("mean", "std", "n", "oracle_mean", "oracle_std")
 
