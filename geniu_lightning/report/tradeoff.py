@@ -31,7 +31,8 @@ MARKERS = {  # of the words; the last two are no words
     "no word": (".", "#000000"),
 }
 DOTS_PER_INCH = 150
-CHARACTERS = 130  # of a note below a figure, a line
+CHARACTERS = 100  # of a line below a figure
+TITLE = 75  # characters of a line above its axes
 FAR_BELOW = 0.75  # of the largest A_r: lower points would press all others together
 DISTANCES = (8, 14, 22, 32, 44, 58, 74)  # in points, nearest first
 DIRECTIONS = 12
@@ -87,7 +88,7 @@ def canvas(width: float, height: float, title: str) -> "tuple[Figure, Axes]":
     figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_title(title, fontsize=9)
+    axes.set_title(fill(title, TITLE), fontsize=9)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure, axes

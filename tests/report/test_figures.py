@@ -149,6 +149,22 @@ def test_names_do_not_lie_on_each_other(tmp_path: Path) -> None:
         assert not any(one.overlaps(other) for other in boxes[k + 1 :])
 
 
+def test_a_title_and_a_note_of_many_words_fit(tmp_path: Path) -> None:
+    relearned(run(tmp_path / "a", "geniu"), CURVE, AREA)
+    for k in range(12):
+        run(tmp_path / f"{k}", f"synthetic_embeddings_{k}")
+    for folder in tmp_path.iterdir():
+        trained_with(folder, data__name="name of a data set " * 6)
+    for draw in (tradeoff.tradeoff, figures.relearning):
+        figure = draw(table(tmp_path))
+        assert figure is not None
+        figure.savefig(io.BytesIO())
+        texts = [figure.axes[0].title, *figure.texts]
+        boxes = [text.get_window_extent() for text in texts if text.get_text()]
+        assert len(boxes) == 2
+        assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width for box in boxes)
+
+
 def test_a_name_that_has_room_stands_at_its_point(tmp_path: Path) -> None:
     run(tmp_path / "a", "geniu", retain=0.9)
     relearned(tmp_path / "a", CURVE, AREA)
