@@ -171,6 +171,7 @@ class Judge:
                 "version": assess.VERSION,
                 **judgement,
                 "oracles": result.oracles,
+                "steps": found.steps,
                 **document,
                 "metrics": metrics,
             },

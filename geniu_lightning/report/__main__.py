@@ -6,12 +6,11 @@ from pathlib import Path
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.report import files
-from geniu_lightning.report.drawn import Drawn, drawn
-from geniu_lightning.report.exact import SHAPE, as_csv
-from geniu_lightning.report.latex import as_latex
+from geniu_lightning.report.figures import Drawn, drawn
 from geniu_lightning.report.page import as_html
+from geniu_lightning.report.printed import as_latex, print_tables, print_values
 from geniu_lightning.report.runs import find, trained
-from geniu_lightning.report.screen import print_tables, print_values
+from geniu_lightning.report.spreadsheet import SHAPE, as_csv
 from geniu_lightning.report.tables import Table, tables
 from geniu_lightning.report.values import sheets
 
@@ -62,38 +61,40 @@ def _parser() -> argparse.ArgumentParser:
 
 def _report(options: argparse.Namespace) -> None:
     found = tables(find(options.folders))
+    for sentence in (one for table in found for one in table.left_out):
+        sys.stderr.write(f"{sentence}\n")
     contents = _contents(options, found)
     files.write(contents, options.force)
     if options.latex:
         sys.stdout.write(as_latex(found))
     elif not options.values:
         print_tables(found, options.markdown)
-    for path in contents:
+    for path, _ in contents:
         sys.stderr.write(f"wrote {path}\n")
 
 
-def _contents(options: argparse.Namespace, found: list[Table]) -> dict[Path, bytes]:
+def _contents(options: argparse.Namespace, found: list[Table]) -> list[tuple[Path, bytes]]:
     """Return the files that are asked for."""
-    contents: dict[Path, bytes] = {}
+    contents: list[tuple[Path, bytes]] = []
     if options.csv:
-        contents[options.csv] = as_csv(found).encode()
+        contents.append((options.csv, as_csv(found).encode()))
     if options.html or options.figures:
         kits = trained(options.folders)
         pictures = {table.setting: drawn(table, kits) for table in found}
         if options.html:
-            contents[options.html] = as_html(found, pictures).encode()
+            contents.append((options.html, as_html(found, pictures).encode()))
         if options.figures:
-            contents |= _of_figures(options.figures, pictures)
+            contents += _of_figures(options.figures, pictures)
     return contents
 
 
-def _of_figures(folder: Path, pictures: dict[str, list[Drawn]]) -> dict[Path, bytes]:
+def _of_figures(folder: Path, pictures: dict[str, list[Drawn]]) -> list[tuple[Path, bytes]]:
     """Return the figures by their files, and tell which there are not."""
     every = [(setting, one) for setting, several in pictures.items() for one in several]
     for setting, one in every:
         if not one.png:
             sys.stderr.write(f"{setting}: {one.caption}\n")
-    return {folder / f"{one.name}.png": one.png for _, one in every if one.png}
+    return [(folder / f"{one.name}.png", one.png) for _, one in every if one.png]
 
 
 if __name__ == "__main__":

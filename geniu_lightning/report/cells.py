@@ -1,31 +1,42 @@
-"""What stands in the columns of a table, in all forms alike."""
+"""What stands in the columns of a table, in all forms alike, and which values these are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from geniu_lightning.report.tables import Line
+if TYPE_CHECKING:  # tables take the names of values from here
+    from geniu_lightning.report.tables import Line
 
+FORGOTTEN = "accuracy.test.forget"
+RETAINED = "accuracy.test.retain"
+RELEARNED = "relearning.k10.area"
+CURVE = "relearning.k10.curve"
+SECONDS = "cost.seconds"
+READ = "cost.training_images_read"
 COLUMNS = {
-    "A_f": "accuracy.test.forget",
-    "A_r": "accuracy.test.retain",
+    "A_f": FORGOTTEN,
+    "A_r": RETAINED,
     "worst": "accuracy.test.worst_retained",
     "A_f train": "accuracy.train.forget",
-    "relearned": "relearning.k10.area",
+    "relearned": RELEARNED,
     "after reset": "adaptive.net_area",
-    "time, s": "cost.seconds",
-    "read": "cost.training_images_read",
+    "time, s": SECONDS,
+    "read": READ,
 }
 OF_FULL = {"relearned", "after reset"}
 EXPLANATION = (
     "A_f: accuracy on forgotten classes, A_r: mean over retained classes, worst: the least of them,"
     " on test images; relearned: accuracy that ten images of a forgotten class bring back over 50"
     " steps, after reset: the same where the forgotten rows of the head are set anew first, less"
-    " what retained accuracy lost; n: training seeds; read: training images read while unlearning."
+    " what retained accuracy lost; n: training seeds, a kit each; of several unlearning seeds on"
+    " a kit the mean counts; (k) behind a value: only k of the n have it; read: training images"
+    " read while unlearning."
     " The yardstick is the retrained model, not A_f = 0: logit_mask reaches that too, and forgets"
     " nothing. The word is that of the evaluation's rule (docs/evaluation.md), with the number of"
-    " seeds that got it; it needs retrained oracles, and forgets needs evaluation=full. oracles:"
+    " runs that got it; it needs retrained oracles, and forgets needs evaluation=full. oracles:"
     " the retrained models, in brackets how many, that the runs were compared with, their spread,"
-    " and the time to train one; none (before): the model before unlearning."
+    " the time to train one, and the rule's words for them over all kits and evaluations: any but"
+    " forgets and not refuted is a false alarm; none (before): the model before unlearning."
 )
 
 
@@ -42,7 +53,7 @@ class Cell:
     value: float | None = None
 
 
-def columns_of(lines: Sequence[Line]) -> dict[str, str]:
+def columns_of(lines: "Sequence[Line]") -> dict[str, str]:
     """Return the columns, without those of a full evaluation where there was none."""
     return {
         title: name
@@ -56,19 +67,21 @@ def heads_of(columns: dict[str, str]) -> list[str]:
     return ["method", "n", *columns, "word"]
 
 
-def cells_of(line: Line, columns: dict[str, str]) -> list[Cell]:
+def cells_of(line: "Line", columns: dict[str, str]) -> list[Cell]:
     """Return a line's cells, as many as there are heads."""
     seeds = len(line.row.seeds)
     numbers = [_cell(line, name) for name in columns.values()]
     return [Cell(line.label), Cell(str(seeds), seeds), *numbers, Cell(line.words)]
 
 
-def _cell(line: Line, name: str) -> Cell:
+def _cell(line: "Line", name: str) -> Cell:
     mean, std = line.row.mean.get(name), line.row.std.get(name)
     if mean is None:
         return Cell("-")
-    if name == "cost.training_images_read":
-        return Cell(f"{mean:,.0f}", mean)
-    digits = 2 if name == "cost.seconds" else 4
+    count = line.row.counts[name]
+    fewer = "" if count == len(line.row.seeds) else f" ({count})"
+    if name == READ:
+        return Cell(f"{mean:,.0f}{fewer}", mean)
+    digits = 2 if name == SECONDS else 4
     spread = "" if std is None else f" ± {std:.{digits}f}"
-    return Cell(f"{mean:.{digits}f}{spread}", mean)
+    return Cell(f"{mean:.{digits}f}{spread}{fewer}", mean)

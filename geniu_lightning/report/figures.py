@@ -1,73 +1,86 @@
-"""Figures of a setting: what was lost and gained, what comes back, what it cost.
+"""The figures of a setting, as PNG files with a name and a caption.
 
 Colours are those of Okabe and Ito, which colour-blind readers tell apart; nothing is said by
 colour alone.
 """
 
+import hashlib
+import io
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
-from geniu_lightning.report.best import RETAINED
-from geniu_lightning.report.curves import AREA, curves_of
-from geniu_lightning.report.placing import label
-from geniu_lightning.report.tables import LABELS, Line, Table
+from geniu_lightning.report.cells import CURVE, SECONDS
+from geniu_lightning.report.files import MARK
+from geniu_lightning.report.runs import Run, Trained
+from geniu_lightning.report.tables import LABELS, Table
+from geniu_lightning.report.tradeoff import CHARACTERS, DOTS_PER_INCH, canvas, tradeoff
 
 if TYPE_CHECKING:  # matplotlib is imported late
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORGOTTEN = "accuracy.test.forget"
-SECONDS = "cost.seconds"
-MARKERS = {  # of the words; the last two are no words
-    "forgets": ("o", "#009E73"),
-    "forgets in the model, not in the system": ("D", "#009E73"),
-    "not refuted": ("P", "#56B4E9"),
-    "scars": ("^", "#CC79A7"),
-    "hides": ("s", "#E69F00"),
-    "keeps": ("X", "#D55E00"),
-    "destroys": ("v", "#0072B2"),
-    "destroys without forgetting": ("<", "#0072B2"),
-    "invalid": ("*", "#000000"),
-    "several words": ("h", "#999999"),
-    "no word": (".", "#000000"),
-}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", ":", "-.")
-DOTS_PER_INCH = 150
-FAR_BELOW = 0.75  # of the largest A_r: lower points would press all others together
+LONGEST = 80  # of a name's words: file systems allow 255 bytes, and classes may be hundreds
 
 
-def tradeoff(table: Table) -> "Figure | None":
-    """Draw A_r against what ten images bring back, or against A_f where that was not measured.
+@dataclass(frozen=True)
+class Drawn:
+    """A figure, or why there is none.
 
-    Returns:
-        ``None`` where no method has both numbers.
+    Attributes:
+        name: Of its file, without the ending.
+        title: What it shows, in a word or two.
+        caption: How it is read; the reason where there is no figure.
+        png: The file; empty where there is no figure.
     """
-    lines = [line for line in table.lines if line.role != "oracles"]
-    over = AREA if any(AREA in line.row.mean for line in lines) else FORGOTTEN
-    lines = [line for line in lines if over in line.row.mean and RETAINED in line.row.mean]
-    if not lines:
-        return None
-    figure, axes = _figure(7.0, 4.8, table.setting)
-    least = FAR_BELOW * max(line.row.mean[RETAINED] for line in lines)
-    shown = [line for line in lines if line.row.mean[RETAINED] >= least]
-    axes.set_xlim(-0.04, 1.04)
-    axes.set_xlabel(
-        "relearned: accuracy on the forgotten class that ten images bring back"
-        if over == AREA
-        else "A_f: accuracy on the forgotten class"
-    )
-    axes.set_ylabel("A_r: accuracy on retained classes")
-    for line in sorted(shown, key=lambda line: [*MARKERS].index(word_of(line))):
-        _point(axes, line, over)
-    _bands(axes, table, over)
-    axes.margins(y=0.12)
-    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    if below := [f"{x.label} {x.row.mean[RETAINED]:.2f}" for x in lines if x not in shown]:
-        figure.supxlabel(f"too low to be drawn, A_r: {', '.join(below)}", fontsize=7)
-    points = [(line.row.mean[over], line.row.mean[RETAINED]) for line in shown]
-    label(figure, axes, points, [line.label for line in shown])
-    return figure
+
+    name: str
+    title: str
+    caption: str
+    png: bytes = b""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Accuracy on forgotten classes while they are taught again.
+
+    Attributes:
+        steps: Of fine-tuning, where the accuracies were read.
+        methods: Mean over seeds, by the method's name.
+        oracles: Mean over the oracles; empty without any.
+        original: Mean over kits; empty where it is not known.
+        left_out: Methods of which a run has no curve that could be read beside the others.
+    """
+
+    steps: Sequence[float]
+    methods: dict[str, list[float]]
+    oracles: list[float] = field(default_factory=list)
+    original: list[float] = field(default_factory=list)
+    left_out: Sequence[str] = ()
+
+
+def drawn(table: Table, kits: Sequence[Trained]) -> list[Drawn]:
+    """Return the figures of a setting.
+
+    Args:
+        table: What to draw.
+        kits: Training runs that left a picture of proxies, of this setting or others.
+    """
+    found = []
+    for kind, (draw, caption, missing) in KINDS.items():
+        figure = draw(table)
+        name = f"{_slug(table.setting)}-{kind}"
+        found.append(
+            Drawn(name, kind, f"No figure of {kind}: {missing}.")
+            if figure is None
+            else Drawn(name, kind, caption, _png(figure))
+        )
+    return [*found, _proxies(table, kits)]
 
 
 def relearning(table: Table) -> "Figure | None":
@@ -79,7 +92,7 @@ def relearning(table: Table) -> "Figure | None":
     curves = curves_of(table)
     if curves is None:
         return None
-    figure, axes = _figure(7.0, 4.2, table.setting)
+    figure, axes = canvas(7.0, 4.2, table.setting)
     order = sorted(curves.methods.items(), key=lambda item: -sum(item[1]))
     for k, (name, curve) in enumerate(x for x in order if x[0] != "none"):
         style = DASHES[k // len(COLOURS) % len(DASHES)]
@@ -103,7 +116,8 @@ def relearning(table: Table) -> "Figure | None":
     axes.set_ylim(-0.03, 1.03)
     if curves.left_out:
         left_out = ", ".join(curves.left_out)
-        figure.supxlabel(f"left out, for a run has no curve at these steps: {left_out}", fontsize=7)
+        note = f"left out, for a run has no curve at these steps: {left_out}"
+        figure.supxlabel(fill(note, CHARACTERS), fontsize=7)
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return figure
 
@@ -121,7 +135,7 @@ def cost(table: Table) -> "Figure | None":
     if not times:
         return None
     names = sorted(times, key=lambda name: -sum(times[name]) / len(times[name]))
-    figure, axes = _figure(7.0, 1.4 + 0.22 * len(names), table.setting)
+    figure, axes = canvas(7.0, 1.4 + 0.22 * len(names), table.setting)
     for k, name in enumerate(names):
         axes.plot(times[name], [k] * len(times[name]), "o", color="#0072B2", ms=5, alpha=0.7)
     oracles = [line.row.mean.get(SECONDS) for line in table.lines if line.role == "oracles"]
@@ -129,7 +143,7 @@ def cost(table: Table) -> "Figure | None":
         name = "" if k else "retraining one oracle"
         axes.axvline(seconds, color="black", ls="--", lw=1.2, label=name)
     axes.set_xscale("log")
-    axes.set_xlabel("seconds, a dot a seed")
+    axes.set_xlabel("seconds, a dot a run")
     axes.set_yticks(range(len(names)), [LABELS.get(name, name) for name in names], fontsize=8)
     axes.set_ylim(-0.7, len(names) - 0.3)
     axes.grid(axis="x", color="0.9")
@@ -138,69 +152,98 @@ def cost(table: Table) -> "Figure | None":
     return figure
 
 
+def curves_of(table: Table) -> Curves | None:
+    """Return the curves of a setting; ``None`` where no run has one."""
+    runs = [run for run in table.runs if not run.failed]
+    steps = next((run.steps for run in runs if run.steps and CURVE in run.found.curves), None)
+    if steps is None:
+        return None
+    readable = [run for run in runs if run.steps == steps and CURVE in run.found.curves]
+    names = sorted({run.method for run in runs})
+    odd = {run.method for run in runs if run not in readable}
+    return Curves(
+        steps,
+        {
+            name: _over_kits([run for run in readable if run.method == name])
+            for name in names
+            if name not in odd
+        },
+        _mean([run.oracles.mean.curves.get(CURVE, []) for run in readable]),
+        _mean([run.original.curves.get(CURVE, []) for run in readable]),
+        sorted(odd),
+    )
+
+
 def proxies(picture: Path, title: str) -> "Figure":
     """Return the picture that training left of what the generator draws, under a title."""
     from matplotlib.image import imread
 
     pixels = imread(picture)
     height, width = (side / DOTS_PER_INCH for side in pixels.shape[:2])
-    figure, _ = _figure(width, height + 0.3, "")
+    figure, _ = canvas(width, height + 0.3, "")
     figure.clear()
     figure.suptitle(title, fontsize=9)
     figure.figimage(pixels)  # a dot of the picture is a dot of the figure
     return figure
 
 
-def word_of(line: Line) -> str:
-    """Return the word that a line is drawn with."""
-    words = [*line.row.words]
-    if len(words) > 1:
-        return "several words"
-    return words[0] if words and words[0] in MARKERS else "no word"
+KINDS = {
+    "tradeoff": (
+        tradeoff,
+        "What is kept against what comes back. Shaded: mean ± std of the retrained oracles; where"
+        " the bands cross is where a method should be. Shape and colour: the word; hollow: no"
+        " method but something to compare with.",
+        "there is no run with A_r and A_f",
+    ),
+    "relearning": (
+        relearning,
+        "How fast the forgotten class comes back when ten of its images are taught again, mean over"
+        " seeds. A model that forgot learns as slowly as the oracles.",
+        "no run was attacked by relearning (evaluation=full), or earlier versions judged them",
+    ),
+    "cost": (
+        cost,
+        "What unlearning took, beside training an oracle anew.",
+        "no run says how long it took",
+    ),
+}
 
 
-def _point(axes: "Axes", line: Line, over: str) -> None:
-    """Draw a line's mean with its spread; what is no method is hollow."""
-    word = word_of(line)
-    shape, colour = MARKERS[word]
-    known = axes.get_legend_handles_labels()[1]
-    axes.errorbar(
-        line.row.mean[over],
-        line.row.mean[RETAINED],
-        xerr=line.row.std.get(over),
-        yerr=line.row.std.get(RETAINED),
-        fmt=shape,
-        color=colour,
-        markerfacecolor=colour if line.role == "method" else "white",
-        ms=7,
-        elinewidth=0.7,
-        label="_" if word in known else word,
-    )
+def _over_kits(runs: Sequence[Run]) -> list[float]:
+    """Return the mean over kits of the means over the runs from one kit."""
+    kits: dict[int, list[list[float]]] = {}
+    for run in runs:
+        kits.setdefault(run.seed, []).append(run.found.curves[CURVE])
+    return _mean([_mean(own) for own in kits.values()])
 
 
-def _bands(axes: "Axes", table: Table, over: str) -> None:
-    """Shade mean ± std of the oracles; where the bands cross is where to be."""
-    for k, row in enumerate(line.row for line in table.lines if line.role == "oracles"):
-        for name, span, mean in (
-            (RETAINED, axes.axhspan, axes.axhline),
-            (over, axes.axvspan, axes.axvline),
-        ):
-            if name in row.mean:
-                centre, spread = row.mean[name], row.std.get(name, 0.0)
-                span(centre - spread, centre + spread, color="0.6", alpha=0.25, lw=0, zorder=0)
-                shown = name == RETAINED and not k
-                text = f"{row.method}, mean ± std" if shown else "_"
-                mean(centre, color="0.45", lw=0.8, zorder=0, label=text)
+def _mean(curves: Sequence[Sequence[float]]) -> list[float]:
+    """Return the mean in each place over the curves that are there."""
+    return [statistics.fmean(column) for column in zip(*filter(None, curves), strict=True)]
 
 
-def _figure(width: float, height: float, title: str) -> "tuple[Figure, Axes]":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _proxies(table: Table, kits: Sequence[Trained]) -> Drawn:
+    """Return the proxies of the first kit that the runs began with."""
+    wanted = [(run.problem, run.seed, run.training) for run in table.runs]
+    fitting = [kit for kit in kits if (kit.problem, kit.seed, kit.training) in wanted]
+    name = f"{_slug(table.setting)}-proxies"
+    if not fitting:
+        missing = "the training run that left proxies.png is not below the folders named"
+        return Drawn(name, "proxies", f"No figure of proxies: {missing}.")
+    kit = min(fitting, key=lambda kit: kit.seed)
+    title = f"{', '.join(kit.parts)}, training seed {kit.seed}"
+    caption = f"What the kit of training seed {kit.seed} draws of each class: all that stays of it."
+    return Drawn(name, "proxies", caption, _png(proxies(kit.picture, title)))
 
-    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize=9)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    return figure, axes
+
+def _png(figure: "Figure") -> bytes:
+    out = io.BytesIO()
+    # no date and no version: the same runs give the same file
+    figure.savefig(out, format="png", metadata={"Software": MARK})
+    return out.getvalue()
+
+
+def _slug(text: str) -> str:
+    """Return a file's name: words that read well, and what tells it from others like it."""
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")[:LONGEST]
+    return f"{words}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -9,8 +9,10 @@ Leaf = dict[str, Any]  # as JSON has it: {value, direction, …} or {absent: rea
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Leaf]]:
     """Yield each leaf with its full name, such as ``accuracy.test.forget``."""
     for name, node in tree.items():
+        if not isinstance(node, Mapping):  # the reason of a family that is absent as a whole
+            continue
         if "absent" in node or "value" in node:
-            yield prefix + name, node
+            yield prefix + name, dict(node)
         else:
             yield from leaves(node, f"{prefix}{name}.")
 

@@ -1,13 +1,18 @@
 """Finished runs as they describe themselves in their ``metrics.json``."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.report.leaves import Leaf, is_number, leaves, lists, numbers
+
+# of how a kit was trained, what its classifier and its oracles follow from: kits whose prompts and
+# generator were trained otherwise are still about the same problem
+RECIPE = ("batch_size", "epochs", "optimizer", "schedule", "max_gradient_norm")
+PLACES = ("root", "cache_folder")  # of the settings of data: where, not what
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,14 @@ class Run:
         parts: What was forgotten from what: data, imbalance, network, classes.
         method: Name of the method; an experiment that changes its settings changes its name too.
         basis: The file of ``unlearning/`` that the method is in, whatever its name.
+        problem: Settings that an original and its oracles follow from, by dotted names, as text.
         seed: Training seed of the kit it began with.
+        kit: Digest of the kit; empty where the run does not say it.
+        unlearning_seed: Of all that the method drew; ``None`` where the run does not say it.
         training: How the kit was trained, as text.
         recipe: The method's settings, as text; runs of one row share it and ``training``.
+        evaluation: Its settings, and whether the method reads prompts, which are then judged too,
+            as text.
         found: What was measured.
         oracles: What it was compared with.
         original: What was measured of the original beside it.
@@ -59,18 +69,24 @@ class Run:
         word: What the evaluation says of the run; ``None`` where it says nothing.
         reason: Why it says so.
         deciding: The values that decided, as the evaluation wrote them.
-        steps: At which relearning was read; empty where the settings do not say it.
+        steps: At which relearning was read; empty where the run does not say it.
         revision: Of the package's sources; empty where it is not known.
         failed: Why there is nothing; empty where the run ended well.
+        again: Why judging it anew failed; the values are then those found before.
+        apart: What of the problem tells it from others with the same parts; empty without any.
     """
 
     folder: Path
     parts: tuple[str, str, str, str]
     method: str
     basis: str
+    problem: dict[str, str]
     seed: int
+    kit: str
+    unlearning_seed: int | None
     training: str
     recipe: str
+    evaluation: str
     found: Found
     oracles: Oracles
     original: Found
@@ -81,11 +97,13 @@ class Run:
     steps: tuple[float, ...] = ()
     revision: str = ""
     failed: str = ""
+    again: str = ""
+    apart: str = ""
 
     @property
     def setting(self) -> str:
-        """All parts in one line."""
-        return ", ".join(self.parts)
+        """All parts in one line; runs that share it are about one problem."""
+        return ", ".join(filter(None, (*self.parts, self.apart)))
 
 
 @dataclass(frozen=True)
@@ -95,12 +113,14 @@ class Trained:
     Attributes:
         picture: The file.
         parts: As of a :class:`Run`, without the classes.
+        problem: As of a :class:`Run`.
         seed: Training seed.
         training: As of a :class:`Run`.
     """
 
     picture: Path
     parts: tuple[str, str, str]
+    problem: dict[str, str]
     seed: int
     training: str
 
@@ -109,24 +129,42 @@ def find(folders: Sequence[Path]) -> list[Run]:
     """Return the unlearning runs at or below some folders that ended, well or not.
 
     Raises:
-        UserError: If there is none, or a file cannot be read.
+        UserError: If there is none, a folder is not there, or a file cannot be read.
     """
     names = ("metrics.json", "failed.json")
-    found = {file.parent for folder in folders for name in names for file in folder.rglob(name)}
+    found = {file.parent for name in names for file in below(folders, name)}
     runs = [run for folder in sorted(found) if (run := read(folder)) is not None]
     if not runs:
         raise UserError(f"no finished unlearning run in {', '.join(map(str, folders))}")
-    return runs
+    return _told_apart(runs)
 
 
 def trained(folders: Sequence[Path]) -> list[Trained]:
     """Return the training runs at or below some folders that left a picture of their proxies.
 
     Raises:
-        UserError: If a file cannot be read.
+        UserError: If a folder is not there, or a file cannot be read.
     """
-    pictures = {file for folder in folders for file in folder.rglob("proxies.png")}
-    return list(_trained(sorted(pictures)))
+    return list(_trained(below(folders, "proxies.png")))
+
+
+def below(folders: Sequence[Path], name: str) -> list[Path]:
+    """Return the files of a name at or below some folders.
+
+    Raises:
+        UserError: If a folder is not there.
+    """
+    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise UserError(f"there is no folder {', '.join(missing)}")
+    return sorted(
+        {
+            file
+            for folder in folders
+            for file in folder.rglob(name)
+            # a run that is done anew sets its results aside under such a name
+            if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        }
+    )
 
 
 def _trained(pictures: Sequence[Path]) -> Iterator[Trained]:
@@ -136,7 +174,10 @@ def _trained(pictures: Sequence[Path]) -> Iterator[Trained]:
             try:
                 run = json.loads(file.read_text())["run"]
                 if run.get("job") == "train":
-                    yield Trained(picture, _parts(run), run["seed"], _text(run.get("training")))
+                    precision = run.get("trainer", {}).get("precision")  # a kit's own name for it
+                    problem = _problem(run | {"precision": precision})
+                    training = _text(run.get("training"))
+                    yield Trained(picture, _parts(run), problem, run["seed"], training)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise _unreadable(file, error) from error
 
@@ -147,12 +188,19 @@ def read(folder: Path) -> Run | None:
     Raises:
         UserError: If its file cannot be read.
     """
-    file = folder / ("failed.json" if (folder / "failed.json").is_file() else "metrics.json")
+    file, failure = folder / "metrics.json", folder / "failed.json"
+    # what ended well once stays so, though judging it anew failed
+    again = failure.is_file() and file.is_file() and (folder / "done.json").is_file()
+    if failure.is_file() and not again:
+        file = failure
     if not file.is_file():
         return None
     try:
         document = json.loads(file.read_text())
-        return _run(folder, document) if document["run"].get("job") == "unlearn" else None
+        if document["run"].get("job") != "unlearn":
+            return None
+        run = _run(folder, document)
+        return replace(run, again=json.loads(failure.read_text())["failed"]) if again else run
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(file, error) from error
 
@@ -162,15 +210,18 @@ def _run(folder: Path, document: dict[str, Any]) -> Run:
     name = str(run["unlearner"]["name"])
     found = list(leaves(document.get("metrics", {})))
     costs = {f"cost.{k}": float(v) for k, v in cost.items() if is_number(v)}
-    metrics = run.get("evaluation", {}).get("metrics") or {}
     return Run(
         folder=folder,
         parts=(*_parts(run["trained"]), f"forget {run['forget']}"),
         method=name,
-        basis=(str(run["unlearner"].get("_target_", "")).split(".") * 2)[-2] or name,
+        basis=_file_of(str(run["unlearner"].get("_target_", ""))) or name,
+        problem=_problem(run["trained"]),
         seed=run["trained"]["seed"],
+        kit=str(run.get("kit_sha256") or ""),
+        unlearning_seed=run.get("seed"),
         training=_text(run["trained"].get("training")),
-        recipe=_text([run["unlearner"], run["trained"].get("precision")]),
+        recipe=_text(run["unlearner"]),
+        evaluation=_text([run.get("evaluation"), cost.get("reads_prompts")]),
         found=Found(numbers(found, "value") | costs, lists(found, "value")),
         oracles=_oracles(document, found, costs),
         original=Found(numbers(found, "original"), lists(found, "original")),
@@ -178,7 +229,7 @@ def _run(folder: Path, document: dict[str, Any]) -> Run:
         word=document.get("word"),
         reason=str(document.get("word_reason") or ""),
         deciding=tuple(document.get("deciding") or ()),
-        steps=tuple((metrics.get("relearning") or {}).get("steps") or ()),
+        steps=tuple(document.get("steps", {}).get("relearning") or ()),
         revision=str(run.get("revision") or ""),
         failed=str(document.get("failed", "")),
     )
@@ -212,6 +263,58 @@ def _parts(trained: dict[str, Any]) -> tuple[str, str, str]:
         str(trained["data"]["name"]),
         f"{kind}{f' ({details})' if details else ''}",
         f"{network}{f' width {width}' if width else ''}",
+    )
+
+
+def _file_of(target: str) -> str:
+    """Return the name of the module in which a class is; empty where none is said."""
+    return target.rpartition(".")[0].rpartition(".")[2]
+
+
+def _problem(trained: Mapping[str, Any]) -> dict[str, str]:
+    """Return what tells problems apart; the forgotten classes are among the parts already."""
+    recipe = trained.get("training") or {}
+    return dict(
+        _flat(
+            {
+                "data": {k: v for k, v in trained["data"].items() if k not in PLACES},
+                "imbalance": trained["imbalance"],
+                "model": trained["model"],
+                "training": {name: recipe.get(name) for name in RECIPE},
+                "precision": trained.get("precision"),
+            }
+        )
+    )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield settings by dotted names; one that is null is as good as none."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield prefix + name, value if isinstance(value, str) else _text(value)
+
+
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs; where one setting's name stands for several problems, it says what differs.
+
+    Models of different problems have nothing to be averaged or compared over.
+    """
+    problems: dict[str, list[dict[str, str]]] = {}
+    for run in runs:
+        known = problems.setdefault(run.setting, [])
+        if run.problem not in known:
+            known.append(run.problem)
+    return [replace(run, apart=_difference(run.problem, problems[run.setting])) for run in runs]
+
+
+def _difference(own: dict[str, str], problems: Sequence[dict[str, str]]) -> str:
+    names = sorted({name for one in problems for name in one})
+    return ", ".join(
+        f"{name} {own.get(name, 'null')}"
+        for name in names
+        if len({one.get(name) for one in problems}) > 1
     )
 
 

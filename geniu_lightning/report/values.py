@@ -7,8 +7,9 @@ from pathlib import Path
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.report.leaves import Leaf, leaves
+from geniu_lightning.report.runs import below
 
-COLUMNS = ("value", "oracles", "±", "z", "original", "position", "better", "ideal")
+HEADS = ("value", "oracles", "±", "z", "original", "position", "better", "ideal")
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Sheet:
 
     Attributes:
         title: Its folder, method and word.
-        rows: A row a value, the first cell its name, the others as in ``COLUMNS``.
+        rows: A row a value, the first cell its name, the others as in ``HEADS``.
         absent: Names of what could not be measured, by the reason.
     """
 
@@ -30,10 +31,10 @@ def sheets(folders: Sequence[Path]) -> list[Sheet]:
     """Return the values of all runs at or below some folders, unlearned or judged.
 
     Raises:
-        UserError: If there is none, or a file cannot be read.
+        UserError: If there is none, a folder is not there, or a file cannot be read.
     """
-    files = sorted({file for folder in folders for file in folder.rglob("metrics.json")})
-    found = [sheet for file in files if (sheet := _sheet(file)) is not None]
+    every = map(_sheet, below(folders, "metrics.json"))
+    found = [sheet for sheet in every if sheet is not None]
     if not found:
         raise UserError(f"no judged run in {', '.join(map(str, folders))}")
     return found

@@ -145,7 +145,7 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(
     oracle = runs / "retrain-1"
     for folders, said in (
         ((empty,), "no finished unlearning run"),
-        ((tmp_path / "nowhere",), "no finished unlearning run"),
+        ((tmp_path / "nowhere",), "there is no folder"),
         ((runs / "same-1",), "no run of unlearner=retrain"),
         ((twice, oracle), "kits of the same training seed"),
         ((oracle,), "nothing but unlearner=retrain"),

@@ -10,14 +10,21 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread, imsave
 from matplotlib.lines import Line2D
 
-from geniu_lightning.evaluation.fine_tuning import area
-from geniu_lightning.evaluation.relearning import STEPS as EVALUATED
-from geniu_lightning.report import figures
-from geniu_lightning.report.curves import USUAL, curves_of, steps_of
-from geniu_lightning.report.drawn import drawn
+from geniu_lightning.report import figures, tradeoff
+from geniu_lightning.report.figures import curves_of, drawn
 from geniu_lightning.report.runs import find, trained
 from geniu_lightning.report.tables import Table, tables
-from tests.report.examples import AREA, CURVE, STEPS, failed, kit, relearned, run
+from tests.report.examples import (
+    AREA,
+    CURVE,
+    STEPS,
+    failed,
+    kit,
+    relearned,
+    run,
+    trained_with,
+    unlearned_with,
+)
 
 
 def table(folder: Path) -> Table:
@@ -45,26 +52,6 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.axes[0].texts]
 
 
-# ---- steps of relearning ---------------------------------------------------------------------
-
-
-def test_the_usual_steps_are_those_of_the_evaluation() -> None:
-    assert tuple(EVALUATED) == USUAL == STEPS
-    assert area(STEPS, CURVE) == pytest.approx(AREA, abs=1e-6)
-
-
-def test_steps_come_from_the_settings_and_have_to_give_the_area(tmp_path: Path) -> None:
-    relearned(run(tmp_path / "usual", "a"), CURVE, AREA)
-    set_so = [0, 10, 100]
-    at = [math.log1p(step) for step in set_so]
-    own = (0.5 * (at[1] - at[0]) / 2 + 0.75 * (at[2] - at[1])) / at[2]
-    relearned(run(tmp_path / "set", "b"), [0.0, 0.5, 1.0], own, steps=set_so)
-    relearned(run(tmp_path / "odd", "c"), CURVE, AREA + 0.01)
-    relearned(run(tmp_path / "short", "d"), [0.0, 1.0], 0.5)
-    found = {one.method: steps_of(one) for one in find([tmp_path])}
-    assert found == {"a": USUAL, "b": (0, 10, 100), "c": None, "d": None}
-
-
 # ---- figures ---------------------------------------------------------------------------------
 
 
@@ -72,15 +59,17 @@ def test_curves_are_means_over_seeds_beside_oracles_and_original(tmp_path: Path)
     relearned(run(tmp_path / "a1", "geniu", 1), CURVE, AREA)
     whole = [1.0] * 7
     relearned(run(tmp_path / "a2", "geniu", 2), whole, 1.0)
-    relearned(run(tmp_path / "b", "finetune"), whole, 0.3)  # steps that cannot be told
+    relearned(run(tmp_path / "b", "finetune"), [0.0, 0.5, 1.0], 0.3, steps=(0, 10, 100))
+    relearned(run(tmp_path / "c", "scrub"), whole, 0.3, steps=())  # of a version that left them out
+    run(tmp_path / "d", "salun")
     figure = figures.relearning(table(tmp_path))
     assert figure is not None
     plotted = lines(figure)
     assert plotted["geniu"] == (list(STEPS), [0.5, 0.5, 0.5, 0.75, 1.0, 1.0, 1.0])
     assert plotted["oracles"][1] == [0.0] * 6 + [0.125]
     assert plotted["none (before)"][1] == [1.0] * 7
-    assert "finetune" not in plotted
-    assert figure.get_supxlabel().endswith("steps: finetune")
+    assert plotted.keys() == {"geniu", "oracles", "none (before)"}
+    assert figure.get_supxlabel().endswith("steps: finetune, salun, scrub")
     assert figure.axes[0].get_xscale() == "symlog"
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == [*map(str, STEPS)]
 
@@ -93,28 +82,29 @@ def test_without_an_attack_there_are_no_curves(tmp_path: Path) -> None:
 
 def test_the_tradeoff_is_against_relearning_where_it_was_measured(tmp_path: Path) -> None:
     run(tmp_path / "a", "geniu", retain=0.875)
-    figure = figures.tradeoff(table(tmp_path))
+    figure = tradeoff.tradeoff(table(tmp_path))
     assert figure is not None
     assert figure.axes[0].get_xlabel().startswith("A_f")
     assert lines(figure)["forgets"] == ([0.125], [0.875])
     relearned(run(tmp_path / "b", "finetune", retain=0.75, word="hides"), CURVE, AREA)
-    figure = figures.tradeoff(table(tmp_path))
+    figure = tradeoff.tradeoff(table(tmp_path))
     assert figure is not None
     assert figure.axes[0].get_xlabel().startswith("relearned")
     assert lines(figure)["hides"] == ([AREA], [0.75])
     assert "finetune" in texts(figure)
     assert "geniu (best)" not in texts(figure)  # without an area it has no place here
+    assert figure.get_supxlabel() == "not drawn, for lack of a number: geniu (best)"
 
 
 def test_a_word_has_its_own_shape_and_the_oracles_their_band(tmp_path: Path) -> None:
     for seed, word in ((1, "hides"), (2, "scars")):
         run(tmp_path / f"{seed}", "geniu", seed, word=word)
     run(tmp_path / "c", "finetune", word="keeps", retain=0.8)
-    figure = figures.tradeoff(table(tmp_path))
+    figure = tradeoff.tradeoff(table(tmp_path))
     assert figure is not None
     shapes = {word: point.get_marker() for word, point in labelled(figure).items()}
     assert shapes["several words"] != shapes["keeps"]
-    assert len({shape for shape, _ in figures.MARKERS.values()}) == len(figures.MARKERS)
+    assert len({shape for shape, _ in tradeoff.MARKERS.values()}) == len(tradeoff.MARKERS)
     across, along = (patch.get_extents() for patch in figure.axes[0].patches)
     to_data = figure.axes[0].transData.inverted()
     low, high = to_data.transform([(0, across.y0), (0, across.y1)])[:, 1]
@@ -122,10 +112,22 @@ def test_a_word_has_its_own_shape_and_the_oracles_their_band(tmp_path: Path) -> 
     assert along.width == pytest.approx(0.0)  # of A_f, which no oracle has
 
 
+def test_a_word_that_not_all_runs_have_is_no_words_own(tmp_path: Path) -> None:
+    run(tmp_path / "a", "geniu", 1)
+    run(tmp_path / "b", "geniu", 2, word=None)
+    run(tmp_path / "c", "finetune", 1)
+    failed(tmp_path / "d", "finetune", 2, "no memory")
+    run(tmp_path / "e", "scrub", 1, word=None)
+    run(tmp_path / "f", "salun", 1)
+    words = {one.row.method: tradeoff.word_of(one) for one in table(tmp_path).lines}
+    assert (words["geniu"], words["finetune"]) == ("several words", "several words")
+    assert (words["scrub"], words["salun"]) == ("no word", "forgets")
+
+
 def test_what_is_far_below_is_named_and_does_not_press_the_others(tmp_path: Path) -> None:
     run(tmp_path / "a", "geniu", retain=0.9)
     run(tmp_path / "b", "random_init", retain=0.1)
-    figure = figures.tradeoff(table(tmp_path))
+    figure = tradeoff.tradeoff(table(tmp_path))
     assert figure is not None
     assert figure.get_supxlabel() == "too low to be drawn, A_r: random_init 0.10"
     assert figure.axes[0].get_ylim()[0] > 0.5
@@ -135,7 +137,7 @@ def test_names_do_not_lie_on_each_other(tmp_path: Path) -> None:
     names = [f"method_number_{k}" for k in range(12)]
     for k, name in enumerate(names):
         run(tmp_path / name, name, retain=0.9 + 0.0005 * k)
-    figure = figures.tradeoff(table(tmp_path))
+    figure = tradeoff.tradeoff(table(tmp_path))
     assert figure is not None
     figure.savefig(io.BytesIO())  # where they are when all is done
     from matplotlib.text import Text
@@ -147,12 +149,29 @@ def test_names_do_not_lie_on_each_other(tmp_path: Path) -> None:
         assert not any(one.overlaps(other) for other in boxes[k + 1 :])
 
 
+def test_a_title_and_a_note_of_many_words_fit(tmp_path: Path) -> None:
+    relearned(run(tmp_path / "a", "geniu"), CURVE, AREA)
+    for k in range(12):
+        run(tmp_path / f"{k}", f"synthetic_embeddings_{k}")
+    for folder in tmp_path.iterdir():
+        trained_with(folder, data__name="name of a data set " * 6)
+    for draw in (tradeoff.tradeoff, figures.relearning):
+        figure = draw(table(tmp_path))
+        assert figure is not None
+        figure.savefig(io.BytesIO())
+        texts = [figure.axes[0].title, *figure.texts]
+        boxes = [text.get_window_extent() for text in texts if text.get_text()]
+        assert len(boxes) == 2
+        assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width for box in boxes)
+
+
 def test_a_name_that_has_room_stands_at_its_point(tmp_path: Path) -> None:
     run(tmp_path / "a", "geniu", retain=0.9)
     relearned(tmp_path / "a", CURVE, AREA)
     relearned(run(tmp_path / "b", "finetune", retain=0.8), [0.0] * 7, 0.0)
-    figure = figures.tradeoff(table(tmp_path))
+    figure = tradeoff.tradeoff(table(tmp_path))
     assert figure is not None
+    assert len(figure.axes[0].texts) == 3  # the original too
     for note in figure.axes[0].texts:
         assert math.hypot(*note.get_position()) == pytest.approx(8), note.get_text()
 
@@ -181,6 +200,8 @@ def test_proxies_are_those_of_the_first_kit_that_the_runs_began_with(tmp_path: P
         out = io.BytesIO()
         imsave(out, np.full((40, 60, 3), shade), format="png")
         kit(tmp_path / f"kit{seed}", seed, out.getvalue())
+    trained_with(run(tmp_path / "other" / "a", "geniu", seed=2), data__flip=True)
+    assert not drawn(table(tmp_path / "other"), trained([tmp_path]))[-1].png  # of other images
     found = drawn(table(tmp_path / "runs"), trained([tmp_path]))[-1]
     assert "training seed 2" in found.caption
     pixels = imread(io.BytesIO(found.png))[-40:, :60, :3]  # below the title, dot by dot
@@ -192,3 +213,14 @@ def test_the_same_runs_give_the_same_files(tmp_path: Path) -> None:
     first, second = (drawn(table(tmp_path), []) for _ in range(2))
     assert first == second
     assert [bool(one.png) for one in first] == [True, True, True, False]
+
+
+def test_settings_have_files_of_their_own_whose_names_are_short_enough(tmp_path: Path) -> None:
+    names = []
+    for k, name in enumerate(("my_set", "my-set")):
+        folder = trained_with(run(tmp_path / name, "geniu"), data__name=name)
+        unlearned_with(folder, forget=list(range(100)))
+        names += [one.name for one in drawn(table(tmp_path / name), [])]
+        assert len(set(names)) == 4 * (k + 1)
+    assert max(map(len, names)) < 120
+    assert all(name.startswith("my-set-step-majority-0-ratio-0.1") for name in names)

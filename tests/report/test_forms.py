@@ -9,11 +9,11 @@ import pytest
 from geniu_lightning.errors import UserError
 from geniu_lightning.report import files
 from geniu_lightning.report.__main__ import main
-from geniu_lightning.report.exact import as_csv
-from geniu_lightning.report.latex import as_latex, escaped
+from geniu_lightning.report.printed import as_latex, escaped
 from geniu_lightning.report.runs import find
+from geniu_lightning.report.spreadsheet import as_csv
 from geniu_lightning.report.tables import tables
-from tests.report.examples import change, failed, run
+from tests.report.examples import SETTING, change, failed, run
 
 RETAINED = "accuracy.test.retain"
 
@@ -37,6 +37,7 @@ def test_a_csv_line_holds_exact_numbers_beside_the_oracles(tmp_path: Path) -> No
     assert line[f"{RETAINED}.oracle_std"] == "0.0625"
     assert line["seeds"] == "1 2"
     assert line["failed_seeds"] == "3"
+    assert line["oracles"] == "5"
     assert line["words"] == "forgets 2/2"
     assert line["network"] == "AllCNN width 4"
     assert not any(name.startswith("accuracy.test.per_class") for name in line)
@@ -47,6 +48,7 @@ def test_a_csv_cell_is_empty_where_there_is_no_number(tmp_path: Path) -> None:
     lines = as_read(tmp_path)
     assert [*lines] == ["oracles (5)", "none", "logit_mask", "random_init", "geniu"]
     assert lines["geniu"][f"{RETAINED}.std"] == ""
+    assert [line["oracles"] for line in lines.values()] == ["5", "5", "", "", "5"]
     assert lines["logit_mask"][f"{RETAINED}.mean"] == ""
     assert lines["logit_mask"][f"{RETAINED}.n"] == "0"
     assert lines["logit_mask"]["words"] == "not run"
@@ -60,8 +62,7 @@ def test_pandas_reads_the_csv_as_help_says(tmp_path: Path) -> None:
     run(tmp_path / "a", "geniu", retain=0.1)
     assert main([str(tmp_path), "--csv", str(tmp_path / "all.csv")]) == 0
     frame = pandas.read_csv(tmp_path / "all.csv", index_col=["setting", "method"])
-    setting = "digits, step (ratio 0.1), AllCNN width 4, forget [0]"
-    assert frame.loc[(setting, "geniu"), f"{RETAINED}.mean"] == 0.1
+    assert frame.loc[(SETTING, "geniu"), f"{RETAINED}.mean"] == 0.1
     assert frame[f"{RETAINED}.mean"].dtype == float
     assert frame["best"].tolist() == [False, False, False, False, True]
 
@@ -133,12 +134,44 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(UserError, match="no space left"):
-        files.write({path: b"new"}, force=False)
+        files.write([(path, b"new")], force=False)
     assert [*tmp_path.iterdir()] == [path]
     assert path.read_text() == files.MARK
 
 
+def test_no_file_is_new_where_one_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / name for name in ("a", "b")]
+    for path in paths:
+        path.write_text(files.MARK)
+    usual = Path.write_bytes
+
+    def filling(self: Path, content: bytes) -> int:
+        if "b" in self.name:
+            raise OSError("no space left")
+        return usual(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", filling)
+    with pytest.raises(UserError, match="no space left"):
+        files.write([(path, b"new") for path in paths], force=False)
+    assert sorted(tmp_path.iterdir()) == paths
+    assert [path.read_text() for path in paths] == [files.MARK] * 2
+
+
+def test_one_file_for_two_forms_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path / "runs" / "a", "geniu")
+    out = tmp_path / "all"
+    same = tmp_path / "runs" / ".." / "all"
+    assert main([str(tmp_path / "runs"), "--csv", str(out), "--html", str(same)]) == 2
+    assert f"{out} is named for 2 files" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_folder_in_the_way_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path / "a", "geniu")
-    assert main([str(tmp_path), "--csv", str(tmp_path)]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    for more in ([], ["--force"]):
+        assert main([str(tmp_path), "--csv", str(tmp_path), *more]) == 2
+        assert "cannot be written: it is a folder" in capsys.readouterr().err

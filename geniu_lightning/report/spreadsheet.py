@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 
-from geniu_lightning.report.files import COLUMNS
 from geniu_lightning.report.rows import means
 from geniu_lightning.report.runs import Run
 from geniu_lightning.report.tables import Line, Table
@@ -12,11 +11,13 @@ from geniu_lightning.report.tables import Line, Table
 SHAPE = (
     "one line a setting and method, oracles and original included; for each number NAME (such as"
     " accuracy.test.forget) the columns NAME.mean, NAME.std (divisor n - 1, empty for one seed) and"
-    " NAME.n, beside NAME.oracle_mean and NAME.oracle_std of the oracles it was compared with;"
+    " NAME.n, beside NAME.oracle_mean and NAME.oracle_std of the oracles it was compared with,"
+    " of which the column oracles has the number;"
     " numbers as measured, nothing rounded, an empty cell where there is none; pandas:"
     " read_csv(FILE, index_col=['setting', 'method'])"
 )
-ABOUT = (*COLUMNS, "best", "seeds", "n", "words", "failed_seeds")
+COLUMNS = ("setting", "data", "imbalance", "network", "forget", "method", "role")
+ABOUT = (*COLUMNS, "best", "seeds", "n", "oracles", "words", "failed_seeds")
 PARTS = ("mean", "std", "n", "oracle_mean", "oracle_std")
 
 
@@ -41,6 +42,7 @@ def _about(line: Line, table: Table) -> Iterator[object]:
     yield line.best
     yield " ".join(map(str, line.row.seeds))
     yield len(line.row.seeds)
+    yield " ".join(map(str, sorted({len(bank) for bank in line.row.oracles})))
     yield line.words
     yield " ".join(map(str, sorted(line.row.failures)))
 
