@@ -23,8 +23,8 @@ from geniu_lightning.errors import TrainingDivergedError, UserError
 from geniu_lightning.exemplars import Exemplars
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.models.vae import VAE
-from geniu_lightning.terms import divergence, reconstruction
-from geniu_lightning.training import GeniuTraining, fixed
+from geniu_lightning.terms import divergence, fixed, reconstruction
+from geniu_lightning.training import GeniuTraining
 from tests.reference import training_loop
 
 CLASSES, PER_CLASS, SIZE = 3, 2, 16
@@ -251,7 +251,7 @@ def test_prompt_term_leaves_statistics_mode_and_gradients_of_the_classifier(
 
 def test_prompts_are_judged_by_running_statistics_not_by_their_own() -> None:
     module = ready(prompt_weight=2.0)
-    chosen = module._draw(BATCHES, 0)
+    chosen = module.proxy_terms.draw(module.prompts, BATCHES, 0)
     logits = module.classifier.eval()(module.prompts[chosen]).detach().double()
     module.classifier.train()
     odds = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
@@ -291,9 +291,11 @@ def test_fixed_restores_the_network_after_an_error() -> None:
             assert not any(p.requires_grad for p in network.parameters())
             raise RuntimeError
 
+    network.blocks[0].eval()  # a layer that somebody froze stays as it was
+    modes = [layer.training for layer in network.modules()]
     with pytest.raises(RuntimeError):
         fail()
-    assert network.training
+    assert [layer.training for layer in network.modules()] == modes
     assert [n for n, p in network.named_parameters() if not p.requires_grad] == ["head.weight"]
 
 
