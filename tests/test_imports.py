@@ -1,8 +1,8 @@
 """Which way imports point, read from the import statements themselves.
 
 ``errors <- seeds <- data, models, pictures <- kit, exemplars, optim, watch, cadence, terms,
-faster <- gallery <- training, callback, unlearning <- evaluation, report, dashboard <- app``: a
-room imports what stands to its left. Some may import less.
+faster <- training, callback, unlearning <- evaluation, report, dashboard <- app``: a room imports
+what stands to its left. Some may import less.
 """
 
 import ast
@@ -25,7 +25,6 @@ LADDER = (
     {"seeds"},
     {"data", "models", "pictures"},
     {"kit", "exemplars", "optim", "watch", "cadence", "terms", "faster"},
-    {"gallery"},
     {"training", "callback", "unlearning"},
     {"evaluation", "report", "dashboard"},
     {"app"},
@@ -34,8 +33,8 @@ STEP = {room: step for step, rooms in enumerate(LADDER) for room in rooms}
 LESS = {  # of what the ladder would allow, these import nothing
     "models": set(STEP),
     "pictures": set(STEP),
-    "unlearning": {"data", "gallery"},
-    "evaluation": {"data", "gallery", "training", "callback", "unlearning"},
+    "unlearning": {"data"},
+    "evaluation": {"data", "training", "callback", "unlearning"},
     "report": set(STEP) - {"errors"},
     "dashboard": set(STEP) - {"errors"},
 }

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from geniu_lightning.callback.gallery import Gallery
 from geniu_lightning.errors import UserError
-from geniu_lightning.gallery import Gallery
 
 CLASSES, PER_CLASS = 3, 2
 
