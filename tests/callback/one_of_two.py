@@ -14,6 +14,8 @@ def main(folder: str) -> None:
     torch.set_num_threads(1)
     callback, module = kit_callback(Path(folder) / "kit.safetensors"), seeded()
     trainer = fit(module, Path(folder), callback, devices=2, strategy="ddp")
+    alone = seeded()
+    fit(alone, Path(folder), devices=2, strategy="ddp")
     kit = callback.kit(module)
     assert kit.generator is not None
     found = {
@@ -22,6 +24,7 @@ def main(folder: str) -> None:
         "counts": torch.tensor(kit.info.class_counts),
         "generator": kit.generator.state_dict(),
         "net": module.net.state_dict(),
+        "net without": alone.net.state_dict(),
     }
     torch.save(found, f"{folder}/rank{trainer.global_rank}")
 

@@ -387,3 +387,4 @@ def test_two_processes_grow_one_kit_and_leave_the_users_training_alone(tmp_path:
     assert torch.equal(kit.prompts, first["prompts"])
     for name, tensor in kit.classifier.state_dict().items():
         assert torch.equal(first["net"][name], tensor), name
+        assert torch.equal(first["net without"][name], tensor), name
