@@ -111,7 +111,7 @@ def test_a_loss_that_is_no_number_stops_the_run(command: Command, tmp_path: Path
             ["imbalance=custom", "imbalance.counts=[900,1,1,1,1,1,1,1,1,1]"],
             "imbalance.counts[0] asks for 900 images of class '0', which has",
         ),
-        (["data.image_size=8"], "image_size must lie in 16 to 64, got 8"),
+        (["data.image_size=8"], "image_size must be at least 16, got 8"),
         (["data=mnist", "data.root=nowhere"], "neither at nowhere/mnist"),
         (["training.epochs=1"], "training.epochs of at least 2"),
         (["training.supervision=best"], "training.supervision must be one of max_entropy"),
