@@ -43,6 +43,7 @@ LATE = {
     "matplotlib",
     "datasets",
     "sklearn",
+    "timm",
     "wandb",
     "wandb_workspaces",
 }  # imported where used: start-up time
