@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from geniu_lightning.cadence import Cadence, When
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.data.loader import Batch, IndexLoader
-from geniu_lightning.errors import TrainingDivergedError
+from geniu_lightning.errors import TrainingDivergedError, UserError
 from geniu_lightning.exemplars import Exemplars
 from geniu_lightning.optim import OptimizerFactory, Schedule, average_gradients, schedule_of
 from geniu_lightning.seeds import stream
@@ -62,6 +62,8 @@ class GeniuTraining(LightningModule):
         max_gradient_norm: Bound of the classifier's gradient; ``None`` leaves it.
         seed: Training seed.
         log_every_n_steps: Steps between two entries in the logs.
+        finished: The classifier comes trained and rests: its epochs only read the scores that
+            exemplars are chosen by. With ``after`` alone.
 
     Raises:
         UserError: If settings contradict each other.
@@ -97,8 +99,14 @@ class GeniuTraining(LightningModule):
         max_gradient_norm: float | None = None,
         seed: int = 0,
         log_every_n_steps: int = 50,
+        finished: bool = False,
     ) -> None:
         super().__init__()
+        if finished and when != "after":
+            raise UserError(
+                "a finished classifier rests, so prompts and generator come after it:"
+                f" training.when=after (experiment=post_hoc), not {when!r}"
+            )
         # three optimizers at their own pace; the sum of the terms is one loss all the same
         self.automatic_optimization = False
         self.proxy_terms = ProxyTerms(
@@ -129,6 +137,7 @@ class GeniuTraining(LightningModule):
         self.prompt_optimizer_factory = prompt_optimizer
         self.max_gradient_norm = max_gradient_norm
         self.seed = seed
+        self.finished = finished
         self.log_every_n_steps = log_every_n_steps
         if proxy_generator is not None:
             assert exemplars is not None  # the two come together
@@ -207,14 +216,20 @@ class GeniuTraining(LightningModule):
             # Lightning gives a loader its state back in the middle of an epoch, not between two
             loader.set_epoch(self.current_epoch)
         self._right_and_seen = torch.zeros(2, device=self.device)
-        self.classifier.train(self.current_epoch < self.cadence.epochs)
+        self.classifier.train(self.current_epoch < self.cadence.epochs and not self.finished)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Step what is due: the classifier on a batch, generator and prompts on a draw."""
         tick = self.current_epoch * self.cadence.steps_per_epoch + batch_idx
         torch.manual_seed(stream("step", self.seed, tick, self.global_rank))
         with self._one_message_a_step():
-            terms = self.classifier_terms(batch) if self.current_epoch < self.cadence.epochs else {}
+            terms: dict[str, Tensor] = {}
+            if self.current_epoch < self.cadence.epochs:
+                if self.finished:
+                    with torch.no_grad():
+                        self.classifier_terms(batch)  # for the scores alone
+                else:
+                    terms = self.classifier_terms(batch)
             if self.cadence.due(tick, self.cadence.prompt_steps):
                 terms |= self.prompt_terms(tick)
             due = self.cadence.due(tick, self.cadence.generator_steps)

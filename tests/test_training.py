@@ -472,6 +472,29 @@ def test_after_needs_no_second_epoch(tmp_path: Path) -> None:
     assert torch.isfinite(module.prompts).all()
 
 
+def test_a_finished_classifier_is_scored_and_never_moved(tmp_path: Path) -> None:
+    module, watch = module_of(when="after", epochs=1, finished=True, kind=DroppedOut), Watch()
+    start = part(module, "classifier")
+    with torch.no_grad():
+        expected = Exemplars(LABELS, torch.arange(len(LABELS)), CLASSES, PER_CLASS)
+        for batch in loader_of():
+            logits = module.classifier.eval()(batch.images)
+            expected.observe(batch.indices, batch.labels, logits, logits)
+    trainer = fit(module, tmp_path, watch)
+    assert trainer.current_epoch == 2
+    assert same(part(module, "classifier"), start)
+    assert torch.equal(module.exemplars.chosen, expected.select())
+    for name in ("proxy_generator", "prompts"):
+        assert min(watch.moved[name]) >= BATCHES
+
+
+def test_a_finished_classifier_has_nothing_beside_it() -> None:
+    with pytest.raises(
+        UserError, match=r"training.when=after \(experiment=post_hoc\), not 'beside'"
+    ):
+        module_of(finished=True)
+
+
 @pytest.mark.parametrize(("kind", "when"), [(DroppedOut, "beside"), (AllCNN, "after")])
 def test_generator_does_not_disturb_the_classifier(
     kind: type[AllCNN], when: str, tmp_path: Path
