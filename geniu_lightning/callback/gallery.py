@@ -106,7 +106,8 @@ class Gallery:
         if self.chosen is not None:
             self.chosen = self.chosen.to(device)
         if self._kept is not None:
-            self._kept = _Kept(*(tensor.to(device) for tensor in self._kept))
+            scores, names, images = self._kept
+            self._kept = _Kept(scores.to(device), names, images.to(device))
 
     def state_dict(self) -> dict[str, Tensor | None]:
         """Return what a resume needs: training images, few of each class, are part of it.
@@ -122,9 +123,12 @@ class Gallery:
 
     def load_state_dict(self, state: dict[str, Tensor | None]) -> None:
         """Go on where ``state`` was taken."""
-        self.chosen, self._chosen_names = state["chosen"], state["chosen_names"]
-        kept = [state[name] for name in _Kept._fields]
-        self._kept = _Kept(*(t for t in kept if t is not None)) if kept[0] is not None else None
+        names = state["chosen_names"]
+        self.chosen, self._chosen_names = state["chosen"], None if names is None else names.cpu()
+        scores, names, images = (state[name] for name in _Kept._fields)
+        self._kept = None
+        if scores is not None and names is not None and images is not None:
+            self._kept = _Kept(scores, names.cpu(), images)
 
 
 class _Kept(NamedTuple):

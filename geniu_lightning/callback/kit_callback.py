@@ -140,15 +140,20 @@ class KitCallback(Callback):
     # ---- Lightning's hooks -------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what cannot work before anything is trained.
+        """Refuse a trainer that cannot work before it sets anything up.
 
         Raises:
-            UserError: If the strategy shards networks, or the classifier is none or cannot be
-                rebuilt.
+            UserError: If the strategy shards networks.
         """
-        if stage != "fit":
-            return
-        checks.refuse_strategy(trainer)
+        if stage == "fit":
+            checks.refuse_strategy(trainer)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a classifier that cannot work, now that the module has made it.
+
+        Raises:
+            UserError: If it is none, or cannot be rebuilt.
+        """
         checks.rebuilt(self._network(pl_module), self.arguments, len(self.class_names))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

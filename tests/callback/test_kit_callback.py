@@ -269,6 +269,33 @@ class Endless(IterableDataset[Any]):
         yield from zip(*images_and_labels(), strict=True)
 
 
+class Late(Foreign):
+    """Makes its network when the trainer asks for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.net
+
+    def configure_model(self) -> None:
+        self.net = Net()
+
+
+def test_a_network_may_be_made_when_the_trainer_asks_for_it(tmp_path: Path) -> None:
+    fit(seeded(Late), tmp_path, kit_callback(tmp_path / "kit"), max_epochs=2)
+    assert (tmp_path / "kit").is_file()
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_weights_are_in_32_bits_whatever_the_arithmetic(tmp_path: Path, precision: str) -> None:
+    callback = kit_callback(tmp_path / "kit")
+    if precision == "64-true":
+        with pytest.raises(UserError, match="weights in 32 bits"):
+            fit(seeded(), tmp_path, callback, precision=precision)
+    else:
+        fit(seeded(), tmp_path, callback, precision=precision, max_epochs=2)
+        assert load_kit(tmp_path / "kit", allow_custom=True).prompts is not None
+
+
 def refused(tmp_path: Path, said: str, module: Any = None, **more: Any) -> None:
     of_trainer = {k: more.pop(k) for k in ("max_epochs", "max_steps", "data") if k in more}
     with pytest.raises(UserError, match=said):
