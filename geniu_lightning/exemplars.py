@@ -138,7 +138,7 @@ class Exemplars:
         if any(len(row) < self.per_class for row in best):
             raise UserError("a class has no training image, so nothing can stand for it")
         chosen = torch.stack(best)
-        self.chosen = chosen if self.chosen is None else _keep_places(self.chosen, chosen)
+        self.chosen = chosen if self.chosen is None else keep_places(self.chosen, chosen)
         if self.supervision != "random":
             self.scores.fill_(UNSEEN)
         if self._sums is not None:
@@ -175,7 +175,7 @@ class Exemplars:
             self._sums = None  # they are everybody's: only one rank may add them again
 
 
-def _keep_places(before: Tensor, now: Tensor) -> Tensor:
+def keep_places(before: Tensor, now: Tensor) -> Tensor:
     """Reorder each row of ``now`` so that what stood in ``before`` stands where it stood."""
     rows = []
     for old, new in zip(before.tolist(), now.tolist(), strict=True):

@@ -1,7 +1,7 @@
 """Training: a classifier, and beside it prompts and generator that will stand for its data."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -15,10 +15,9 @@ from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.data.loader import Batch, IndexLoader
 from geniu_lightning.errors import TrainingDivergedError, UserError
 from geniu_lightning.exemplars import Exemplars
-from geniu_lightning.models.vae import Generated
 from geniu_lightning.optim import OptimizerFactory, Schedule, average_gradients, schedule_of
-from geniu_lightning.seeds import generator, stream
-from geniu_lightning.terms import divergence, reconstruction
+from geniu_lightning.seeds import stream
+from geniu_lightning.terms import ProxyTerms, fixed
 from geniu_lightning.watch import LossWatch
 
 
@@ -63,6 +62,8 @@ class GeniuTraining(LightningModule):
         max_gradient_norm: Bound of the classifier's gradient; ``None`` leaves it.
         seed: Training seed.
         log_every_n_steps: Steps between two entries in the logs.
+        finished: The classifier comes trained and rests: its epochs only read the scores that
+            exemplars are chosen by. With ``after`` alone.
 
     Raises:
         UserError: If settings contradict each other.
@@ -98,12 +99,24 @@ class GeniuTraining(LightningModule):
         max_gradient_norm: float | None = None,
         seed: int = 0,
         log_every_n_steps: int = 50,
+        finished: bool = False,
     ) -> None:
         super().__init__()
+        if finished and when != "after":
+            raise UserError(
+                "a finished classifier rests, so prompts and generator come after it:"
+                f" training.when=after (experiment=post_hoc), not {when!r}"
+            )
         # three optimizers at their own pace; the sum of the terms is one loss all the same
         self.automatic_optimization = False
-        if prompt_batch < 2:
-            raise UserError(f"training.prompt_batch must be at least 2, got {prompt_batch}")
+        self.proxy_terms = ProxyTerms(
+            per_class=exemplars.per_class if exemplars is not None else 1,
+            prompt_batch=prompt_batch,
+            prompt_weight=prompt_weight,
+            reconstruction_weight=reconstruction_weight,
+            divergence_weight=divergence_weight,
+            seed=seed,
+        )
         self.cadence = Cadence(
             steps_per_epoch=steps_per_epoch,
             epochs=epochs,
@@ -122,20 +135,15 @@ class GeniuTraining(LightningModule):
         self.schedule = schedule
         self.generator_optimizer_factory = generator_optimizer
         self.prompt_optimizer_factory = prompt_optimizer
-        self.prompt_batch = prompt_batch
-        self.weights = (prompt_weight, reconstruction_weight, divergence_weight)
         self.max_gradient_norm = max_gradient_norm
         self.seed = seed
+        self.finished = finished
         self.log_every_n_steps = log_every_n_steps
         if proxy_generator is not None:
             assert exemplars is not None  # the two come together
-            shape = (
-                exemplars.num_classes * exemplars.per_class,
-                spec.channels,
-                spec.size,
-                spec.size,
+            self.prompts = nn.Parameter(
+                self.proxy_terms.first_prompts(exemplars.num_classes, spec.channels, spec.size)
             )
-            self.prompts = nn.Parameter(torch.randn(shape, generator=generator("prompts", seed)))
         self._exemplars_now: Tensor | None = None
         self.watch = LossWatch(
             "what was saved before it is kept: lower training.optimizer.lr, or bound the gradient"
@@ -161,30 +169,15 @@ class GeniuTraining(LightningModule):
 
     def prompt_terms(self, tick: int) -> dict[str, Tensor]:
         """Return the cross-entropy of a draw of prompts, weighted, in nats; moves the prompts."""
-        assert self.exemplars is not None  # called with a generator only
-        chosen = self._draw(tick, 0)
-        with fixed(self.classifier):
-            logits = self.classifier(self.prompts[chosen]).float()
-        loss = F.cross_entropy(logits, chosen // self.exemplars.per_class)
-        return {"prompts": self.weights[0] * loss}
+        return self.proxy_terms.of_prompts(self.classifier, self.prompts, tick)
 
     def generator_terms(self, tick: int, repetition: int) -> dict[str, Tensor]:
         """Return the terms of a draw of proxies, weighted; they move the generator."""
         assert self.proxy_generator is not None  # called with a generator only
         assert self._exemplars_now is not None
-        chosen = self._draw(tick, repetition)
-        noise = generator("latents", self.seed, tick, repetition)
-        made: Generated = self.proxy_generator(self.prompts.detach()[chosen], generator=noise)
-        target = self._exemplars_now[chosen]
-        return {
-            "reconstruction": self.weights[1] * reconstruction(made.images, target),
-            "divergence": self.weights[2] * divergence(made.mean, made.log_variance),
-        }
-
-    def _draw(self, tick: int, repetition: int) -> Tensor:
-        """Return positions of the prompts of a generator step."""
-        rng = generator("draw", self.seed, tick, repetition)
-        return torch.randperm(len(self.prompts), generator=rng)[: self.prompt_batch].to(self.device)
+        return self.proxy_terms.of_generator(
+            self.proxy_generator, self.prompts, self._exemplars_now, tick, repetition
+        )
 
     # ---- Lightning's hooks -------------------------------------------------------------------
 
@@ -223,14 +216,20 @@ class GeniuTraining(LightningModule):
             # Lightning gives a loader its state back in the middle of an epoch, not between two
             loader.set_epoch(self.current_epoch)
         self._right_and_seen = torch.zeros(2, device=self.device)
-        self.classifier.train(self.current_epoch < self.cadence.epochs)
+        self.classifier.train(self.current_epoch < self.cadence.epochs and not self.finished)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Step what is due: the classifier on a batch, generator and prompts on a draw."""
         tick = self.current_epoch * self.cadence.steps_per_epoch + batch_idx
         torch.manual_seed(stream("step", self.seed, tick, self.global_rank))
         with self._one_message_a_step():
-            terms = self.classifier_terms(batch) if self.current_epoch < self.cadence.epochs else {}
+            terms: dict[str, Tensor] = {}
+            if self.current_epoch < self.cadence.epochs:
+                if self.finished:
+                    with torch.no_grad():
+                        self.classifier_terms(batch)  # for the scores alone
+                else:
+                    terms = self.classifier_terms(batch)
             if self.cadence.due(tick, self.cadence.prompt_steps):
                 terms |= self.prompt_terms(tick)
             due = self.cadence.due(tick, self.cadence.generator_steps)
@@ -349,25 +348,6 @@ class GeniuTraining(LightningModule):
         rate = _listed(self.optimizers())[0].param_groups[0]["lr"]
         for logger in self.loggers:
             logger.log_metrics({**values, "train/loss": total, "train/rate": rate}, step=tick)
-
-
-@contextmanager
-def fixed(network: nn.Module) -> Iterator[None]:
-    """Put a network in evaluation mode, its parameters out of reach of gradients, for a while.
-
-    Gradients still flow through it to its inputs; its running statistics stay as they are.
-    """
-    training = network.training
-    wanted = [(p, p.requires_grad) for p in network.parameters()]
-    network.eval()
-    for parameter, _ in wanted:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        network.train(training)
-        for parameter, gradient in wanted:
-            parameter.requires_grad_(gradient)
 
 
 def _listed(one_or_many: Any) -> list[Any]:  # Lightning returns one thing or a list of them

@@ -23,8 +23,8 @@ from geniu_lightning.errors import TrainingDivergedError, UserError
 from geniu_lightning.exemplars import Exemplars
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.models.vae import VAE
-from geniu_lightning.terms import divergence, reconstruction
-from geniu_lightning.training import GeniuTraining, fixed
+from geniu_lightning.terms import divergence, fixed, reconstruction
+from geniu_lightning.training import GeniuTraining
 from tests.reference import training_loop
 
 CLASSES, PER_CLASS, SIZE = 3, 2, 16
@@ -251,7 +251,7 @@ def test_prompt_term_leaves_statistics_mode_and_gradients_of_the_classifier(
 
 def test_prompts_are_judged_by_running_statistics_not_by_their_own() -> None:
     module = ready(prompt_weight=2.0)
-    chosen = module._draw(BATCHES, 0)
+    chosen = module.proxy_terms.draw(module.prompts, BATCHES, 0)
     logits = module.classifier.eval()(module.prompts[chosen]).detach().double()
     module.classifier.train()
     odds = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
@@ -291,9 +291,11 @@ def test_fixed_restores_the_network_after_an_error() -> None:
             assert not any(p.requires_grad for p in network.parameters())
             raise RuntimeError
 
+    network.blocks[0].eval()  # a layer that somebody froze stays as it was
+    modes = [layer.training for layer in network.modules()]
     with pytest.raises(RuntimeError):
         fail()
-    assert network.training
+    assert [layer.training for layer in network.modules()] == modes
     assert [n for n, p in network.named_parameters() if not p.requires_grad] == ["head.weight"]
 
 
@@ -468,6 +470,29 @@ def test_after_needs_no_second_epoch(tmp_path: Path) -> None:
     module = module_of(when="after", epochs=1)
     fit(module, tmp_path)
     assert torch.isfinite(module.prompts).all()
+
+
+def test_a_finished_classifier_is_scored_and_never_moved(tmp_path: Path) -> None:
+    module, watch = module_of(when="after", epochs=1, finished=True, kind=DroppedOut), Watch()
+    start = part(module, "classifier")
+    with torch.no_grad():
+        expected = Exemplars(LABELS, torch.arange(len(LABELS)), CLASSES, PER_CLASS)
+        for batch in loader_of():
+            logits = module.classifier.eval()(batch.images)
+            expected.observe(batch.indices, batch.labels, logits, logits)
+    trainer = fit(module, tmp_path, watch)
+    assert trainer.current_epoch == 2
+    assert same(part(module, "classifier"), start)
+    assert torch.equal(module.exemplars.chosen, expected.select())
+    for name in ("proxy_generator", "prompts"):
+        assert min(watch.moved[name]) >= BATCHES
+
+
+def test_a_finished_classifier_has_nothing_beside_it() -> None:
+    with pytest.raises(
+        UserError, match=r"training.when=after \(experiment=post_hoc\), not 'beside'"
+    ):
+        module_of(finished=True)
 
 
 @pytest.mark.parametrize(("kind", "when"), [(DroppedOut, "beside"), (AllCNN, "after")])

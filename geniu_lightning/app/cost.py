@@ -76,6 +76,7 @@ class StepClock(Callback):
         self.plain: list[float] = []
         self.all: list[float] = []
         self.resumed = False
+        self.finished = False
         self._start = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,6 +93,7 @@ class StepClock(Callback):
         """Stop the clock."""
         seconds = time.perf_counter() - self._start
         assert isinstance(pl_module, GeniuTraining)
+        self.finished = pl_module.finished
         cadence = pl_module.cadence
         tick = trainer.current_epoch * cadence.steps_per_epoch + batch_idx
         self.all.append(seconds)
@@ -101,7 +103,9 @@ class StepClock(Callback):
     def cost(self) -> Cost:
         """Return all steps' seconds, and which part more they are than steps of a classifier."""
         overhead: Any = {"absent": "no step trained the classifier alone"}
-        if self.resumed:
+        if self.finished:
+            overhead = {"absent": "the classifier was trained elsewhere"}
+        elif self.resumed:
             overhead = {"absent": "training was resumed, and earlier steps were not timed"}
         elif len(self.plain) > 1:
             alone = statistics.fmean(self.plain[1:]) * len(self.all)  # the first one warms up

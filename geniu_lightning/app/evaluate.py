@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -21,13 +20,9 @@ from geniu_lightning.app.runs import (
     kit_metadata,
     kit_path,
     revision,
+    sha256_of,
 )
-from geniu_lightning.errors import KitError, UserError
-
-if TYPE_CHECKING:  # torch takes seconds: a refusal or a finished run needs none
-    from torch import nn
-
-    from geniu_lightning.kit import Kit
+from geniu_lightning.errors import UserError
 
 
 def main() -> None:
@@ -50,7 +45,7 @@ def evaluate(config: DictConfig, visited: list[Path]) -> None:
     kit = description_of(metadata)
     forget = forgotten(_wanted(config, weights), kit)
     bank = Bank(config, kit, forget) if config.evaluation.get("bank") else None
-    own = {"kit_sha256": metadata.get("sha256"), "weights_sha256": _sha256(weights)}
+    own = {"kit_sha256": metadata.get("sha256"), "weights_sha256": sha256_of(weights)}
     identity = identity_of(config, forget=list(forget), **own)
     words = (weights.parent.name, weights.stem, "forget" + "_".join(map(str, forget)))
     folder = folder_of(config, identity, "evaluate", *words)
@@ -96,11 +91,6 @@ def _wanted(config: DictConfig, weights: Path) -> Any:  # classes as they may be
         raise UserError("these weights do not say what they forgot; set forget=[CLASS]") from None
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _judge(
     config: DictConfig,
     folder: Path,
@@ -114,9 +104,10 @@ def _judge(
     from geniu_lightning.app.judge import Judge
     from geniu_lightning.app.request import Request
     from geniu_lightning.app.unlearn import add_oracle
+    from geniu_lightning.kit.weights import classifier_from
 
     request = Request(config, path, forget)
-    classifier = _load(weights, request.kit, config.allow_custom)
+    classifier = classifier_from(weights, request.kit.info.classifier, config.allow_custom)
     keeps = config.keeps_proxies
     if keeps is None:
         keeps = description.get("cost", {}).get("reads_prompts", True)
@@ -134,36 +125,6 @@ def _judge(
         judge.write(folder, result, description)
         trackers.show(loggers, result.shown(request, description.get("cost", {})))
     say(f"results: {folder / 'metrics.json'}")
-
-
-def _load(path: Path, kit: Kit, allow_custom: bool) -> nn.Module:
-    """Return a classifier: from a file of ours, or from a state dict of the kit's network.
-
-    Raises:
-        KitError: If the file is neither, or of another network.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from geniu_lightning.kit import Kit
-
-    try:
-        kit_metadata(path)
-    except UserError:
-        try:
-            state = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise KitError(f"{path} is truncated or is no safetensors file ({error})") from error
-        classifier = kit.info.classifier.build_classifier(allow_custom)
-        try:
-            classifier.load_state_dict(state)
-        except RuntimeError as error:
-            raise KitError(f"{path} does not fit {kit.info.classifier.target}: {error}") from error
-        return classifier.eval().requires_grad_(False)
-    loaded = Kit.load(path, allow_custom)
-    if loaded.info.classifier != kit.info.classifier:
-        raise KitError(f"{path} holds another network than the kit: {loaded.info.classifier}")
-    return loaded.classifier
 
 
 def _evaluate_group(config: DictConfig, visited: list[Path]) -> None:

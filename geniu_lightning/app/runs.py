@@ -209,6 +209,12 @@ def write_json(path: Path, content: Any) -> None:  # any JSON value
     partial.replace(path)
 
 
+def sha256_of(path: Path) -> str:
+    """Return the checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def kit_metadata(path: Path) -> dict[str, str]:
     """Return a kit's metadata from its header, without importing torch; unverified.
 

@@ -4,7 +4,8 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,20 @@ from geniu_lightning.app.sweeps import Note
 
 console = Console(highlight=False)
 SECONDS_BETWEEN_LINES = 5.0
+TALKATIVE = {  # loggers, and from which level they are heard
+    "pytorch_lightning": logging.WARNING,
+    "lightning_fabric": logging.WARNING,
+    "lightning": logging.WARNING,
+    "torch.distributed": logging.WARNING,
+    "matplotlib": logging.WARNING,
+    "pytorch_lightning.utilities.rank_zero": logging.ERROR,
+}
 
 
 def quiet() -> None:
     """Silence what other packages say on every run and nobody can act on."""
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning", "torch.distributed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
+    for name, level in TALKATIVE.items():
+        logging.getLogger(name).setLevel(level)
     for message in (
         ".*LeafSpec.*",
         ".*does not have many workers.*",
@@ -38,6 +45,19 @@ def quiet() -> None:
         ".*in eval mode at the start of training.*",
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Be :func:`quiet` for a while, in a process that is somebody else's."""
+    levels = {name: logging.getLogger(name).level for name in TALKATIVE}
+    with warnings.catch_warnings():
+        quiet()
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
 
 
 def progress_of(label: str) -> Callback:

@@ -12,7 +12,14 @@ from omegaconf import DictConfig
 from geniu_lightning.app.cli import entry, say
 from geniu_lightning.app.device import device_of
 from geniu_lightning.app.objective import objective_of, terms_of
-from geniu_lightning.app.runs import RunFolder, folder_of, identity_of, revision, write_json
+from geniu_lightning.app.runs import (
+    RunFolder,
+    folder_of,
+    identity_of,
+    revision,
+    sha256_of,
+    write_json,
+)
 from geniu_lightning.app.sweeps import Note, apart, runs_apart
 from geniu_lightning.errors import UserError
 
@@ -37,7 +44,12 @@ def train(config: DictConfig, visited: list[Path]) -> float | None:
             " train.py takes evaluation=accuracy, validation or none"
         )
     terms_of(config.objective or "")
+    weights = None if config.weights is None else Path(config.weights).expanduser()
     identity = identity_of(config)
+    identity.pop("weights")  # where they lie; what they are is told
+    if weights is not None:
+        _refuse_weights(config, weights)
+        identity["weights_sha256"] = sha256_of(weights)
     imbalance = config.imbalance.get("_target_", "none").rpartition(".")[2]
     imbalance += str(config.imbalance.get("ratio", config.imbalance.get("factor", "")))
     network = str(config.model.get("_target_", "network")).rpartition(".")[2]
@@ -54,6 +66,16 @@ def train(config: DictConfig, visited: list[Path]) -> float | None:
             _Training(config, folder).run()
     usual = f"accuracy.{config.evaluation.split}.retain"
     return objective_of(config, folder.path, usual) if folder.leads and folder.done else None
+
+
+def _refuse_weights(config: DictConfig, weights: Path) -> None:
+    """Let pass weights that a kit can be made for."""
+    if not weights.is_file():
+        raise UserError(f"there are no weights at {weights}")
+    if config.generator.get("_target_") is None:
+        raise UserError("weights= are finished: there is nothing to train with generator=none")
+    if config.training.when != "after":
+        raise UserError("weights= are finished, so the kit is made after them: experiment=post_hoc")
 
 
 def compare(notes: list[Note]) -> None:
@@ -121,6 +143,7 @@ class _Training:
         from geniu_lightning.app import build
         from geniu_lightning.exemplars import Exemplars
         from geniu_lightning.kit.networks import state_digest
+        from geniu_lightning.kit.weights import classifier_from
         from geniu_lightning.seeds import stream
 
         config, data = self.config, self.data
@@ -137,10 +160,16 @@ class _Training:
         with torch.random.fork_rng():
             torch.manual_seed(stream("init", config.seed))
             classifier = classifier_spec.build_classifier()
-            self.initial_sha256 = state_digest(classifier)
+            self.began = {"initial_sha256": state_digest(classifier)}
             torch.manual_seed(stream("init_generator", config.seed))
             generator = self.generator_spec.build() if self.generator_spec else None
         settings = build.plain(config.training)
+        if config.weights is not None:
+            weights = Path(config.weights).expanduser()
+            classifier = classifier_from(weights, classifier_spec, allow_custom=True)
+            classifier.requires_grad_(True)
+            self.began = {"weights_sha256": sha256_of(weights)}  # what those began with is not told
+            settings["epochs"] = 1  # that reads the scores which exemplars are chosen by
         batch_size = settings.pop("batch_size")
         per_class, rule = settings.pop("proxies_per_class"), settings.pop("supervision")
         exemplars = None
@@ -158,6 +187,7 @@ class _Training:
             exemplar_images=data.exemplars,
             steps_per_epoch=-(-len(data.indices("train")) // batch_size),
             seed=config.seed,
+            finished=config.weights is not None,
         )
         return module
 
@@ -251,7 +281,7 @@ class _Training:
                 "data": {**build.plain(self.config.data), "cache_folder": None},
                 **{k: build.plain(self.config[k]) for k in ("imbalance", "model", "training")},
                 "precision": str(self.config.trainer.precision),
-                "initial_sha256": self.initial_sha256,
+                **self.began,
             },
             revision=revision(),
         )

@@ -51,9 +51,17 @@ class ImageSpec:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Bring images from [0, 1] to what a classifier reads; shape ``(N, C, H, W)`` stays."""
-        mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
-        std = images.new_tensor(self.std).view(1, -1, 1, 1)
+        mean, std = self._shift_and_scale(images)
         return (images - mean) / std
+
+    def restore(self, images: Tensor) -> Tensor:
+        """Bring images from what a classifier reads back to [0, 1], but for rounding."""
+        mean, std = self._shift_and_scale(images)
+        return images * std + mean
+
+    def _shift_and_scale(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
+        return mean, images.new_tensor(self.std).view(1, -1, 1, 1)
 
 
 def augment(images: Tensor, pad: int, flip: bool, generator: torch.Generator) -> Tensor:

@@ -69,7 +69,9 @@ def _describe(kit: Kit, path: Path) -> None:
             for name, count in zip(info.class_names, info.class_counts, strict=True)
         ),
         "forgotten": ", ".join(info.class_names[k] for k in info.forgotten) or "none",
-        "data": f"fingerprint {info.data_fingerprint[:16]}…",
+        "data": f"fingerprint {info.data_fingerprint[:16]}…"
+        if info.data_fingerprint
+        else "unknown",
         "training seed": str(info.seed),
         "written by": f"geniu_lightning {info.library}, revision {info.revision or 'unknown'},"
         f" format {info.format}",

@@ -31,7 +31,8 @@ class KitInfo:
         class_names: In the order of their indices.
         spec: Form and normalisation of the images.
         class_counts: Training images of each class that the classifier saw, for priors.
-        data_fingerprint: SHA-256 over the whole data set's pixels and labels.
+        data_fingerprint: SHA-256 over the whole data set's pixels and labels; empty where they
+            came from somebody else's loader.
         seed: Training seed.
         settings: The resolved configuration of training, to find the data and to retrain.
         forgotten: Classes that were unlearned, by index.

@@ -61,14 +61,23 @@ class NetworkSpec:
             KitError: As :meth:`build`, and if ``features`` or a linear ``head`` is missing.
         """
         classifier = self.build(allow_custom)
-        head = getattr(classifier, "head", None)
-        linear = isinstance(head, nn.Linear) and head.bias is not None
-        if not linear or not callable(getattr(classifier, "features", None)):
-            raise KitError(
-                f"{self.target} must have a method features(images) and a torch.nn.Linear with a"
-                " bias named head, with forward(images) = head(features(images))"
-            )
+        refuse_no_classifier(classifier, self.target)
         return classifier
+
+
+def refuse_no_classifier(network: nn.Module, name: str) -> None:
+    """Let pass what keeps to the interface of a classifier.
+
+    Raises:
+        KitError: If ``features`` or a linear ``head`` with a bias is missing.
+    """
+    head = getattr(network, "head", None)
+    linear = isinstance(head, nn.Linear) and head.bias is not None
+    if not linear or not callable(getattr(network, "features", None)):
+        raise KitError(
+            f"{name} must have a method features(images) and a torch.nn.Linear with a"
+            " bias named head, with forward(images) = head(features(images))"
+        )
 
 
 def state_digest(network: nn.Module) -> str:

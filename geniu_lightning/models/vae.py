@@ -20,49 +20,64 @@ class Generated(NamedTuple):
     log_variance: Tensor
 
 
-WIDTHS = (32, 64, 128, 256)  # GENIU's encoder; everything else here is our reading of it
+MULTIPLES = (1, 2, 4, 8)  # of the width: GENIU's encoder; everything else here is our reading of it
+CODE_SIDE = 4  # of the last maps, at most
 
 
 class VAE(nn.Module):
-    """Four strided 3×3 blocks down to a Gaussian latent code, four up to an image.
+    """Strided 3×3 blocks down to a Gaussian latent code, as many up to an image.
+
+    Four blocks up to 64 pixels. Beyond, where the maps before the code would be larger than 4×4 and
+    the layers between them and the code the largest of all, blocks of the last width are added:
+    five up to 128 pixels, six up to 256.
 
     Args:
         channels: Channels of prompts and images.
-        image_size: Side of prompts and images, 16 to 64 pixels.
+        image_size: Side of prompts and images, in pixels, at least 16.
         latent: Width of the latent code; 128 gives 1,180,641 parameters for grey images of 28 or
             32 pixels.
+        width: Channels of the first block; the others have 2, 4 and 8 times as many.
 
     Raises:
-        ValueError: If the size is outside 16 to 64.
+        ValueError: If the size is below 16, or a width below 1.
 
     Source:
         GENIU, arXiv 2406.07885: channels 32, 64, 128, 256 and a symmetric decoder. Kernels, norm,
-        activations and the latent's width are ours, chosen to fit the storage it reports.
+        activations and the latent's width are ours, chosen to fit the storage it reports. Images
+        above 64 pixels are ours.
     """
 
-    def __init__(self, channels: int = 1, image_size: int = 28, latent: int = 128) -> None:
+    def __init__(
+        self, channels: int = 1, image_size: int = 28, latent: int = 128, width: int = 32
+    ) -> None:
         super().__init__()
-        if not 16 <= image_size <= 64:
-            raise ValueError(f"image_size must lie in 16 to 64, got {image_size}")
+        if image_size < 16:
+            raise ValueError(f"image_size must be at least 16, got {image_size}")
+        if min(latent, width) < 1:
+            raise ValueError(f"latent and width must be at least 1, got {latent} and {width}")
+        widths = [multiple * width for multiple in MULTIPLES]
         sizes = [image_size]
-        for _ in WIDTHS:
+        for _ in widths:
             sizes.append(-(-sizes[-1] // 2))
-        self.code_shape = (WIDTHS[-1], sizes[-1], sizes[-1])
-        flat = WIDTHS[-1] * sizes[-1] ** 2
-        down = [_down(a, b) for a, b in zip((channels, *WIDTHS), WIDTHS, strict=False)]
+        while sizes[-1] > CODE_SIDE:
+            sizes.append(-(-sizes[-1] // 2))
+            widths.append(widths[-1])
+        self.code_shape = (widths[-1], sizes[-1], sizes[-1])
+        flat = widths[-1] * sizes[-1] ** 2
+        down = [_down(a, b) for a, b in zip((channels, *widths), widths, strict=False)]
         self.encoder = nn.Sequential(*down)
         self.mean = nn.Linear(flat, latent)
         self.log_variance = nn.Linear(flat, latent)
         self.expand = nn.Linear(latent, flat)
-        outputs = (*reversed(WIDTHS[:-1]), WIDTHS[0])
+        outputs = (*reversed(widths[:-1]), widths[0])
         up = [
             _up(a, b, small, large)
             for a, b, small, large in zip(
-                reversed(WIDTHS), outputs, sizes[:0:-1], sizes[-2::-1], strict=True
+                reversed(widths), outputs, sizes[:0:-1], sizes[-2::-1], strict=True
             )
         ]
         self.decoder = nn.Sequential(*up)
-        self.to_image = nn.Conv2d(WIDTHS[0], channels, 3, 1, 1)
+        self.to_image = nn.Conv2d(widths[0], channels, 3, 1, 1)
 
     def encode(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of the latent code of prompts ``(N, C, H, W)``."""

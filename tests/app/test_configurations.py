@@ -51,7 +51,11 @@ def test_imbalance(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in names("model") if name != "custom"])
 def test_model(name: str) -> None:
-    config = composed("train", f"model={name}", "model.width=4")
+    own = "model.width=4"
+    if name == "timm":
+        pytest.importorskip("timm", reason="the extra timm is not installed", exc_type=Exception)
+        own = "model.name=test_resnet"
+    config = composed("train", f"model={name}", own)
     spec = build.network_spec(config.model, channels=3, num_classes=7)
     assert spec is not None
     network = spec.build_classifier(allow_custom=False).eval()

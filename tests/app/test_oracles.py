@@ -265,7 +265,7 @@ def test_an_evaluation_that_cannot_be_is_refused_in_a_sentence(
         ((kit, f"weights={tmp_path / 'none'}"), "there are no weights at"),
         ((kit, f"weights={tmp_path}"), "there are no weights at"),
         ((kit, f"weights={broken}"), "do not say what they forgot"),
-        ((kit, f"weights={broken}", "forget=[0]"), "truncated or is no safetensors file"),
+        ((kit, f"weights={broken}", "forget=[0]"), "is truncated, or neither"),
         ((kit, f"weights={foreign}", "forget=[0]"), "does not fit"),
         ((kit, f"weights={weights}"), "say what to forget"),
         ((kit, f"weights={weights}", "forget=[11]"), "11"),

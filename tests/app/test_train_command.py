@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from geniu_lightning.kit import Kit
+from geniu_lightning.kit.networks import state_digest
+from geniu_lightning.seeds import generator
 from tests.app.conftest import TINY, Command, started_and_at_its_first_checkpoint
 
 
@@ -111,7 +113,7 @@ def test_a_loss_that_is_no_number_stops_the_run(command: Command, tmp_path: Path
             ["imbalance=custom", "imbalance.counts=[900,1,1,1,1,1,1,1,1,1]"],
             "imbalance.counts[0] asks for 900 images of class '0', which has",
         ),
-        (["data.image_size=8"], "image_size must lie in 16 to 64, got 8"),
+        (["data.image_size=8"], "image_size must be at least 16, got 8"),
         (["data=mnist", "data.root=nowhere"], "neither at nowhere/mnist"),
         (["training.epochs=1"], "training.epochs of at least 2"),
         (["training.supervision=best"], "training.supervision must be one of max_entropy"),
@@ -170,6 +172,46 @@ def test_training_is_not_compared_with_oracles(
     outcome = command("train", *TINY, f"evaluation={evaluation}", f"out={tmp_path / 'run'}")
     assert (outcome.status, "evaluation=accuracy" in outcome.err) == (2, True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_kit_is_made_for_finished_weights_by_one_command(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
+    finished = Kit.load(trained / "kit.safetensors").classifier
+    torch.save(finished.state_dict(), tmp_path / "mine.pt")
+    arguments = (*TINY, "experiment=post_hoc", f"weights={tmp_path / 'mine.pt'}", "seed=4")
+    outcome = command("train", *arguments, f"out={tmp_path / 'run'}")
+    assert outcome.status == 0, outcome.err
+    kit = Kit.load(tmp_path / "run" / "kit.safetensors")
+    assert state_digest(kit.classifier) == state_digest(finished)
+    assert kit.prompts is not None
+    begun = torch.randn(kit.prompts.flatten(0, 1).shape, generator=generator("prompts", 4))
+    assert not torch.equal(kit.prompts.flatten(0, 1), begun)
+    assert kit.info.settings["training"]["epochs"] == 2  # how somebody says they were trained
+    assert "initial_sha256" not in kit.info.settings
+    cost = json.loads((tmp_path / "run" / "metrics.json").read_text())["cost"]
+    assert cost["generator_overhead"] == {"absent": "the classifier was trained elsewhere"}
+    (tmp_path / "mine.pt").rename(tmp_path / "moved.pt")
+    arguments = (*TINY, "experiment=post_hoc", f"weights={tmp_path / 'moved.pt'}", "seed=4")
+    assert "already done" in command("train", *arguments, f"out={tmp_path / 'run'}").out
+    forgot = command("unlearn", f"kit={tmp_path / 'run'}", "forget=[0]", f"out={tmp_path / 'f'}")
+    assert forgot.status == 0, forgot.err
+
+
+def test_weights_that_no_kit_can_be_made_for_are_refused(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
+    weights = f"weights={trained / 'kit.safetensors'}"
+    for arguments, said in (
+        (["weights=nowhere.pt", "experiment=post_hoc"], "there are no weights at nowhere.pt"),
+        ([weights], "so the kit is made after them: experiment=post_hoc"),
+        ([weights, "experiment=post_hoc", "generator=none"], "nothing to train with generator"),
+        ([weights, "experiment=post_hoc", "model.width=5"], "holds another network"),
+    ):
+        outcome = command("train", *TINY, *arguments, f"out={tmp_path / 'run'}")
+        assert outcome.status == 2
+        assert said in outcome.err
+        assert not (tmp_path / "run" / "kit.safetensors").exists()
 
 
 def test_training_says_what_generator_and_prompts_cost(trained: Path) -> None:

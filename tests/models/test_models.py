@@ -130,7 +130,7 @@ def test_a_residual_block_adds_its_input() -> None:
     assert torch.equal(block(-maps), torch.zeros_like(maps))
 
 
-@pytest.mark.parametrize("size", [16, 17, 19, 24, 28, 31, 32, 33, 47, 64])
+@pytest.mark.parametrize("size", [16, 17, 19, 24, 28, 31, 32, 33, 47, 64, 65, 100, 128, 131])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_vae_gives_images_of_the_size_of_its_prompts(size: int, channels: int) -> None:
     model = VAE(channels, size, latent=5).eval()
@@ -148,10 +148,33 @@ def test_images_of_a_vae_lie_in_zero_to_one_however_large_its_prompts() -> None:
     assert torch.equal(model(images(1, 1, 16)).images, torch.ones(1, 1, 16, 16))
 
 
-@pytest.mark.parametrize("size", [0, 8, 15, 65, 128])
-def test_a_vae_refuses_sizes_outside_its_range(size: int) -> None:
-    with pytest.raises(ValueError, match=f"^image_size must lie in 16 to 64, got {size}$"):
-        VAE(1, size)
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"image_size": 15}, "image_size must be at least 16, got 15"),
+        ({"image_size": 0}, "image_size must be at least 16, got 0"),
+        ({"width": 0}, "latent and width must be at least 1, got 128 and 0"),
+        ({"latent": 0}, "latent and width must be at least 1, got 0 and 32"),
+    ],
+)
+def test_a_vae_refuses_what_makes_no_network(settings: dict[str, int], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        VAE(**settings)
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "blocks"),
+    [(16, 1, 4), (28, 2, 4), (64, 4, 4), (65, 3, 5), (128, 4, 5), (129, 3, 6), (256, 4, 6)],
+)
+def test_a_vae_grows_with_its_images_and_its_code_does_not(
+    size: int, side: int, blocks: int
+) -> None:
+    model = VAE(1, size, latent=4, width=2)
+    assert model.code_shape == (16, side, side)
+    assert len(model.encoder) == len(model.decoder) == blocks
+    assert [m.out_channels for m in model.encoder.modules() if isinstance(m, nn.Conv2d)] == [
+        2, 4, 8, *[16] * (blocks - 3)
+    ]  # fmt: skip
 
 
 def test_without_sampling_a_vae_decodes_the_mean() -> None:

@@ -1,0 +1,88 @@
+"""Weights of a classifier from a file, whoever wrote it."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from geniu_lightning.errors import KitError
+from geniu_lightning.kit.file import Kit
+from geniu_lightning.kit.networks import NetworkSpec
+
+
+def classifier_from(path: Path, spec: NetworkSpec, allow_custom: bool = False) -> nn.Module:
+    """Return a classifier with the weights in a file, in evaluation mode without gradients.
+
+    Args:
+        path: A file of ours; or a state dict of the network in safetensors or as torch saves it,
+            bare, or under ``state_dict`` with a prefix before every name, as Lightning does.
+        spec: The network.
+        allow_custom: Build networks from outside this package, which runs their code.
+
+    Raises:
+        KitError: If the file is missing, none of these, or of another network.
+    """
+    if not path.is_file():
+        raise KitError(f"there are no weights at {path}")
+    state = _safetensors(path)
+    if state is None:
+        state = _pickled(path)
+    elif _is_ours(path):
+        loaded = Kit.load(path, allow_custom)
+        if loaded.info.classifier != spec:
+            raise KitError(f"{path} holds another network: {loaded.info.classifier}")
+        return loaded.classifier
+    classifier = spec.build_classifier(allow_custom)
+    try:
+        classifier.load_state_dict(_without_prefix(state, set(classifier.state_dict())))
+    except RuntimeError as error:
+        raise KitError(f"{path} does not fit {spec.target}: {error}") from error
+    return classifier.eval().requires_grad_(False)
+
+
+def _safetensors(path: Path) -> dict[str, Tensor] | None:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError):
+        return None
+
+
+def _is_ours(path: Path) -> bool:
+    with safe_open(path, framework="pt") as file:
+        return "geniu" in (file.metadata() or {})
+
+
+def _pickled(path: Path) -> dict[str, Tensor]:
+    if not zipfile.is_zipfile(path):  # as torch has written its files since 1.6
+        raise KitError(f"{path} is truncated, or neither a safetensors file nor one of torch.save")
+    try:
+        # tensors and plain values alone: a pickle of anything else runs code when it is read
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise KitError(
+            f"{path} cannot be read as a state dict of plain tensors ({reason}): save"
+            " model.state_dict() alone"
+        ) from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise KitError(f"{path} holds no state dict")
+    return state
+
+
+def _without_prefix(state: dict[str, Tensor], names: set[str]) -> dict[str, Tensor]:
+    """Return that part of a module's state whose names, less a prefix, are a network's."""
+    if names <= state.keys():
+        return state
+    one = min(names)
+    for key in state:
+        prefix = key.removesuffix(one)
+        if prefix != key and all(f"{prefix}{name}" in state for name in names):
+            # what else has the prefix stays, for a network that lacks it is another one
+            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return state
