@@ -46,6 +46,9 @@ def test_a_documented_command_composes(script: str, words: str) -> None:
         ("$run", "runs/x"),
         ("$epochs", "8"),
         ("$two", ""),
+        ("$grid", "sweep=grid data=digits seed=1,2,3"),
+        ("$each", "evaluation=accuracy unlearner=geniu,finetune"),
+        ("$kit", "runs/x"),
         ("glob(*)", "geniu"),
     ):
         words = words.replace(variable, value)
