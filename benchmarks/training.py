@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from geniu_lightning.models.vae import VAE
 from geniu_lightning.training import GeniuTraining
 
 BATCH = 64
+Precision = Literal["32-true", "bf16-mixed"]
 REAL_STEPS, REAL_EPOCHS = 177, 8  # MNIST at ratio 0.1, batch 64
 CLASSES, PER_CLASS, EVERY, AT_LEAST = 10, 10, 4, 1000  # conf/training/default.yaml
 
@@ -42,7 +43,9 @@ class StepTimes(Callback):
             self.begun.append(time.perf_counter())
 
 
-def seconds_of_steps(with_proxies: bool, width: int, precision: str, steps: int) -> list[float]:
+def seconds_of_steps(
+    with_proxies: bool, width: int, precision: Precision, steps: int
+) -> list[float]:
     """Return the seconds of each step in the epoch that has prompts and generator.
 
     The memory layout is the one that ``trainer.channels_last=auto`` gives.
@@ -75,7 +78,7 @@ def seconds_of_steps(with_proxies: bool, width: int, precision: str, steps: int)
     Trainer(
         accelerator="cpu",
         max_epochs=2,
-        precision=precision,  # type: ignore[arg-type]  # one of Lightning's names
+        precision=precision,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -163,12 +166,13 @@ def loop() -> None:
 def generator() -> None:
     """Training with prompts and generator against the classifier alone (goal: 1.10 at width 96)."""
     quiet()
-    for width, precision, steps in (
+    pairs: tuple[tuple[int, Precision, int], ...] = (
         (96, "32-true", 12),
         (96, "bf16-mixed", 24),
         (32, "32-true", 24),
         (32, "bf16-mixed", 24),
-    ):
+    )
+    for width, precision, steps in pairs:
         print(f"  AllCNN width {width}, {precision}, epochs that have both")
         median = in_turns(
             partial(seconds_of_steps, False, width, precision, steps),

@@ -126,7 +126,7 @@ class GeniuTraining(LightningModule):
             every_n_steps=every_n_steps,
             min_generator_steps=min_generator_steps,
         )
-        self.classifier = classifier
+        self.classifier: Any = classifier  # which has features and a head, by contract
         self.proxy_generator = proxy_generator
         self.spec = spec
         self.exemplars = exemplars
@@ -156,7 +156,7 @@ class GeniuTraining(LightningModule):
     def classifier_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return the cross-entropy of a batch of real images, in nats; moves the classifier."""
         features = self.features_of(batch.images)
-        logits = cast(Tensor, self.classifier.head(features)).float()  # type: ignore[operator]
+        logits = cast(Tensor, self.classifier.head(features)).float()
         if self.exemplars is not None and self.cadence.chooses_exemplars(self.current_epoch):
             self.exemplars.observe(batch.indices, batch.labels, logits, features)
         self._right_and_seen[0] += (logits.detach().argmax(dim=1) == batch.labels).sum()
@@ -165,7 +165,7 @@ class GeniuTraining(LightningModule):
 
     def features_of(self, images: Tensor) -> Tensor:
         """Return penultimate features; :class:`~geniu_lightning.faster.Faster` may compile it."""
-        return cast(Tensor, self.classifier.features(images))  # type: ignore[operator]  # by contract
+        return cast(Tensor, self.classifier.features(images))
 
     def prompt_terms(self, tick: int) -> dict[str, Tensor]:
         """Return the cross-entropy of a draw of prompts, weighted, in nats; moves the prompts."""

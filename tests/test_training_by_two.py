@@ -4,8 +4,6 @@
 """
 
 import os
-import socket
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 
 from geniu_lightning.training import GeniuTraining
 from tests.test_training import fit, loader_of, module_of
+from tests.two_processes import run_by_two
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,27 +68,7 @@ def main(folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_find_the_weights_that_one_finds(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.test_training_by_two", str(tmp_path)],
-            cwd=ROOT,
-            env={**os.environ, **world, "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        said = [process.communicate(timeout=120)[0] for process in both]
-    finally:
-        for process in both:
-            process.kill()
-    assert [process.returncode for process in both] == [0, 0], "\n".join(said)
+    run_by_two("tests.test_training_by_two", str(tmp_path), timeout=120)
     first, second = (torch.load(tmp_path / f"rank{r}", weights_only=True) for r in (0, 1))
     alone, start = training(), training().state_dict()
     fit(alone, tmp_path)

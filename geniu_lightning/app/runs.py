@@ -32,6 +32,7 @@ INCIDENTAL = (
     "trainer.checkpoint_every_n_steps",
     "unlearner.search",
     "kit",
+    "weights",
     "oracles",
     "runs",
     "objective",

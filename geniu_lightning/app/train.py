@@ -46,7 +46,6 @@ def train(config: DictConfig, visited: list[Path]) -> float | None:
     terms_of(config.objective or "")
     weights = None if config.weights is None else Path(config.weights).expanduser()
     identity = identity_of(config)
-    identity.pop("weights")  # where they lie; what they are is told
     if weights is not None:
         _refuse_weights(config, weights)
         identity["weights_sha256"] = sha256_of(weights)
@@ -168,7 +167,8 @@ class _Training:
             weights = Path(config.weights).expanduser()
             classifier = classifier_from(weights, classifier_spec, allow_custom=True)
             classifier.requires_grad_(True)
-            self.began = {"weights_sha256": sha256_of(weights)}  # what those began with is not told
+            # what those began with is not told
+            self.began = {"weights_sha256": self.mark.identity["weights_sha256"]}
             settings["epochs"] = 1  # that reads the scores which exemplars are chosen by
         batch_size = settings.pop("batch_size")
         per_class, rule = settings.pop("proxies_per_class"), settings.pop("supervision")

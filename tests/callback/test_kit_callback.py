@@ -1,9 +1,5 @@
 """A kit beside somebody else's training, which is not to notice it."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +20,7 @@ from geniu_lightning.kit.networks import state_digest
 from tests.app.conftest import Command
 from tests.app.conftest import command as command
 from tests.callback.foreign import ByHand, Digits, Foreign, Net, fit, images_and_labels, seeded
+from tests.two_processes import run_by_two
 
 ROOT = Path(__file__).parents[2]
 NAMES = tuple(f"digit {k}" for k in range(10))
@@ -383,27 +380,7 @@ def test_a_generator_that_diverges_ends_no_training_of_the_users(tmp_path: Path)
 
 @pytest.mark.slow
 def test_two_processes_grow_one_kit_and_leave_the_users_training_alone(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.callback.one_of_two", str(tmp_path)],
-            cwd=ROOT,
-            env={**os.environ, **world, "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        said = [process.communicate(timeout=180)[0] for process in both]
-    finally:
-        for process in both:
-            process.kill()
-    assert [process.returncode for process in both] == [0, 0], "\n".join(said)
+    run_by_two("tests.callback.one_of_two", str(tmp_path), timeout=180)
     first, second = (torch.load(tmp_path / f"rank{r}", weights_only=True) for r in (0, 1))
     for part in ("prompts", "chosen", "counts"):
         assert torch.equal(first[part], second[part]), part

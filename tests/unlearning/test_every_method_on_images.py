@@ -4,9 +4,6 @@ Grey and colour, AllCNN and ResNet-18, one forgotten class and several, one proc
 """
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ from geniu_lightning.app.train import main as train_main
 from geniu_lightning.kit import Kit
 from geniu_lightning.unlearning.sources import Access
 from tests.app.conftest import TINY
+from tests.two_processes import run_by_two
 from tests.unlearning.every_method import CONFIGS, built, digest, run_on_its_images
 
 ROOT = Path(__file__).parents[2]
@@ -120,27 +118,7 @@ def cell(request: Any, kits: Any, tmp_path_factory: pytest.TempPathFactory) -> C
     kit, root = kits(name)
     out = tmp_path_factory.mktemp("by two")
     words = [str(kit), str(root or ""), str(out), json.dumps(forget)]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.unlearning.one_of_two", *words],
-            cwd=ROOT,
-            env={**os.environ, **world, "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        said = [process.communicate(timeout=1200)[0] for process in both]
-    finally:
-        for process in both:
-            process.kill()
-    assert [process.returncode for process in both] == [0, 0], "\n".join(said)
+    run_by_two("tests.unlearning.one_of_two", *words, timeout=1200)
     return Cell(kit, root, forget, out)
 
 
