@@ -11,7 +11,7 @@ from torch import Tensor
 from geniu_lightning.errors import UserError
 from geniu_lightning.faster import Faster
 from geniu_lightning.training import GeniuTraining
-from tests.test_training import loader_of, module_of, trainer_of
+from tests.small_training import loader_of, module_of, trainer_of
 
 
 class Layouts(Callback):

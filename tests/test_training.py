@@ -1,4 +1,4 @@
-"""Training: who is moved by what and when, exact resume, and what leaves and what may not."""
+"""Training: who is moved by what and when, and exact resume."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,187 +10,41 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL.Image import fromarray
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from geniu_lightning.data.images import ImageSpec
-from geniu_lightning.data.loader import IndexLoader
-from geniu_lightning.data.module import ImageData
-from geniu_lightning.data.sources import Pictures
-from geniu_lightning.errors import TrainingDivergedError, UserError
+from geniu_lightning.errors import UserError
 from geniu_lightning.exemplars import Exemplars
 from geniu_lightning.models.allcnn import AllCNN
-from geniu_lightning.models.vae import VAE
 from geniu_lightning.terms import divergence, fixed, reconstruction
 from geniu_lightning.training import GeniuTraining
 from tests.reference import training_loop
-
-CLASSES, PER_CLASS, SIZE = 3, 2, 16
-BATCH, BATCHES, EPOCHS = 6, 4, 3
-SPEC = ImageSpec.of(SIZE, 1, 0.4, 0.3)
-LABELS = torch.tensor([0] * 10 + [1] * 8 + [2] * 6)
-PIXELS = (
-    torch.randint(0, 85, (len(LABELS), 1, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
-    + 85 * LABELS.view(-1, 1, 1, 1)
-).to(torch.uint8)
-IMAGES = PIXELS / 255
-# the test's own settings, so that a change of ours cannot move it
-SETTINGS: dict[str, Any] = {
-    "optimizer": partial(torch.optim.Adam, lr=0.01),
-    "schedule": "onecycle",
-    "generator_optimizer": partial(torch.optim.Adam, lr=0.001),
-    "prompt_optimizer": partial(torch.optim.Adam, lr=0.1),
-    "every_n_steps": 2,
-    "min_generator_steps": 10,
-    "prompt_batch": 4,
-    "exemplars_until": 0.67,
-    "seed": 3,
-}
-
-
-class DroppedOut(AllCNN):
-    """A classifier that draws random numbers while it is trained."""
-
-    def features(self, images: Tensor) -> Tensor:
-        return nn.functional.dropout(super().features(images), 0.3, self.training)
-
-
-def networks(kind: type[AllCNN] = AllCNN) -> tuple[AllCNN, VAE]:
-    with torch.random.fork_rng():
-        torch.manual_seed(11)
-        return kind(1, CLASSES, width=2), VAE(1, SIZE, latent=8)
-
-
-def loader_of(images: Tensor = IMAGES, seed: int = 3) -> IndexLoader:
-    return IndexLoader(
-        lambda rows, _: (SPEC.normalise(images[rows]), LABELS[rows]),
-        torch.arange(len(LABELS)),
-        BATCH,
-        seed,
-    )
-
-
-class Synthetic:
-    """The same images as a source of the data module."""
-
-    def __init__(self, name: str, root: str | None) -> None:
-        pass
-
-    def key(self) -> str:
-        return "synthetic"
-
-    def read(self, split: str) -> Pictures:
-        return Pictures(map(fromarray, PIXELS[:, 0].numpy()), LABELS.tolist(), ("a", "b", "c"))
-
-
-def data_in(folder: Path) -> ImageData:
-    return ImageData(
-        name="synthetic",
-        source=Synthetic,
-        image_size=SIZE,
-        channels=1,
-        imbalance=lambda labels, names: torch.arange(len(labels)),
-        batch_size=BATCH,
-        mean=0.4,
-        std=0.3,
-        pad=1,
-        seed=3,
-        cache_folder=str(folder),
-    )
-
-
-def module_of(
-    *, with_generator: bool = True, kind: type[AllCNN] = AllCNN, **changed: Any
-) -> GeniuTraining:
-    classifier, vae = networks(kind)
-    exemplars = Exemplars(LABELS, torch.arange(len(LABELS)), CLASSES, PER_CLASS, seed=3)
-    standard: dict[str, Any] = {
-        "classifier": classifier,
-        "proxy_generator": vae if with_generator else None,
-        "spec": SPEC,
-        "exemplars": exemplars if with_generator else None,
-        "exemplar_images": lambda rows: IMAGES[rows],
-        "steps_per_epoch": BATCHES,
-        "epochs": EPOCHS,
-    }
-    return GeniuTraining(**standard | SETTINGS | changed)
-
-
-def ready(**changed: Any) -> GeniuTraining:
-    """Return a module that has seen an epoch, so that its generator has something to learn."""
-    module = module_of(**changed)
-    module.train()
-    for batch in loader_of():
-        module.classifier_terms(batch)
-    assert module.exemplars is not None
-    module.exemplars.select()
-    module.on_fit_start()
-    return module
-
-
-def trainer_of(module: GeniuTraining, folder: Path, *callbacks: Callback, **more: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=module.cadence.max_epochs,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        **{"limit_val_batches": 0} | more,
-    )
-
-
-def fit(module: GeniuTraining, folder: Path, *callbacks: Callback, **more: Any) -> Trainer:
-    trainer = trainer_of(module, folder, *callbacks)
-    trainer.fit(module, more.pop("data", None) or loader_of(), **more)
-    return trainer
-
-
-def part(module: GeniuTraining, name: str) -> dict[str, Tensor]:
-    """Return copies of the tensors of the classifier, the generator or the prompts."""
-    return {k: v.clone() for k, v in module.state_dict().items() if k.startswith(name)}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-PARTS = ("classifier", "proxy_generator", "prompts")
-
-
-class Watch(Callback):
-    """Says after each batch which parts moved, and keeps the state after each epoch."""
-
-    def __init__(self) -> None:
-        self.moved: dict[str, list[int]] = {name: [] for name in PARTS}
-        self.after_epoch: list[dict[str, dict[str, Tensor]]] = []
-        self.chosen: list[list[list[int]]] = []
-
-    def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        self.before = {name: part(module, name) for name in PARTS}
-        self.start = self.before
-        self.tick = 0
-
-    def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
-        now = {name: part(module, name) for name in PARTS}
-        for name in PARTS:
-            if not same(now[name], self.before[name]):
-                self.moved[name].append(self.tick)
-        self.before = now
-        self.tick += 1
-
-    def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
-        self.after_epoch.append(self.before)
-        if module.exemplars is not None and module.exemplars.chosen is not None:
-            self.chosen.append(module.exemplars.chosen.tolist())
-
+from tests.small_training import (
+    BATCH,
+    BATCHES,
+    CLASSES,
+    EPOCHS,
+    IMAGES,
+    LABELS,
+    PER_CLASS,
+    PIXELS,
+    SETTINGS,
+    SIZE,
+    SPEC,
+    DroppedOut,
+    Watch,
+    data_in,
+    fit,
+    loader_of,
+    module_of,
+    networks,
+    part,
+    ready,
+    same,
+    tensors_in,
+    trainer_of,
+)
 
 # ---- the combined loss -----------------------------------------------------------------------
 
@@ -637,19 +491,6 @@ def test_resumed_post_hoc_training(
     assert same(module.state_dict(), after[0].state_dict())
 
 
-def tensors_in(thing: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(thing, Tensor):
-        yield path, thing
-    elif isinstance(thing, dict):
-        for key, value in thing.items():
-            yield from tensors_in(value, f"{path}/{key}")
-    elif isinstance(thing, list | tuple | set):
-        for key, value in enumerate(thing):
-            yield from tensors_in(value, f"{path}/{key}")
-    else:
-        assert thing is None or isinstance(thing, int | float | str | bool), f"{path}: {thing!r}"
-
-
 @pytest.mark.parametrize("point", ["step=4", "step=10", "end-of-epoch=1"])
 def test_checkpoint_holds_no_image(point: str, beside: tuple[GeniuTraining, Watch, Path]) -> None:
     content = torch.load(beside[2] / f"{point}.ckpt", weights_only=True)
@@ -669,194 +510,3 @@ def test_checkpoint_holds_no_image(point: str, beside: tuple[GeniuTraining, Watc
         values = tensor.flatten().tolist()
         hidden = pixels.intersection(zip(values, values[1:], values[2:], strict=False))
         assert not hidden, f"{path} holds a part of an image"
-
-
-# ---- what can go wrong -----------------------------------------------------------------------
-
-
-def spoilt_at(tick: int) -> IndexLoader:
-    loader = loader_of()
-    read, calls = loader.read, iter(range(10**6))
-
-    def spoilt(rows: Tensor, augmentation: int | None) -> tuple[Tensor, Tensor]:
-        images, labels = read(rows, augmentation)
-        return (images * torch.nan if next(calls) == tick else images), labels
-
-    loader.read = spoilt
-    return loader
-
-
-@pytest.mark.parametrize(("tick", "every"), [(0, 1), (5, 50)])
-def test_diverged_training_names_the_step_and_keeps_the_last_good_checkpoint(
-    tick: int, every: int, tmp_path: Path
-) -> None:
-    kept = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1)
-    module = module_of(log_every_n_steps=every)
-    with pytest.raises(TrainingDivergedError, match=f"at step {tick};.*max_gradient_norm"):
-        fit(module, tmp_path, kept, data=spoilt_at(tick))
-    files = list(tmp_path.glob("*.ckpt"))
-    assert [file.name for file in files] == ([f"step={tick}.ckpt"] if tick else [])
-    for file in files:
-        for path, tensor in tensors_in(torch.load(file, weights_only=True)["state_dict"]):
-            assert tensor.isfinite().all(), path
-
-
-def test_diverged_training_is_noticed_at_the_end_of_the_epoch_without_checkpoints(
-    tmp_path: Path,
-) -> None:
-    with pytest.raises(TrainingDivergedError, match="at step 2;"):
-        fit(module_of(), tmp_path, data=spoilt_at(2))
-
-
-def test_diverged_generator_names_the_step(tmp_path: Path) -> None:
-    module = module_of(exemplar_images=lambda rows: IMAGES[rows] * torch.inf)
-    first = training_loop.calendar(10, BATCHES, (EPOCHS - 1) * BATCHES)[0]
-    with pytest.raises(TrainingDivergedError, match=f"at step {first};"):
-        fit(module, tmp_path)
-
-
-@pytest.mark.parametrize("spoilt", ["classifier.head.weight", "prompts"])
-def test_checkpoint_of_broken_weights_is_not_written_though_the_loss_was_finite(
-    spoilt: str, tmp_path: Path
-) -> None:
-    module = module_of()
-    tick = iter(range(10**6))
-
-    def hook(gradient: Tensor) -> Tensor:
-        return gradient * torch.nan if next(tick) == 2 else gradient
-
-    dict(module.named_parameters())[spoilt].register_hook(hook)
-    kept = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1)
-    with pytest.raises(TrainingDivergedError):
-        fit(module, tmp_path, kept)
-    (file,) = tmp_path.glob("*.ckpt")
-    for path, tensor in tensors_in(torch.load(file, weights_only=True)["state_dict"]):
-        assert tensor.isfinite().all(), path
-
-
-@pytest.mark.parametrize(
-    ("changed", "sentence"),
-    [
-        ({"epochs": 0}, "training.epochs and training.every_n_steps must be at least 1"),
-        ({"every_n_steps": 0}, "must be at least 1"),
-        ({"prompt_batch": 1}, "training.prompt_batch must be at least 2, got 1"),
-        ({"epochs": 1}, "needs training.epochs of at least 2"),
-    ],
-)
-def test_contradicting_settings_are_refused(changed: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
-        module_of(**changed)
-
-
-def test_one_epoch_is_enough_without_a_generator() -> None:
-    assert module_of(with_generator=False, epochs=1).cadence.max_epochs == 1
-
-
-@pytest.mark.parametrize(
-    "changed", [{"when": "later"}, {"exemplars_until": 1.5}, {"exemplars_until": 0.0}]
-)
-def test_settings_outside_their_range_are_refused(changed: dict[str, Any]) -> None:
-    (name,) = changed
-    with pytest.raises(UserError, match=name):
-        module_of(**changed)
-
-
-def test_unknown_schedule_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="onecycle, cosine or none"):
-        fit(module_of(schedule="linear"), tmp_path)
-
-
-# ---- what it says ----------------------------------------------------------------------------
-
-
-def test_validation_accuracy_is_that_of_all_images_and_moves_nothing(tmp_path: Path) -> None:
-    module, watch = module_of(), Watch()
-    held_back = IndexLoader(
-        lambda rows, _: (SPEC.normalise(IMAGES[rows]), LABELS[rows]), torch.arange(20), 10
-    )
-    trainer = trainer_of(module, tmp_path, watch, limit_val_batches=1.0)
-    trainer.fit(module, loader_of(), held_back)
-    plain = module_of()
-    fit(plain, tmp_path)
-    assert same(module.state_dict(), plain.state_dict())
-    module.eval()
-    right = [
-        int(module.classifier(SPEC.normalise(IMAGES[n : n + 1])).argmax()) == int(LABELS[n])
-        for n in range(20)
-    ]
-    found = float(trainer.callback_metrics["validation/accuracy"])
-    assert found == pytest.approx(np.mean(right), abs=1e-6)
-
-
-def test_train_accuracy_is_the_share_of_the_epoch(tmp_path: Path) -> None:
-    right: list[float] = []
-
-    class Count(Callback):
-        def on_train_epoch_start(self, *_: Any) -> None:
-            right.clear()
-
-    module = module_of(with_generator=False)
-    forward = module.classifier.head.forward
-
-    def counted(features: Tensor) -> Tensor:
-        logits = forward(features)
-        right.extend(logits.argmax(dim=1).tolist())
-        return logits
-
-    module.classifier.head.forward = counted  # type: ignore[method-assign]
-    trainer = fit(module, tmp_path, Count())
-    loader = loader_of()
-    loader.epoch = EPOCHS - 1
-    labels = torch.cat([batch.labels for batch in loader]).tolist()
-    expected = np.mean([a == b for a, b in zip(right, labels, strict=True)])
-    assert float(trainer.callback_metrics["train/accuracy"]) == pytest.approx(expected)
-
-
-def test_proxies_are_decoded_means_and_leave_the_generator_as_it_was() -> None:
-    module = ready()
-    assert isinstance(module.proxy_generator, VAE)
-    module.proxy_generator.train()
-    before = part(module, "")
-    proxies = module.proxies()
-    assert torch.equal(proxies, module.proxies())
-    assert module.proxy_generator.training
-    assert same(part(module, ""), before)
-    vae = module.proxy_generator.eval()
-    torch.testing.assert_close(proxies, vae.decode(vae.encode(module.prompts)[0]).detach())
-
-
-def test_proxy_accuracy_counts_proxies_that_are_taken_for_their_class() -> None:
-    module = ready()
-    stage = torch.tensor([0, 1, 1, 1, 2, 0])  # what the classifier says of each proxy
-
-    class Says(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            torch.testing.assert_close(images, SPEC.normalise(module.proxies()))
-            return nn.functional.one_hot(stage, CLASSES).float()
-
-    module.classifier = Says()
-    assert float(module.proxy_accuracy()) == pytest.approx(4 / 6)
-
-
-def test_logs_name_the_terms_and_their_sum(tmp_path: Path) -> None:
-    entries: list[tuple[int, dict[str, float]]] = []
-    from pytorch_lightning.loggers import CSVLogger
-
-    class Records(CSVLogger):
-        def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-            if "train/loss" in metrics:
-                entries.append((step or 0, metrics))
-
-    module = module_of(log_every_n_steps=3, every_n_steps=1)
-    trainer = trainer_of(module, tmp_path)
-    trainer.loggers = [Records(tmp_path)]
-    trainer.fit(module, loader_of())
-    assert [step for step, _ in entries] == [2, 5, 8, 11]
-    names = {"classifier", "prompts", "reconstruction", "divergence"}
-    for step, entry in entries:
-        terms = {k: v for k, v in entry.items() if k.startswith("train/loss/")}
-        assert set(terms) == {f"train/loss/{n}" for n in (names if step > 3 else {"classifier"})}
-        assert entry["train/loss"] == pytest.approx(sum(terms.values()))
-        rate = training_loop.one_cycle(0.01, step + 1, EPOCHS * BATCHES)
-        if step < EPOCHS * BATCHES - 1:
-            assert entry["train/rate"] == pytest.approx(rate, rel=1e-6)

@@ -14,7 +14,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from geniu_lightning.training import GeniuTraining
-from tests.test_training import fit, loader_of, module_of
+from tests.small_training import fit, loader_of, module_of
 from tests.two_processes import run_by_two
 
 ROOT = Path(__file__).parents[1]

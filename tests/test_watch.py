@@ -10,7 +10,7 @@ from pytorch_lightning import Callback
 
 from geniu_lightning.errors import TrainingDivergedError
 from geniu_lightning.watch import LossWatch, fit
-from tests.test_training import loader_of, module_of, trainer_of
+from tests.small_training import loader_of, module_of, trainer_of
 
 
 def test_finite_losses_pass() -> None:
