@@ -78,7 +78,7 @@ def assess(
     data: ImageData,
     forget: tuple[int, ...],
     yardstick: Yardstick | None = None,
-    keeps_proxies: bool = False,
+    kept: Kit | None = None,
 ) -> Assessment:
     """Measure what the configuration names.
 
@@ -89,7 +89,7 @@ def assess(
         data: The images.
         forget: Forgotten classes; none after training.
         yardstick: What to compare with.
-        keeps_proxies: Whether the kit's proxies are kept beside the model.
+        kept: Whose proxies are kept beside the model; ``None`` where none are.
     """
     if not config.metrics:
         return Assessment({})
@@ -108,7 +108,7 @@ def assess(
         class_counts=tuple(data.class_counts),
         splits={split: opened(data, split, device) for split in splits},
         oracles=yardstick.oracles,
-        proxies=_proxies(kit) if keeps_proxies else None,
+        proxies=None if kept is None else _proxies(kept),
         fresh=partial(_fresh, kit),
         seed=config.seed,
         store=store,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from geniu_lightning.app.cli import entry, say
 from geniu_lightning.app.oracles import Bank
 from geniu_lightning.app.runs import (
+    KIT,
     WEIGHTS,
     compared_with,
     description_of,
@@ -23,6 +24,9 @@ from geniu_lightning.app.runs import (
     sha256_of,
 )
 from geniu_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from geniu_lightning.kit import Kit
 
 
 def main() -> None:
@@ -43,7 +47,7 @@ def evaluate(config: DictConfig, visited: list[Path]) -> None:
     path = kit_path(config.kit)
     metadata = kit_metadata(path)
     kit = description_of(metadata)
-    forget = forgotten(_wanted(config, weights), kit)
+    forget = forgotten(_wanted(config, weights, kit), kit)
     bank = Bank(config, kit, forget) if config.evaluation.get("bank") else None
     own = {"kit_sha256": metadata.get("sha256"), "weights_sha256": sha256_of(weights)}
     identity = identity_of(config, forget=list(forget), **own)
@@ -82,11 +86,14 @@ def _weights(path: Path) -> tuple[Path, dict[str, Any]]:
         raise UserError(f"{described} cannot be read as the metrics of a run: {error!r}") from error
 
 
-def _wanted(config: DictConfig, weights: Path) -> Any:  # classes as they may be named
+def _wanted(
+    config: DictConfig, weights: Path, kit: dict[str, Any]
+) -> Any:  # classes as they may be named
     if config.forget is not None:
         return config.forget
     try:
-        return description_of(kit_metadata(weights))["forgotten"]
+        gone = description_of(kit_metadata(weights))["forgotten"]
+        return [k for k in gone if k not in kit.get("forgotten", ())]
     except (UserError, KeyError):
         raise UserError("these weights do not say what they forgot; set forget=[CLASS]") from None
 
@@ -108,9 +115,7 @@ def _judge(
 
     request = Request(config, path, forget)
     classifier = classifier_from(weights, request.kit.info.classifier, config.allow_custom)
-    keeps = config.keeps_proxies
-    if keeps is None:
-        keeps = description.get("cost", {}).get("reads_prompts", True)
+    kept = _kept(config, request.kit, weights, description)
 
     def train_oracle(bank: Bank, seed: int) -> None:
         add_oracle(config, path, forget, bank, seed)
@@ -119,12 +124,23 @@ def _judge(
     loggers = trackers.loggers_of(config, folder, "evaluate", facts, request.tags())
     with trackers.closing(loggers):
         judge = Judge(request, bank, train_oracle)
-        result = judge.judge(classifier, keeps)
+        result = judge.judge(classifier, kept)
         if not result.metrics:
             raise UserError(f"nothing was measured: {result.missing}")
         judge.write(folder, result, description)
         trackers.show(loggers, result.shown(request, description.get("cost", {})))
     say(f"results: {folder / 'metrics.json'}")
+
+
+def _kept(config: DictConfig, kit: Kit, weights: Path, description: dict[str, Any]) -> Kit | None:
+    """Return the kit that is kept beside weights: the next one, where their run wrote one."""
+    keeps, after = config.keeps_proxies, weights.parent / KIT
+    if keeps is None and "cost" in description and after.is_file():
+        device = next(kit.classifier.parameters()).device
+        return type(kit).load(after, config.allow_custom).to(device)
+    if keeps is None:
+        keeps = description.get("cost", {}).get("reads_prompts", True)
+    return kit if keeps else None
 
 
 def _evaluate_group(config: DictConfig, visited: list[Path]) -> None:

@@ -107,7 +107,7 @@ def unlearn(
         TrainingDivergedError: If loss or weights stop being finite numbers.
     """
     names = kit.info.class_names
-    gone = forgotten(forget, {"class_names": names})
+    gone = forgotten(forget, {"class_names": names, "forgotten": kit.info.forgotten})
     unlearner = _method(method, settings, gone, seed)
     images: _Given | None = None
     if unlearner.access:

@@ -82,12 +82,12 @@ class Judge:
         self.bank = bank
         self.train_oracle = train_oracle
 
-    def judge(self, classifier: nn.Module, keeps_proxies: bool) -> Result:
+    def judge(self, classifier: nn.Module, kept: Kit | None) -> Result:
         """Measure what the configuration names, and compare it with the oracles.
 
         Args:
             classifier: What came of unlearning.
-            keeps_proxies: Whether the kit's proxies are kept beside it.
+            kept: The kit whose proxies, if it has some, are kept beside it; ``None`` for none.
         """
         if not self.config.evaluation.metrics:
             return Result(assess.Assessment({}), missing="evaluation=none")
@@ -104,7 +104,7 @@ class Judge:
             data,
             self.request.forget,
             yardstick,
-            keeps_proxies and self.request.kit.prompts is not None,
+            kept if kept is not None and kept.prompts is not None else None,
         )
         return Result(found, seeds)
 

@@ -37,8 +37,9 @@ INCIDENTAL = (
     "runs",
     "objective",
 )
+KIT = "kit.safetensors"
 WEIGHTS = "unlearned.safetensors"
-RESULTS = ("kit.safetensors", WEIGHTS, "metrics.json", "checkpoints")
+RESULTS = (KIT, WEIGHTS, "metrics.json", "checkpoints")
 LEFTOVERS = (
     *RESULTS,
     *("done.json", "failed.json", "run.json", "log", "wandb", ".wandb_id", ".wandb_rows"),
@@ -240,7 +241,7 @@ def kit_metadata(path: Path) -> dict[str, str]:
 def kit_path(named: str) -> Path:
     """Return the file of a kit that was named by itself or by its folder."""
     path = Path(named).expanduser()
-    return path / "kit.safetensors" if path.is_dir() else path
+    return path / KIT if path.is_dir() else path
 
 
 def kits_below(folder: str) -> str:
@@ -249,7 +250,7 @@ def kits_below(folder: str) -> str:
     Raises:
         UserError: If there is none.
     """
-    found = sorted(kit.parent for kit in Path(folder).expanduser().rglob("kit.safetensors"))
+    found = sorted(kit.parent for kit in Path(folder).expanduser().rglob(KIT))
     whole = [str(run) for run in found if (run / "done.json").is_file() and ASIDE not in run.parts]
     if not whole:
         raise UserError(f"there is no kit below {folder}; train.py makes them, sweep=grid many")
@@ -273,10 +274,10 @@ def description_of(metadata: dict[str, str]) -> dict[str, Any]:
 def forgotten(
     wanted: Any, kit: dict[str, Any]
 ) -> tuple[int, ...]:  # what was written after forget=
-    """Return the classes to forget, having checked that the request makes sense.
+    """Return the classes to forget, those that the kit has forgotten already among them.
 
     Raises:
-        UserError: If there is none, no such one, or none left to retain.
+        UserError: If none is asked for, one that there is not or that is forgotten, or all.
     """
     names = kit["class_names"]
     wanted = wanted if wanted is not None else []
@@ -285,6 +286,11 @@ def forgotten(
     forget = class_indices(list(wanted), names)
     if not forget:
         raise UserError("say what to forget: forget=[0], forget=[3,5] or forget=[ship]")
+    before = kit.get("forgotten", ())
+    again = [names[k] for k in forget if k in before]
+    if again:
+        raise UserError(f"{', '.join(again)}: forgotten already, by this kit's own account")
+    forget = tuple(sorted({*forget, *before}))
     if len(forget) == len(names):
         raise UserError("all classes are to be forgotten: then there is nothing to retain")
     return forget

@@ -13,6 +13,7 @@ from geniu_lightning.app.cli import entry, say
 from geniu_lightning.app.device import device_of
 from geniu_lightning.app.objective import objective_of, terms_of
 from geniu_lightning.app.runs import (
+    KIT,
     RunFolder,
     folder_of,
     identity_of,
@@ -225,7 +226,7 @@ class _Training:
         from geniu_lightning.app import assess, charts, terminal, trackers
 
         kit = self._kit(module)
-        kit.save(self.folder / "kit.safetensors")
+        kit.save(self.folder / KIT)
         drawn: dict[str, Path] = {}
         if kit.prompts is not None:  # but no exemplar: training images stay where they were
             drawn["proxies"] = self.folder / "proxies.png"
@@ -263,7 +264,7 @@ class _Training:
             f"trained on {self.data.name}",
             *assess.class_table(result, kit, self.data, split),
         )
-        say(f"kit: {self.folder / 'kit.safetensors'}")
+        say(f"kit: {self.folder / KIT}")
 
     def _kit(self, module: GeniuTraining) -> Kit:
         from geniu_lightning.app import build

@@ -13,6 +13,7 @@ from geniu_lightning.app.cli import CONF, entry, say
 from geniu_lightning.app.objective import objective_of, terms_of
 from geniu_lightning.app.oracles import FIRST_SEED, Bank
 from geniu_lightning.app.runs import (
+    KIT,
     WEIGHTS,
     RunFolder,
     compared_with,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished r
     from torch import nn
 
     from geniu_lightning.data.module import ImageData
+    from geniu_lightning.kit import Kit
     from geniu_lightning.unlearning.base import Unlearner
 
 
@@ -245,7 +247,7 @@ class _Unlearning:
     def _hand_over(
         self, classifier: nn.Module, cost: dict[str, Any], loggers: list[Logger]
     ) -> bool:
-        """Write the weights, judge them, and return whether nothing is missing."""
+        """Write the weights and the next kit, judge them, and return whether nothing is missing."""
         from geniu_lightning.kit import Kit
 
         info = dataclasses.replace(
@@ -253,7 +255,24 @@ class _Unlearning:
         )
         Kit(classifier, info).save(self.folder / WEIGHTS)
         self.kit.to(self.request.device)
-        return self._judge(classifier, cost, loggers)
+        after = None
+        if self.config.next_kit and self.kit.prompts is not None:
+            after, cost["next_kit_seconds"] = self._next_kit(classifier)
+        return self._judge(classifier, after, cost, loggers)
+
+    def _next_kit(self, classifier: nn.Module) -> tuple[Kit, float]:
+        """Write the kit for the next request; return it and how long it took."""
+        from geniu_lightning.unlearning.base import Clock
+        from geniu_lightning.unlearning.next_kit import next_kit
+
+        say(f"growing the kit for the next request, without {', '.join(self.request.names)}")
+        clock = Clock()
+        with clock:
+            classifier = classifier.to(self.request.device)
+            kit = next_kit(self.kit, classifier, self.request.forget, self.config.seed)
+        kit.info = dataclasses.replace(kit.info, revision=revision())
+        kit.save(self.folder / KIT)
+        return kit, clock.seconds
 
     def judge_again(self) -> None:
         """Judge weights that are there, because there are other oracles than at first."""
@@ -262,15 +281,31 @@ class _Unlearning:
 
         say(f"judging {self.folder} anew: there are other oracles than when it was judged")
         cost = json.loads((self.folder / "metrics.json").read_text())["cost"]
-        kit = Kit.load(self.folder / WEIGHTS, self.config.allow_custom)
+        custom, after = self.config.allow_custom, None
+        kit = Kit.load(self.folder / WEIGHTS, custom)
+        if (self.folder / KIT).is_file():
+            after = Kit.load(self.folder / KIT, custom).to(self.request.device)
         loggers = self._loggers()
         with trackers.closing(loggers):
-            whole = self._judge(kit.classifier, cost, loggers)
+            whole = self._judge(kit.classifier, after, cost, loggers)
         if whole:
             self.mark.finish()
 
-    def _judge(self, classifier: nn.Module, cost: dict[str, Any], loggers: list[Logger]) -> bool:
-        """Evaluate, write what was found, and return whether nothing is missing."""
+    def _judge(
+        self,
+        classifier: nn.Module,
+        after: Kit | None,
+        cost: dict[str, Any],
+        loggers: list[Logger],
+    ) -> bool:
+        """Evaluate, write what was found, and return whether nothing is missing.
+
+        Args:
+            classifier: What came of unlearning.
+            after: The kit for the next request, which is then what is kept of the old one.
+            cost: As ``metrics.json`` holds it.
+            loggers: Are told.
+        """
         from geniu_lightning.app import trackers
         from geniu_lightning.app.judge import Judge
 
@@ -278,7 +313,8 @@ class _Unlearning:
             add_oracle(self.config, self.request.path, self.request.forget, bank, seed)
 
         judge = Judge(self.request, self.bank, train_oracle)
-        result = judge.judge(classifier, cost["reads_prompts"])
+        kept = after if after is not None or not cost["reads_prompts"] else self.kit
+        result = judge.judge(classifier, kept)
         judge.write(self.folder, result, self.mark.description | {"cost": cost})
         trackers.show(loggers, result.shown(self.request, cost))
         say(
@@ -317,6 +353,7 @@ def add_oracle(
             "evaluation": {"metrics": {}, "split": "test", "bank": None},
             "logger": {"csv": {}},
             "seed": 0,
+            "next_kit": False,
         },
     )
     job.unlearner.training_seed = seed

@@ -274,6 +274,8 @@ class OwnProxies(_Attack):
         if context.proxies is None:
             return {"area": NO_PROXIES}
         gone = torch.isin(context.proxies.labels.cpu(), torch.tensor(context.forget))
+        if not gone.any():
+            return {"area": Absent("no proxies of forgotten classes are kept")}
         images, labels = context.proxies.images, context.proxies.labels
 
         def batches(draw: int) -> Iterator[Batch]:
@@ -290,8 +292,8 @@ class OwnProxies(_Attack):
         """Return the images of all curves."""
         if context.proxies is None:
             return 0
-        per_class = len(context.proxies.labels) // len(context.class_names)
-        return self.images(context, 2 * per_class * len(context.forget), self.draws)
+        gone = torch.isin(context.proxies.labels.cpu(), torch.tensor(context.forget))
+        return self.images(context, 2 * int(gone.sum()), self.draws)
 
 
 class RelearnTime(_Attack):

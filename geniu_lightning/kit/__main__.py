@@ -41,8 +41,9 @@ def draw_proxies(kit: Kit, path: Path) -> None:
     from geniu_lightning.pictures import grid
 
     proxies = kit.proxies()
-    shape = (len(kit.info.class_names), -1, *proxies.images.shape[1:])
-    grid(proxies.images.view(shape), kit.info.class_names, "proxies", path)
+    names = [kit.info.class_names[k] for k in kit.info.remaining]
+    shape = (len(names), -1, *proxies.images.shape[1:])
+    grid(proxies.images.view(shape), names, "proxies", path)
 
 
 def _describe(kit: Kit, path: Path) -> None:

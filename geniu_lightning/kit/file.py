@@ -35,7 +35,7 @@ class KitInfo:
             came from somebody else's loader.
         seed: Training seed.
         settings: The resolved configuration of training, to find the data and to retrain.
-        forgotten: Classes that were unlearned, by index.
+        forgotten: Classes that were unlearned, by index; a kit holds no prompts of them.
         library: Version of this package that wrote the file.
         revision: Its git revision, where it ran from a checkout.
         format: Version of the file's form.
@@ -53,6 +53,11 @@ class KitInfo:
     library: str = __version__
     revision: str | None = None
     format: int = FORMAT
+
+    @property
+    def remaining(self) -> tuple[int, ...]:
+        """Classes that were not unlearned, by index; prompts stand in this order."""
+        return tuple(k for k in range(len(self.class_names)) if k not in self.forgotten)
 
     @classmethod
     def from_json(cls, text: str) -> "KitInfo":
@@ -102,7 +107,8 @@ class Kit:
         classifier: In evaluation mode, without gradients.
         info: What it says of itself.
         generator: ``None`` where there is none: classifier-only training, or unlearned weights.
-        prompts: Learned noise, shape ``(classes, per class, C, H, W)``; ``None`` likewise.
+        prompts: Learned noise of the classes that remain, shape ``(classes, per class, C, H, W)``;
+            ``None`` likewise.
     """
 
     classifier: nn.Module
@@ -167,7 +173,7 @@ class Kit:
         """Decode the prompts of some classes: the mean of each latent code, so always the same.
 
         Args:
-            classes: Class indices; ``None`` takes all.
+            classes: Class indices; ``None`` takes all that remain.
             per_class: The first so many prompts of each class; ``None`` takes all.
 
         Raises:
@@ -192,10 +198,14 @@ class Kit:
         if not 1 <= count <= available:
             raise KitError(f"the kit has {available} prompts a class, {count} were asked for")
         self.prompts_read = True
-        wanted = list(range(self.prompts.shape[0])) if classes is None else list(classes)
-        if not all(0 <= k < self.prompts.shape[0] for k in wanted):
-            raise KitError(f"the kit has classes 0 to {self.prompts.shape[0] - 1}, not {wanted}")
-        prompts = self.prompts[wanted, :count].flatten(0, 1)
+        remaining = self.info.remaining
+        wanted = list(remaining if classes is None else classes)
+        if not set(wanted) <= set(remaining):
+            raise KitError(
+                f"the kit has prompts of the classes {', '.join(map(str, remaining))}, not of"
+                f" {', '.join(str(k) for k in wanted if k not in remaining)}"
+            )
+        prompts = self.prompts[[remaining.index(k) for k in wanted], :count].flatten(0, 1)
         labels = torch.tensor(wanted, device=prompts.device).repeat_interleave(count)
         return Proxies(prompts, labels)
 
@@ -266,7 +276,7 @@ def _check(info: KitInfo, tensors: dict[str, Tensor], path: Path) -> None:
     prefixes = ("classifier.", "generator.") if info.generator else ("classifier.",)
     foreign = [k for k in tensors if not k.startswith(prefixes) and k != "prompts"]
     prompts = tensors.get("prompts")
-    shape = (classes, spec.channels, spec.size, spec.size)
+    shape = (len(info.remaining), spec.channels, spec.size, spec.size)
     wrong = {
         f"the tensor {foreign[:1]} belongs to no part": bool(foreign),
         "prompts and generator do not come together": (prompts is None) != (info.generator is None),

@@ -45,7 +45,8 @@ def images_for(kit: Kit, forget: tuple[int, ...], budget: Budget, size: int | No
                 "this kit has no generator whose bytes could be matched: set unlearner.bytes"
             )
         if budget == "proxies":
-            return (kit.prompts.shape[0] - len(forget)) * kit.prompts.shape[1]
+            kept = [k for k in kit.info.remaining if k not in forget]
+            return len(kept) * kit.prompts.shape[1]
         tensors = [*kit.generator.state_dict().values(), kit.prompts]
         size = sum(t.numel() * t.element_size() for t in tensors)
     if size < image:

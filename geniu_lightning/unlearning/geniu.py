@@ -110,8 +110,8 @@ class Geniu(Tuning):
         Raises:
             UserError: If no draw is answered with a forgotten class, or none with a retained one.
         """
-        per_class = len(kit.prompts_of([0], self.proxies_per_class).labels)
-        shape = kit.prompts_of([0], 1).images.shape[1:]
+        prompts = kit.prompts_of(kit.info.remaining[:1], self.proxies_per_class).images
+        per_class, *shape = prompts.shape
         draws = torch.randn(NOISE_DRAWS * len(kit.info.class_names), *shape)
         device = next(kit.classifier.parameters()).device
         parts = [

@@ -93,7 +93,7 @@ class Tuning(Unlearner):
         """Return the kit's proxies of the forgotten classes, the retained ones, or all."""
         classes = [
             k
-            for k in range(len(kit.info.class_names))
+            for k in kit.info.remaining
             if (Access.FORGET if k in self.forget else Access.RETAIN) in sides
         ]
         made = kit.proxies(classes, self.proxies_per_class)
