@@ -10,7 +10,7 @@ from geniu_lightning.kit import Kit
 from geniu_lightning.seeds import generator
 from geniu_lightning.unlearning.losses import divergence, masked_target
 from geniu_lightning.unlearning.networks import Teacher
-from geniu_lightning.unlearning.sources import Access, Batches, Sources, UnlearnBatch, marked
+from geniu_lightning.unlearning.sources import Access, Batches, Sources, UnlearnBatch, unlabelled
 from geniu_lightning.unlearning.tuning import Tuning
 
 Inputs = Literal["proxies", "data", "noise", "mix"]
@@ -76,12 +76,6 @@ class Mixes:
 
     def shard(self, rank: int, world: int) -> None:
         """Leave the batch whole, as :class:`Noise` does."""
-
-
-def unlabelled(images: Tensor) -> UnlearnBatch:
-    """Return a batch of images of no class: label -1, none marked as forgotten."""
-    labels = torch.full((len(images),), -1, device=images.device)
-    return marked(images, labels, ())
 
 
 class MaskedDistill(Tuning):

@@ -68,6 +68,17 @@ def marked(
     return UnlearnBatch(images, labels, gone, share / counts)
 
 
+def unlabelled(images: Tensor, share: float = 1.0) -> UnlearnBatch:
+    """Return a batch of images of no class: label -1, none marked as forgotten.
+
+    Args:
+        images: Normalised, shape ``(N, C, H, W)``.
+        share: As for :func:`marked`.
+    """
+    labels = torch.full((len(images),), -1, device=images.device)
+    return marked(images, labels, (), share)
+
+
 class Batches(Protocol):
     """Batches of one epoch, and a share of them for each rank."""
 

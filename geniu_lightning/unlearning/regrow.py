@@ -1,0 +1,179 @@
+"""Regrow: a network that begins afresh is taught by the original, which may not name F."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from geniu_lightning.errors import UserError
+from geniu_lightning.kit import Kit
+from geniu_lightning.kit.networks import head_of
+from geniu_lightning.seeds import stream
+from geniu_lightning.unlearning.base import Unlearner
+from geniu_lightning.unlearning.coreset import Budget, images_for
+from geniu_lightning.unlearning.losses import divergence, masked_target
+from geniu_lightning.unlearning.masked_distill import Noise
+from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
+from geniu_lightning.unlearning.sources import Access, Batches, Sources, UnlearnBatch
+from geniu_lightning.unlearning.warps import Warped, Warps
+
+Inputs = Literal["proxies", "noise", "data"]
+AT_ONCE = 256  # images that are read together
+
+
+class Regrow(Unlearner):
+    """Distils the original without its forgotten answers into a network that never had them.
+
+    ``L = T² · mean over inputs of KL(softmax(mask_F(z_T − τ log π) / T) ‖ softmax(z / T))``, z_T of
+    the original, z of the student, π the classes' shares of the training images. The inputs are
+    warped, mixed and pasted copies of proxies of *retained* classes, fresh in every step. What
+    tuning only pushes out of sight was never in the student: it can know of F what shows in the
+    original's answers about other classes, and what is in the layers it takes over.
+
+    Of the original the student takes the first ``keep`` parts, which then rest; all others and the
+    head begin afresh. 0 is a new network; with all parts only the head is new, and the features
+    hold what they held. Batch norm of fresh parts learns its running statistics from the stream,
+    not from images; that of kept parts has the original's, which are of all classes, F too.
+
+    Args:
+        warps: How far copies are from their proxy.
+        keep: Parts taken over: blocks, and what comes before them.
+        source: ``proxies`` of the kit; as controls ``noise``, N(0, I), fresh in every step and not
+            warped, or ``data``, retained training images in the place of proxies.
+        budget: With ``data``, how many: ``proxies`` are as many images as retained prompts, ``kit``
+            as many bytes as generator and prompts, see
+            :func:`~geniu_lightning.unlearning.coreset.images_for`.
+        proxies_per_class: How many of the kit's prompts of each class to use; ``None`` all.
+        masked: Whether F is masked in the original's answers; ``False`` is a control.
+        forgotten_inputs: Whether proxies of F are in the stream too, as a control.
+        temperature: T.
+        tau: τ, how much of the imbalance is taken out of the answers; 0 leaves it in.
+        batch_size: Copies in a step.
+        **settings: Those of the base but ``batch_norm``.
+
+    Raises:
+        UserError: If a setting is out of range; in :meth:`prepare`, if the network has fewer parts,
+            or the kit lacks the counts that ``tau`` needs.
+
+    Source:
+        Ours. The loss is that of Zhou et al., arXiv 2503.23751, on other inputs; τ as in Menon et
+        al., arXiv 2007.07314; pasting is that of CutMix, Yun et al., arXiv 1905.04899, without
+        its labels; long distillation on strongly changed inputs after Beyer et al.,
+        arXiv 2106.05237.
+    """
+
+    def __init__(
+        self,
+        *,
+        warps: Warps,
+        keep: int = 0,
+        source: Inputs = "proxies",
+        budget: Budget = "proxies",
+        proxies_per_class: int | None = None,
+        masked: bool = True,
+        forgotten_inputs: bool = False,
+        temperature: float = 1.0,
+        tau: float = 0.0,
+        batch_size: int = 64,
+        **settings: object,
+    ) -> None:
+        super().__init__(batch_norm="train", **settings)  # type: ignore[arg-type]  # checked there
+        if source not in get_args(Inputs):
+            raise UserError(
+                f"unlearner.source must be one of {', '.join(get_args(Inputs))}, got {source!r}"
+            )
+        if forgotten_inputs and source != "proxies":
+            raise UserError("unlearner.forgotten_inputs=true needs unlearner.source=proxies")
+        if batch_size < 2:
+            raise UserError(f"unlearner.batch_size must be at least 2, got {batch_size}")
+        if keep < 0:
+            raise UserError(f"unlearner.keep must be at least 0, got {keep}")
+        if not temperature > 0:
+            raise UserError(f"unlearner.temperature must be above 0, got {temperature}")
+        if not tau >= 0:
+            raise UserError(f"unlearner.tau must be at least 0, got {tau}")
+        self.warps = warps
+        self.keep = keep
+        self.source = source
+        self.access = Access.RETAIN if source == "data" else Access.NONE
+        self.budget: Budget = budget
+        self.proxies_per_class = proxies_per_class
+        self.masked = masked
+        self.forgotten_inputs = forgotten_inputs
+        self.temperature = temperature
+        self.tau = tau
+        self.batch_size = batch_size
+        self.kept: list[nn.Module] = []
+
+    def prepare(self, kit: Kit, sources: Sources) -> None:
+        """Build the student, take over what is kept, and open the stream."""
+        self.teacher = Teacher(kit.classifier)
+        # of both seeds: runs on kits of several training seeds are to differ, as these do
+        self.classifier = fresh_classifier(kit, stream("student", kit.info.seed, self.seed))
+        self.kept = self._taken_over(kit.classifier)
+        self.shift = self._shift(kit)
+        if self.steps:
+            self.batches = self._stream(kit, sources)
+
+    def _taken_over(self, original: nn.Module) -> list[nn.Module]:
+        """Copy the first parts of the original into the student, and return these."""
+        own, theirs = parts_of(self.classifier), parts_of(original)
+        if self.keep > len(own):
+            raise UserError(
+                f"unlearner.keep is {self.keep}, and {type(original).__name__} has"
+                f" {len(own)} parts before its head"
+            )
+        for part, other in zip(own[: self.keep], theirs, strict=False):
+            part.load_state_dict(other.state_dict())
+            part.requires_grad_(False)
+        return own[: self.keep]
+
+    def _shift(self, kit: Kit) -> Tensor:
+        """Return what is taken from the original's logits, shape ``(K,)``."""
+        counts = torch.tensor(kit.info.class_counts, dtype=torch.float64)
+        retained = [k for k in range(len(counts)) if k not in self.forget]
+        if self.tau and (counts[retained] < 1).any():
+            raise UserError("the kit does not say how many images of each class were trained on")
+        priors = counts.clamp(min=1) / counts.sum().clamp(min=1)
+        device = next(kit.classifier.parameters()).device
+        return (self.tau * priors.log()).float().to(device)
+
+    def _stream(self, kit: Kit, sources: Sources) -> Batches:
+        spec, device = kit.info.spec, next(kit.classifier.parameters()).device
+        if self.source == "noise":
+            shape = (self.batch_size, spec.channels, spec.size, spec.size)
+            return Noise(shape, self.steps, self.seed, device)
+        if self.source == "data":
+            self.stored = images_for(kit, self.forget, self.budget, None)
+            opened = sources.retain(AT_ONCE, None, self.stored)
+            images = torch.cat([batch.images for batch in opened])
+        else:
+            gone = () if self.forgotten_inputs else self.forget
+            classes = [k for k in kit.info.remaining if k not in gone]
+            images = spec.normalise(kit.proxies(classes, self.proxies_per_class).images)
+        return Warped(images, self.warps, self.batch_size, self.steps, self.seed)
+
+    def _set_batch_norm(self) -> None:
+        super()._set_batch_norm()
+        for part in self.kept:
+            part.eval()
+
+    def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
+        """Return the distillation, in nats."""
+        said = (self.teacher(batch.images) - self.shift) / self.temperature
+        target = masked_target(said, self.forget if self.masked else ())
+        logits = self.classifier(batch.images).float() / self.temperature
+        return {"distill": self.temperature**2 * batch.retain_mean(divergence(target, logits))}
+
+
+def parts_of(network: nn.Module) -> list[nn.Module]:
+    """Return what a classifier is made of before its head, in order: a sequence by its members."""
+    parts: list[nn.Module] = []
+    for name, child in network.named_children():
+        if child is head_of(network):
+            continue
+        if name == "blocks" and isinstance(child, nn.Sequential):
+            parts += child.children()
+        else:
+            parts.append(child)
+    return parts
