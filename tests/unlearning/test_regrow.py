@@ -1,0 +1,201 @@
+"""Regrow: its loss, what the student has of the original, and what it is shown."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from scipy.special import rel_entr, softmax
+from torch import Tensor
+
+from geniu_lightning.errors import UserError
+from geniu_lightning.kit import Kit, NetworkSpec
+from geniu_lightning.unlearning.regrow import Regrow, parts_of
+from geniu_lightning.unlearning.sources import Access, UnlearnBatch
+from geniu_lightning.unlearning.warps import Warps
+
+TrainerOf = Callable[[int], Trainer]
+GONE, KEPT = (1, 3), (0, 2, 4)
+COUNTS = (100, 40, 20, 10, 1)
+
+
+def regrow(**settings: Any) -> Regrow:
+    defaults: dict[str, Any] = {
+        "forget": GONE,
+        "warps": Warps(),
+        "steps": 20,
+        "optimizer": partial(torch.optim.Adam, lr=3e-3),
+    }
+    return Regrow(**defaults | settings)
+
+
+def prepared(kit: Kit, archive: Any, **settings: Any) -> tuple[Regrow, list[UnlearnBatch]]:
+    method = regrow(**settings)
+    method.prepare(kit, archive.sources(method.access, GONE))
+    assert method.batches is not None
+    return method, list(method.batches)
+
+
+def counted(kit: Kit) -> Kit:
+    kit.info = dataclasses.replace(kit.info, class_counts=COUNTS)
+    return kit
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("tau", [0.0, 0.7])
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_loss_is_the_documented_one(
+    kit: Kit, archive: Any, temperature: float, tau: float, masked: bool
+) -> None:
+    method, (batch, *_) = prepared(
+        counted(kit), archive, temperature=temperature, tau=tau, masked=masked
+    )
+    original = kit.classifier(batch.images).double().numpy()
+    original -= tau * np.log(np.array(COUNTS) / sum(COUNTS))
+    named = KEPT if masked else tuple(range(5))
+    target = np.zeros_like(original)
+    target[:, named] = softmax(original[:, named] / temperature, axis=1)
+    now = method.classifier(batch.images).detach().double().numpy()
+    wanted = rel_entr(target, softmax(now / temperature, axis=1)).sum(axis=1).mean()
+    found = method.loss_terms(batch)
+    assert found.keys() == {"distill"}
+    assert found["distill"].item() == pytest.approx(temperature**2 * wanted, rel=1e-4)
+
+
+def state(network: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+@pytest.mark.parametrize("keep", [0, 3, 8])
+def test_kept_parts_stay_as_they_were_and_others_begin_afresh(
+    kit: Kit, archive: Any, trainer_of: TrainerOf, keep: int
+) -> None:
+    method = regrow(keep=keep)
+    method.prepare(kit, archive.sources(Access.NONE, GONE))
+    fresh = copy.deepcopy(method.classifier)
+    done = method.run(kit, archive.sources(Access.NONE, GONE), trainer_of)
+    for k, parts in enumerate(
+        zip(*(parts_of(net) for net in (kit.classifier, fresh, done)), strict=True)
+    ):
+        original, before, after = (state(part) for part in parts)
+        same = [torch.equal(original[name], after[name]) for name in original]
+        if k < keep:
+            assert all(same)  # running statistics, too
+        else:
+            # what every network begins with: zeros, ones
+            drawn = [n for n in original if before[n].dim() and before[n].std() > 0]
+            assert drawn
+            assert not any(torch.equal(original[n], before[n]) for n in drawn)
+            assert not any(torch.equal(before[n], after[n]) for n in drawn)
+    assert not torch.equal(done.head.weight, kit.classifier.head.weight)
+
+
+def test_a_resnet_counts_its_stem(kit: Kit) -> None:
+    network = NetworkSpec(
+        "geniu_lightning.models.resnet.ResNet18", {"channels": 1, "num_classes": 5, "width": 2}
+    ).build_classifier()
+    parts = parts_of(network)
+    assert len(parts) == 9
+    assert parts[0] is network.stem
+    assert len(parts_of(kit.classifier)) == 8
+
+
+def test_more_parts_than_there_are_is_an_error(kit: Kit, archive: Any) -> None:
+    with pytest.raises(UserError, match="keep is 9, and AllCNN has 8 parts"):
+        prepared(kit, archive, keep=9)
+
+
+def test_students_of_kits_of_two_training_seeds_differ(kit: Kit, archive: Any) -> None:
+    first, _ = prepared(kit, archive)
+    kit.info = dataclasses.replace(kit.info, seed=kit.info.seed + 1)
+    second, _ = prepared(kit, archive)
+    assert not torch.equal(first.classifier.head.weight, second.classifier.head.weight)
+
+
+def shown(batches: list[UnlearnBatch]) -> set[bytes]:
+    return {image.numpy().tobytes() for batch in batches for image in batch.images}
+
+
+@pytest.mark.parametrize(("forgotten", "classes"), [(False, KEPT), (True, range(5))])
+def test_the_stream_is_of_proxies_of_retained_classes(
+    kit: Kit, archive: Any, forgotten: bool, classes: Any
+) -> None:
+    _, batches = prepared(kit, archive, forgotten_inputs=forgotten)
+    proxies = kit.info.spec.normalise(kit.proxies(list(classes)).images)
+    assert shown(batches) == {image.numpy().tobytes() for image in proxies}
+    assert not archive.opened
+
+
+def test_what_the_kit_holds_of_the_forgotten_classes_makes_no_difference(
+    kit: Kit, archive: Any, trainer_of: TrainerOf
+) -> None:
+    first = regrow().run(kit, archive.sources(Access.NONE, GONE), trainer_of)
+    assert kit.prompts is not None
+    kit.prompts[list(GONE)] = torch.randn_like(kit.prompts[list(GONE)])
+    second = regrow().run(kit, archive.sources(Access.NONE, GONE), trainer_of)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name])
+
+
+@pytest.mark.parametrize(("budget", "count"), [("proxies", 3 * 2), ("kit", 3 * 9)])
+def test_real_images_are_as_many_as_the_budget_pays_for(
+    kit: Kit, archive: Any, budget: Any, count: int
+) -> None:
+    method, batches = prepared(kit, archive, source="data", budget=budget)
+    assert method.access is Access.RETAIN
+    assert method.stored == (count if budget == "proxies" else sum(9 for _ in KEPT))
+    assert len(archive.read) == count
+    assert not set(archive.read) & set(GONE)
+    assert len(shown(batches)) == count
+
+
+def test_noise_is_fresh_in_every_step_and_needs_no_generator(kit: Kit, archive: Any) -> None:
+    kit.generator = kit.prompts = None
+    _, batches = prepared(kit, archive, source="noise", batch_size=30, warps=Warps(shift=0.5))
+    images = torch.cat([batch.images for batch in batches])
+    assert len(images.flatten(1).unique(dim=0)) == 20 * 30
+    assert images.mean().abs() < 0.02
+    assert images.std() == pytest.approx(1, abs=0.02)
+
+
+def test_it_learns_the_retained_classes_and_never_names_the_forgotten_ones(
+    kit: Kit, archive: Any, trainer_of: TrainerOf
+) -> None:
+    warps = Warps(shift=0.05, mix=0.5, noise=0.1)
+    method = regrow(
+        warps=warps, steps=150, batch_size=32, optimizer=partial(torch.optim.Adam, lr=0.01)
+    )
+    student = method.run(kit, archive.sources(Access.NONE, GONE), trainer_of)
+    named = student(archive.images).argmax(dim=1)
+    gone = torch.isin(archive.labels, torch.tensor(GONE))
+    assert not torch.isin(named, torch.tensor(GONE)).any()
+    assert (named == archive.labels)[~gone].float().mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"keep": -1},
+        {"temperature": 0.0},
+        {"tau": -0.1},
+        {"batch_size": 1},
+        {"source": "images"},
+        {"source": "noise", "forgotten_inputs": True},
+    ],
+)
+def test_a_setting_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
+    name = list(wrong)[-1]
+    with pytest.raises(UserError, match=f"unlearner.{name}"):
+        regrow(**wrong)
+
+
+def test_priors_need_counts(kit: Kit, archive: Any) -> None:
+    kit.info = dataclasses.replace(kit.info, class_counts=(5, 5, 0, 5, 5))
+    prepared(kit, archive)
+    with pytest.raises(UserError, match="how many images"):
+        prepared(kit, archive, tau=1.0)
