@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from geniu_lightning.report.cells import CURVE, SECONDS
 from geniu_lightning.report.files import MARK
+from geniu_lightning.report.price import price
 from geniu_lightning.report.runs import Run, Trained
 from geniu_lightning.report.tables import LABELS, Table
 from geniu_lightning.report.tradeoff import CHARACTERS, DOTS_PER_INCH, canvas, tradeoff
@@ -201,6 +202,13 @@ KINDS = {
         "How fast the forgotten class comes back when ten of its images are taught again, mean over"
         " seeds. A model that forgot learns as slowly as the oracles.",
         "no run was attacked by relearning (evaluation=full), or earlier versions judged them",
+    ),
+    "price": (
+        price,
+        "What is reached in how much time: accuracy on retained classes, and what ten images bring"
+        " back of the forgotten one. Shaded: mean ± std of the retrained oracles; the hollow point"
+        " among them is the time that training one takes. Shape and colour: the word.",
+        "no method has seconds and A_r",
     ),
     "cost": (
         cost,

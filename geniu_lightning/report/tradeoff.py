@@ -64,7 +64,7 @@ def tradeoff(table: Table) -> "Figure | None":
     )
     axes.set_ylabel("A_r: accuracy on retained classes")
     for line in sorted(shown, key=lambda line: [*MARKERS].index(word_of(line))):
-        _point(axes, line, over)
+        draw_point(axes, line, over, RETAINED)
     _bands(axes, table, over)
     axes.margins(y=0.12)
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
@@ -76,7 +76,7 @@ def tradeoff(table: Table) -> "Figure | None":
     if notes:
         figure.supxlabel(fill("; ".join(notes), CHARACTERS), fontsize=7)
     points = [(line.row.mean[over], line.row.mean[RETAINED]) for line in shown]
-    _label(figure, axes, points, [line.label for line in shown])
+    label_points(figure, axes, points, [line.label for line in shown])
     return figure
 
 
@@ -105,16 +105,16 @@ def word_of(line: Line) -> str:
     return word if word in MARKERS else "no word"
 
 
-def _point(axes: "Axes", line: Line, over: str) -> None:
-    """Draw a line's mean with its spread; what is no method is hollow."""
+def draw_point(axes: "Axes", line: Line, across: str, up: str) -> None:
+    """Draw a line's means of two values with their spread; what is no method is hollow."""
     word = word_of(line)
     shape, colour = MARKERS[word]
     known = axes.get_legend_handles_labels()[1]
     axes.errorbar(
-        line.row.mean[over],
-        line.row.mean[RETAINED],
-        xerr=line.row.std.get(over),
-        yerr=line.row.std.get(RETAINED),
+        line.row.mean[across],
+        line.row.mean[up],
+        xerr=line.row.std.get(across),
+        yerr=line.row.std.get(up),
         fmt=shape,
         color=colour,
         markerfacecolor=colour if line.role == "method" else "white",
@@ -139,7 +139,7 @@ def _bands(axes: "Axes", table: Table, over: str) -> None:
                 mean(centre, color="0.45", lw=0.8, zorder=0, label=text)
 
 
-def _label(
+def label_points(
     figure: "Figure", axes: "Axes", points: Sequence[tuple[float, float]], names: Sequence[str]
 ) -> None:
     """Write a name beside each point, off the markers and the other names where there is room.

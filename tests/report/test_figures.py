@@ -212,7 +212,7 @@ def test_the_same_runs_give_the_same_files(tmp_path: Path) -> None:
     relearned(run(tmp_path / "a", "geniu"), CURVE, AREA)
     first, second = (drawn(table(tmp_path), []) for _ in range(2))
     assert first == second
-    assert [bool(one.png) for one in first] == [True, True, True, False]
+    assert [bool(one.png) for one in first] == [True, True, True, True, False]
 
 
 def test_settings_have_files_of_their_own_whose_names_are_short_enough(tmp_path: Path) -> None:
@@ -221,6 +221,32 @@ def test_settings_have_files_of_their_own_whose_names_are_short_enough(tmp_path:
         folder = trained_with(run(tmp_path / name, "geniu"), data__name=name)
         unlearned_with(folder, forget=list(range(100)))
         names += [one.name for one in drawn(table(tmp_path / name), [])]
-        assert len(set(names)) == 4 * (k + 1)
+        assert len(set(names)) == 5 * (k + 1)
     assert max(map(len, names)) < 120
     assert all(name.startswith("my-set-step-majority-0-ratio-0.1") for name in names)
+
+
+def test_the_price_of_each_method_stands_at_its_seconds(tmp_path: Path) -> None:
+    for name, seconds, kept, area in (("geniu", 2.0, 0.9, 0.8), ("regrow", 40.0, 0.95, 0.02)):
+        at = run(tmp_path / name, name, retain=kept, seconds=seconds)
+        relearned(at, [0.0] * 7, area)
+    run(tmp_path / "far", "gradient_ascent", retain=0.2, seconds=3.0)
+    run(tmp_path / "no time", "logit_mask", seconds=0.0)
+    figure = figures.price(table(tmp_path))
+    assert figure is not None
+    kept, back = figure.axes
+    for axes, values in ((kept, {(2.0, 0.9), (40.0, 0.95)}), (back, {(2.0, 0.8), (40.0, 0.02)})):
+        assert axes.get_xscale() == "log"
+        found = {
+            (float(np.ravel(x.get_xdata())[0]), float(np.ravel(x.get_ydata())[0]))
+            for x in axes.get_lines()
+        }
+        assert values <= found
+        names = {note.get_text() for note in axes.texts}
+        assert {"geniu", "regrow (best)"} <= names
+        assert not names & {"gradient_ascent", "logit_mask"}
+
+
+def test_without_seconds_there_is_no_price(tmp_path: Path) -> None:
+    run(tmp_path / "a", "logit_mask", seconds=0.0)
+    assert figures.price(table(tmp_path)) is None

@@ -110,7 +110,7 @@ def test_own_files_are_replaced_and_others_only_by_force(
     command += ["--csv", str(out / "all.csv"), "--figures", str(out / "figures")]
     assert main(command) == 0
     written = sorted(path for path in out.rglob("*") if path.is_file())
-    assert len(written) == 4  # page, numbers, and the figures of trade-off and cost
+    assert len(written) == 5  # page, numbers, and the figures of trade-off, price and cost
     change(folder, word="hides")
     assert main(command) == 0
     assert "hides 1/1" in (out / "all.csv").read_text()

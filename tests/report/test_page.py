@@ -76,7 +76,7 @@ def test_a_page_has_everything_in_it(tmp_path: Path) -> None:
     text = page(tmp_path / "runs")
     found = Page(text)
     pictures = [address for address in found.addresses if not address.startswith("#")]
-    assert len(pictures) == 3
+    assert len(pictures) == 4
     for address in pictures:
         head, _, data = address.partition(",")
         assert head == "data:image/png;base64"
