@@ -97,7 +97,9 @@ def _label(name: str) -> str:
         which = "forgotten" if path[1] == "forget" else "kept"
         return f"{which} classes: share answered right (`{name}`)"
     if family == "relearning" and path[-1] == "area":
-        return f"how much of it {path[0].removeprefix('k')} images of it bring back (`{name}`)"
+        return (
+            f"forgotten classes: brought back, images used {path[0].removeprefix('k')} (`{name}`)"
+        )
     return f"`{name}`"
 
 
@@ -117,7 +119,14 @@ def _flat(settings: Json, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _software(found: Mapping[str, str | None] | None) -> str:
     if found is None:
         return "versions were not recorded"
-    return ", ".join(f"{name} {version or 'unknown'}" for name, version in found.items())
+    return ", ".join(f"{name} {_version(version)}" for name, version in found.items())
+
+
+def _version(version: str | None) -> str:
+    """Return a version as a person reads it: of a git revision the first digits."""
+    if version is None:
+        return "unknown"
+    return version if len(version) < 40 else version[:12] + version[40:]
 
 
 def _time(at: str) -> str:

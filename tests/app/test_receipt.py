@@ -94,8 +94,8 @@ FACTS = Facts(
     draws=True,
     files=[OURS | {"sha256": "a" * 64}, OLD],
     before={},
-    unlearned={"at": AT, "versions": {"python": "3.x", "git revision": None}},
-    judged={"at": AT, "versions": {"python": "3.x", "git revision": None}},
+    unlearned={"at": AT, "versions": {"python": "3.x", "git revision": "0" * 40 + "+"}},
+    judged={"at": AT, "versions": {"python": "3.x", "git revision": "0" * 40 + "+"}},
 )
 NOTHING = {"accuracy": {"absent": "no images at /a/folder of/mine"}}
 
@@ -244,6 +244,7 @@ def test_the_page_holds_the_numbers_of_the_file() -> None:
     assert "with steps=7, optimizer.lr=0.1; 7 steps, 1.50 s" in text
     assert "training 5, unlearning 3, evaluation 4, models to compare with 1000, 1001" in text
     assert "2026-01-02 03:04:05 UTC" in text
+    assert f"python 3.x, git revision {'0' * 12}+." in text
     assert all(file["sha256"] in text for file in found["files"])
     assert all(sentence in text for sentence in found["not_checked"] + found["next"])
 
