@@ -8,7 +8,7 @@ import datetime
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,20 @@ from geniu_lightning.app.cli import say
 from geniu_lightning.app.judge import Result
 from geniu_lightning.app.receipt_page import classes_of, page_of
 from geniu_lightning.app.request import Request
-from geniu_lightning.app.runs import WEIGHTS, RunFolder, revision, sha256_of, write_json, write_text
+from geniu_lightning.app.runs import (
+    KIT,
+    WEIGHTS,
+    RunFolder,
+    revision,
+    sha256_of,
+    write_json,
+    write_text,
+)
 from geniu_lightning.evaluation import word
 from geniu_lightning.evaluation.accuracy import mean_over
 from geniu_lightning.report.leaves import leaves, numbers
 
 VERSION = 1  # of receipt.json
-NEW_KIT = "kit.safetensors"  # without the forgotten classes, beside the weights
 MOST_DECIDING = 3  # values on the page; metrics.json has all
 NO_WORD = "The tests cannot tell."
 NOT_MEASURED = "Nothing was measured."
@@ -92,9 +99,9 @@ TRIES = {
     "relearning": "how fast images of the class bring it back",
     "retain_only": "whether images of kept classes bring it back",
     "adaptive": "an attacker who first repairs the last layer, then trains",
-    "own_proxies": "whether the kit's pictures bring it back",
-    "copying": "whether the kit's pictures copy training images",
-    "knowledge": "what a new model learns of the class from the kit's pictures",
+    "own_proxies": "whether pictures that the kept kit draws bring it back",
+    "copying": "whether these pictures copy training images",
+    "knowledge": "what a new model learns of the class from these pictures",
 }
 _QUESTIONS = (word.WORKS, word.ANSWERS, word.INSIDE, word.PROBABILITIES, word.SYSTEM)
 
@@ -105,6 +112,7 @@ class Facts:
 
     Attributes:
         forget: Names of the forgotten classes by index.
+        earlier: Those of them that the kit had forgotten by earlier requests.
         kit: Name of the kit's file.
         draws: Whether the kit holds what draws pictures of its classes.
         files: ``{what, file, sha256, delete}`` of each; the unlearned weights among them.
@@ -114,6 +122,7 @@ class Facts:
     """
 
     forget: Mapping[int, str]
+    earlier: Collection[int]
     kit: str
     draws: bool
     files: Sequence[Json]
@@ -146,6 +155,7 @@ def _facts(folder: Path, request: Request, result: Result) -> Facts:
     now = {"at": _now(), "versions": versions()}
     return Facts(
         forget=dict(zip(request.forget, request.names, strict=True)),
+        earlier=request.kit.info.forgotten,
         kit=request.path.name,
         draws=request.kit.prompts is not None,
         files=list(_files(folder, request)),
@@ -183,15 +193,17 @@ def _files(folder: Path, request: Request) -> Iterator[Json]:
 
     kit, run = request.path, request.path.parent
     yield of(folder / WEIGHTS, WEIGHTS, "the unlearned weights", False)
-    if (folder / NEW_KIT).is_file():
-        yield of(folder / NEW_KIT, NEW_KIT, "the new kit, in the same folder", False)
+    if (folder / KIT).is_file():
+        yield of(folder / KIT, KIT, "the new kit, in the same folder", False)
     drawn = " and what draws its classes" if request.kit.prompts is not None else ""
-    yield of(kit, kit.name, f"the old kit: the original model{drawn}", True)
-    if (run / "run.json").is_file():  # the kit lies where training left it
+    yield of(kit, kit.name, f"the old kit: the model before{drawn}", True)
+    beside = "beside the old kit:"
+    if (run / "run.json").is_file():  # the kit lies where a run left it
         for path in sorted(run.glob("checkpoints/*.ckpt")):
-            yield of(path, f"{path.parent.name}/{path.name}", "beside it: the original again", True)
-        for path in sorted(run.glob("proxies.png")):
-            yield of(path, path.name, "beside it: pictures drawn of each class", True)
+            yield of(path, f"{path.parent.name}/{path.name}", f"{beside} the model before", True)
+        for name, what in ((WEIGHTS, "the model before"), ("proxies.png", "pictures of classes")):
+            if (run / name).is_file():
+                yield of(run / name, name, f"{beside} {what}", True)
     elsewhere = request.kit.info.settings.get("weights_sha256")
     if elsewhere:
         what = "the weights that the old kit was made for"
@@ -226,7 +238,10 @@ def receipt_of(document: Json, facts: Facts) -> Json:
         "version": VERSION,
         "headline": _headline(said, facts.forget),
         "asked": {
-            "classes": [{"index": k, "name": name} for k, name in facts.forget.items()],
+            "classes": [
+                {"index": k, "name": name, "earlier": k in facts.earlier}
+                for k, name in facts.forget.items()
+            ],
             "kit": facts.kit,
             "method": run["unlearner"]["name"],
             "settings": _without_paths(settings),
@@ -342,9 +357,13 @@ def _not_checked(document: Json, facts: Facts, measured: set[str]) -> Iterator[s
             f" needs at least {word.FEWEST_ORACLES}."
         )
     draws = " and draws pictures of the class" if facts.draws else ""
-    yield f"The old kit, {facts.kit}, still holds the original model{draws}."
+    yield f"The old kit, {facts.kit}, still holds the model before{draws}."
     if _has_new_kit(facts):
-        yield "Nobody measured whether something of the class is left in the new kit."
+        yield (
+            "Of the new kit nobody looked at more than the pictures that it draws."
+            if "knowledge" in families
+            else "Nobody looked at whether the new kit shows the class."
+        )
     else:
         yield "No new kit was made: the next request has nothing to start from but the old one."
     yield (
@@ -380,7 +399,7 @@ def _limits(document: Json) -> str:
 
 
 def _has_new_kit(facts: Facts) -> bool:
-    return any(file["file"] == NEW_KIT and not file["delete"] for file in facts.files)
+    return any(file["file"] == KIT and not file["delete"] for file in facts.files)
 
 
 def _next(said: str | None, facts: Facts) -> Iterator[str]:

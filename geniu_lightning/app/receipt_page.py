@@ -11,7 +11,11 @@ def page_of(receipt: Json) -> str:
     """Return ``receipt.md``: every number of it stands in ``receipt.json``."""
     asked, read, found, cost = (receipt[name] for name in ("asked", "read", "found", "cost"))
     made, judged, seeds = receipt["unlearned"], receipt["judged"], asked["seeds"]
-    forget = {one["index"]: one["name"] for one in asked["classes"]}
+    new, earlier = (
+        {one["index"]: one["name"] for one in asked["classes"] if one["earlier"] is side}
+        for side in (False, True)
+    )
+    before = f"; forgotten by earlier requests: {classes_of(earlier)}" if earlier else ""
     prompts = (
         "its prompts were read, which stand for images"
         if read["prompts"]
@@ -23,7 +27,8 @@ def page_of(receipt: Json) -> str:
         f"{found['short']} What follows are measurements, no proof and no legal advice.",
         "",
         "## What was asked",
-        f"- To forget {classes_of(forget)}, from the kit `{asked['kit']}`, on {_time(made['at'])}.",
+        f"- To forget {classes_of(new)}, from the kit `{asked['kit']}`, on {_time(made['at'])}"
+        f"{before}.",
         f"- Method: `{asked['method']}`{_settings(asked['settings'])}; {cost['steps']} steps,"
         f" {cost['seconds']:.2f} s.",
         f"- Seeds: training {seeds['training']}, unlearning {seeds['unlearning']}, evaluation"

@@ -90,6 +90,7 @@ def document(said: str | None = "forgets", **changes: Any) -> dict[str, Any]:
 
 FACTS = Facts(
     forget={3: "cat", 5: "5"},
+    earlier=(),
     kit="old.safetensors",
     draws=True,
     files=[OURS | {"sha256": "a" * 64}, OLD],
@@ -169,14 +170,17 @@ def test_too_few_models_to_compare_with_are_named() -> None:
 
 
 def test_kits_that_lie_there_are_named() -> None:
-    draws = "The old kit, old.safetensors, still holds the original model"
+    draws = "The old kit, old.safetensors, still holds the model before"
     without = made()
     assert f"{draws} and draws pictures of the class." in sentences(without)
     assert f"{draws}." in sentences(made(facts=replace(FACTS, draws=False)))
     assert "No new kit was made" in sentences(without)
     new = made(facts=replace(FACTS, files=[*FACTS.files, NEW]))
     assert "No new kit was made" not in sentences(new)
-    assert "left in the new kit" in sentences(new)
+    assert "nobody looked at more than the pictures that it draws" in sentences(new)
+    unseen = {name: tree for name, tree in measured().items() if name != "knowledge"}
+    quick = made(facts=replace(FACTS, files=[*FACTS.files, NEW]), metrics=unseen)
+    assert "Nobody looked at whether the new kit shows the class." in sentences(quick)
     assert any("Keep the new kit" in step for step in new["next"])
     same_name = replace(FACTS, files=[OLD | {"file": "kit.safetensors"}])
     assert "No new kit was made" in sentences(made(facts=same_name))
@@ -283,7 +287,7 @@ def test_a_run_leaves_a_receipt_whose_checksums_are_those_of_the_files(
 ) -> None:
     outcome = command(
         *("unlearn", f"kit={trained}", "forget=[0]", "unlearner=logit_mask", *QUICK),
-        *(f"oracles.folder={bank}", f"out={tmp_path}"),
+        *(f"oracles.folder={bank}", f"out={tmp_path}", "next_kit=false"),
     )
     assert outcome.status == 0, outcome.err
     assert "receipt.md" in outcome.out
@@ -321,7 +325,7 @@ def test_without_oracles_it_has_both_accuracies_and_no_word(
     (tmp_path / "kit.safetensors").write_bytes(b"a new kit")
     (tmp_path / "run.json").write_text("{}")
     arguments = ("unlearn", f"kit={trained}", "forget=[1,2]", "unlearner=none", "force=true")
-    assert command(*arguments, f"out={tmp_path}", "trainer.threads=1").status == 0
+    assert command(*arguments, f"out={tmp_path}", "next_kit=false").status == 0
     found = read(tmp_path)
     assert found["found"]["word"] is None
     assert page(tmp_path).startswith("# NOT shown to be gone: classes 1, 2\n")
@@ -370,25 +374,27 @@ def test_judged_again_it_is_written_anew_and_says_when_weights_were_made(
 
 
 def test_without_evaluation_there_is_a_receipt_and_a_new_kit_is_in_it(
-    command: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, trained: Path, tmp_path: Path
 ) -> None:
-    written = receipt.write
-
-    def after_a_new_kit(folder: Any, *rest: Any) -> None:
-        (folder.path / "kit.safetensors").write_bytes(b"a new kit")
-        written(folder, *rest)
-
-    monkeypatch.setattr(receipt, "write", after_a_new_kit)
-    arguments = ("unlearn", f"kit={trained}", "forget=[0]", "evaluation=none", f"out={tmp_path}")
-    assert command(*arguments, "trainer.threads=1").status == 0
-    found = read(tmp_path)
-    assert page(tmp_path).splitlines()[2].startswith("Nothing was measured.")
+    first, second = tmp_path / "first", tmp_path / "second"
+    arguments = ("unlearn", "evaluation=none", "trainer.threads=1")
+    assert command(*arguments, f"kit={trained}", "forget=[0]", f"out={first}").status == 0
+    found = read(first)
+    assert page(first).splitlines()[2].startswith("Nothing was measured.")
     assert found["read"]["prompts"]
     kits = {f["delete"]: f["sha256"] for f in found["files"] if f["file"] == "kit.safetensors"}
     assert kits == {
-        False: sha256(tmp_path / "kit.safetensors"),
+        False: sha256(first / "kit.safetensors"),
         True: sha256(trained / "kit.safetensors"),
     }
+    # the next request starts from it, and then both files of the first run know the class
+    assert command(*arguments, f"kit={first}", "forget=[3]", f"out={second}").status == 0
+    assert "To forget class 3, from the kit" in page(second)
+    assert "forgotten by earlier requests: class 0." in page(second)
+    assert page(second).startswith("# NOT shown to be gone: classes 0, 3\n")
+    gone = {f["file"]: f["sha256"] for f in read(second)["files"] if f["delete"]}
+    names = ("kit.safetensors", "unlearned.safetensors")
+    assert gone == {name: sha256(first / name) for name in names}
 
 
 def test_an_oracle_has_none(bank: Path) -> None:
