@@ -43,7 +43,7 @@ RESULTS = (KIT, WEIGHTS, "metrics.json", "checkpoints")
 LEFTOVERS = (
     *RESULTS,
     *("done.json", "failed.json", "run.json", "log", "wandb", ".wandb_id", ".wandb_rows"),
-    *("proxies.png", "confusion.png", "confusion_*.png"),
+    *("proxies.png", "confusion.png", "confusion_*.png", "receipt.json", "receipt.md"),
 )
 ASIDE = ".replaced"
 LOCK = ".lock"
@@ -206,8 +206,13 @@ def folder_of(config: DictConfig, identity: dict[str, Any], kind: str, *words: o
 
 def write_json(path: Path, content: Any) -> None:  # any JSON value
     """Write a file whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 

@@ -306,7 +306,7 @@ class _Unlearning:
             cost: As ``metrics.json`` holds it.
             loggers: Are told.
         """
-        from geniu_lightning.app import trackers
+        from geniu_lightning.app import receipt, trackers
         from geniu_lightning.app.judge import Judge
 
         def train_oracle(bank: Bank, seed: int) -> None:
@@ -322,6 +322,7 @@ class _Unlearning:
             f" {cost['training_images_read']:,} training images read"
         )
         say(f"weights: {self.folder / WEIGHTS}")
+        receipt.write(self.mark, self.request, result)
         return bool(result.metrics) or not self.config.evaluation.metrics
 
 

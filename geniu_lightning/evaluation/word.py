@@ -125,6 +125,19 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Band:
+    """How far from the oracles' mean a value may be before it counts as different.
+
+    Attributes:
+        name: Of the value.
+        allowed: Largest distance from that mean.
+    """
+
+    name: str
+    allowed: float
+
+
+@dataclass(frozen=True)
 class Judgement:
     """What is said of a model, and what the same rule says of models whose answer is known.
 
@@ -132,11 +145,14 @@ class Judgement:
         verdict: Of the model.
         controls: Words of the original and of its mask.
         oracles: How many oracles got which word, each judged by the others.
+        widest: Of the values that tell whether the class is inside, the one that the oracles
+            resolve worst: a smaller difference in it is not seen. ``None`` where there are none.
     """
 
     verdict: Verdict
     controls: dict[str, str | None]
     oracles: dict[str, int]
+    widest: Band | None = None
 
 
 def judge(findings: Findings, images: int) -> Judgement:
@@ -168,7 +184,7 @@ def judge(findings: Findings, images: int) -> Judgement:
     verdict = ruler.verdict(findings.unlearned, rows)
     if invalid:
         verdict = Verdict("invalid", f"this comparison resolves nothing: {invalid}")
-    return Judgement(verdict, controls, dict(counts))
+    return Judgement(verdict, controls, dict(counts), ruler.widest(findings.unlearned, rows))
 
 
 class _Ruler:
@@ -205,6 +221,12 @@ class _Ruler:
             return Verdict("scars", _scarred(traces), traces)
         return self._of_system(row, ask("system", SYSTEM), len(oracles))
 
+    def widest(self, row: Values, oracles: Sequence[Values]) -> Band | None:
+        """Return the widest band of those that a row is asked to be inside of."""
+        able = self._able(INSIDE, row, oracles)
+        bands = [Band(c.name, self._allowed("inside", c, n, len(able))) for c, n in able]
+        return max(bands, key=lambda band: band.allowed, default=None)
+
     def _of_system(self, row: Values, failures: tuple[Failure, ...], count: int) -> Verdict:
         """Return the word of a model that has forgotten: what is kept beside it may not have."""
         known, nearer = row.get("knowledge.net"), row.get("copying.feature.forget.nearer_low")
@@ -225,21 +247,35 @@ class _Ruler:
         )
         return Verdict(FORGETS, reason)
 
+    def _able(
+        self, checks: Sequence[Check], row: Values, oracles: Sequence[Values]
+    ) -> list[tuple[Check, list[float]]]:
+        """Return the checks whose value the row and all oracles have, with the oracles' values."""
+        able = []
+        for check in checks:
+            theirs = [other.get(check.name) for other in oracles]
+            numbers = [x for x in theirs if isinstance(x, float)]
+            if isinstance(row.get(check.name), float) and len(numbers) == len(oracles):
+                able.append((check, numbers))
+        return able
+
     def _failures(
         self, question: str, checks: Sequence[Check], row: Values, oracles: Sequence[Values]
     ) -> tuple[Failure, ...]:
-        numbers = {}
-        for check in checks:
-            theirs = [other.get(check.name) for other in oracles]
-            numbers[check.name] = [x for x in theirs if isinstance(x, float)]
-        able = [
-            check
-            for check in checks
-            if isinstance(row.get(check.name), float) and len(numbers[check.name]) == len(oracles)
-        ]
-        found = [self._failure(question, c, row, numbers[c.name], len(able)) for c in able]
+        able = self._able(checks, row, oracles)
+        found = [self._failure(question, c, row, numbers, len(able)) for c, numbers in able]
         failures = [failure for failure in found if failure is not None]
         return tuple(sorted(failures, key=_distance, reverse=True))
+
+    def _allowed(self, question: str, check: Check, oracles: list[float], tests: int) -> float:
+        """Return how far from the mean of the oracles a value may be."""
+        mean = statistics.fmean(oracles)
+        if check.floors is not None:
+            return max((check.floors - 1) * mean, LEAST_DIVERGENCE)
+        # shares of few images take few values, and a few oracles are easily at the same one
+        least = resolution(mean, self.images) if question == "inside" else 0.0
+        epsilon = self.readings[check.name].epsilon
+        return max(half_band(oracles, epsilon, tests, least), check.slack)
 
     def _failure(
         self, question: str, check: Check, row: Values, oracles: list[float], tests: int
@@ -248,12 +284,7 @@ class _Ruler:
         assert isinstance(value, float)  # as asked before
         epsilon = self.readings[check.name].epsilon
         mean = statistics.fmean(oracles)
-        if check.floors is not None:
-            allowed = max((check.floors - 1) * mean, LEAST_DIVERGENCE)
-        else:
-            # shares of few images take few values, and a few oracles are easily at the same one
-            least = resolution(mean, self.images) if question == "inside" else 0.0
-            allowed = max(half_band(oracles, epsilon, tests, least), check.slack)
+        allowed = self._allowed(question, check, oracles, tests)
         original = self.original.get(check.name)
         start = mean
         if check.damage and isinstance(original, float):
@@ -327,7 +358,7 @@ def _hidden(failures: Sequence[Failure]) -> str:
 def _scarred(failures: Sequence[Failure]) -> str:
     first = failures[0]
     return (
-        "the class is gone, but the model shows that something was removed:"
+        "what was asked before finds no class, but the model shows that something was removed:"
         f" {first.name} is {first.value:.3f}, where oracles have {first.oracles:.3f}"
     )
 
@@ -341,4 +372,5 @@ def plain(judgement: Judgement) -> dict[str, Any]:
         "deciding": [vars(failure) for failure in verdict.deciding],
         "controls": judgement.controls,
         "oracle_words": judgement.oracles,
+        "widest_band": None if judgement.widest is None else vars(judgement.widest),
     }

@@ -1,6 +1,7 @@
 """The word for a model: by a rule, in an order, and only where the comparison resolves anything."""
 
 import json
+import statistics
 from collections.abc import Mapping
 
 import pytest
@@ -230,6 +231,54 @@ def test_the_more_values_a_question_has_the_wider_is_each_band() -> None:
     assert failure.allowed == pytest.approx(2.776 * 0.01581 * 1.2**0.5, rel=1e-3)
 
 
+SPREAD = {"probe.recall": (0.7, 0.75, 0.8, 0.85, 0.9), "head.repair": (0.0, 0.1, 0.0, 0.1, 0.0)}
+
+
+def spread(changes: Mapping[str, Value | Absent] | None = None) -> Findings:
+    given = findings(changes)
+    for name, values in SPREAD.items():
+        for row, value in zip(given.oracles, values, strict=True):
+            row[name] = value
+    return given
+
+
+def test_the_widest_band_is_that_of_the_value_in_which_oracles_differ_most() -> None:
+    found = judge(spread(), IMAGES).widest
+    assert found is not None
+    assert found.name == "probe.recall"
+    # Student's t of 4 degrees of freedom at 1 - 0.025 / 6, for six values look inside
+    assert found.allowed == pytest.approx(
+        4.851 * statistics.stdev(SPREAD[found.name]) * 1.2**0.5, 1e-3
+    )
+    # what another question looks at, however widely it varies, is no part of this
+    given = spread()
+    for row, share in zip(given.oracles, (0.0, 0.9, 0.1, 0.8, 0.5), strict=True):
+        row["confusion.attractor"] = share
+    assert judge(given, IMAGES).widest == found
+    unknown = spread({"probe.recall": Absent("not measured")})
+    left = judge(unknown, IMAGES).widest
+    assert left is not None
+    assert left.name == "head.repair"
+
+
+def test_a_difference_within_the_widest_band_is_not_seen_and_one_beyond_it_is() -> None:
+    widest = judge(spread(), IMAGES).widest
+    assert widest is not None
+    mean = statistics.fmean(SPREAD[widest.name])
+    for times, seen in ((-1.01, True), (-0.99, False), (0.99, False), (1.01, True)):
+        given = spread({widest.name: mean + times * widest.allowed})
+        failed = {failure.name for failure in judge(given, IMAGES).verdict.deciding}
+        assert (widest.name in failed) is seen
+
+
+def test_without_oracles_or_a_look_inside_there_is_no_band() -> None:
+    assert judge(findings(oracles=2), IMAGES).widest is None
+    inside = tuple(check.name for check in word.INSIDE)
+    found = judge(findings(without=inside), IMAGES)
+    assert found.widest is None
+    assert plain(found)["widest_band"] is None
+
+
 @pytest.mark.parametrize(("images", "expected"), [(36, "forgets"), (36_000, "hides")])
 def test_oracles_that_agree_on_a_few_images_may_do_so_by_chance(images: int, expected: str) -> None:
     given = findings({"probe.recall": 0.83})
@@ -296,6 +345,7 @@ def test_it_is_written_as_plain_values() -> None:
     assert json.loads(json.dumps(written, allow_nan=False)) == written
     assert written["word"] == "hides"
     assert written["oracle_words"] == {"forgets": 5}
+    assert set(written["widest_band"]) == {"name", "allowed"}
     (failure,) = written["deciding"]
     assert failure["name"] == "probe.recall"
     assert failure["oracles"] == pytest.approx(0.8)
