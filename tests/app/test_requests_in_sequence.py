@@ -1,0 +1,117 @@
+"""Two requests one after the other: the second begins with the kit that the first one left."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.svm import SVC
+from torch import Tensor
+
+from geniu_lightning.kit import Kit
+from tests.app.conftest import Command
+
+FIRST, SECOND = 3, 5
+CLASSES = 10
+
+
+@pytest.fixture(scope="module")
+def judge() -> SVC:
+    """Return a classifier that has nothing to do with ours, of all ten digits at 8×8 pixels."""
+    digits = load_digits()
+    return SVC(gamma=0.001).fit(digits.data, digits.target)
+
+
+def seen_by(judge: SVC, images: Tensor) -> np.ndarray:
+    """Return what the judge calls images in [0, 1]."""
+    small = torch.nn.functional.interpolate(images, size=(8, 8), mode="area")
+    return np.asarray(judge.predict((16 * small).flatten(1).numpy()))
+
+
+def noise_through(kit: Kit, count: int = 500) -> Tensor:
+    """Return what the generator draws of latent codes that no prompt gave."""
+    assert kit.generator is not None
+    width = kit.generator.expand.in_features
+    with torch.no_grad():
+        codes = torch.randn(count, width, generator=torch.Generator().manual_seed(0))
+        return kit.generator.decode(codes)
+
+
+def accuracies(folder: Path) -> dict[str, float]:
+    found = json.loads((folder / "metrics.json").read_text())["metrics"]["accuracy"]["test"]
+    return {side: found[side]["value"] for side in ("forget", "retain")}
+
+
+def test_the_second_request_never_sees_the_first_class_again(
+    command: Command, judge: SVC, tmp_path: Path
+) -> None:
+    def unlearn(kit: Path, forget: int, out: Path, *words: str) -> None:
+        ended = command(
+            *("unlearn", f"kit={kit}", f"forget=[{forget}]", f"out={out}", "trainer.threads=1"),
+            *("unlearner=regrow", "unlearner.steps=200", "evaluation=accuracy", *words),
+        )
+        assert ended.status == 0, ended.err
+
+    folders = [tmp_path / name for name in ("kit", "first", "second")]
+    trained = command(
+        *(
+            "train",
+            f"out={folders[0]}",
+            "data=digits",
+            "data.image_size=16",
+            "imbalance=none",
+            "model.width=12",
+        ),
+        *("generator.width=16", "training.proxies_per_class=5"),
+        *("training.epochs=6", "training.min_generator_steps=400", "trainer.threads=1", "seed=1"),
+    )
+    assert trained.status == 0, trained.err
+    unlearn(folders[0], FIRST, folders[1])
+    unlearn(folders[1], SECOND, folders[2])
+
+    original, after_first, after_second = (Kit.load(f / "kit.safetensors") for f in folders)
+    assert after_first.info.forgotten == (FIRST,)
+    assert after_second.info.forgotten == (FIRST, SECOND)
+    shown = original.proxies([FIRST, SECOND])
+    assert (seen_by(judge, shown.images) == shown.labels.numpy()).mean() > 0.7  # it can tell
+
+    for kit, gone in ((after_first, {FIRST}), (after_second, {FIRST, SECOND})):
+        _holds_nothing_of(kit, sorted(gone), judge)
+        rest = kit.proxies()
+        assert set(rest.labels.tolist()) == set(range(CLASSES)) - gone
+        assert (seen_by(judge, rest.images) == rest.labels.numpy()).mean() > 0.7  # still a kit
+    for name in ("first", "second"):
+        found = accuracies(tmp_path / name)
+        assert found["forget"] <= 0.01
+        assert found["retain"] > 0.7
+
+    again = command(
+        "unlearn", f"kit={folders[1]}", f"forget=[{FIRST}]", f"out={tmp_path / 'again'}"
+    )
+    assert again.status != 0
+    assert "forgotten already" in again.err
+
+
+def _holds_nothing_of(kit: Kit, gone: Sequence[int], judge: SVC) -> None:
+    for images in (kit.proxies().images, noise_through(kit)):
+        named = seen_by(judge, images)
+        for k in gone:
+            assert (named == k).mean() <= 1 / CLASSES
+    weights = kit.classifier.state_dict()
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_a_kit_is_left_out_where_none_is_asked_for(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
+    for wanted in ("true", "false"):
+        out = tmp_path / wanted
+        ended = command(
+            *("unlearn", f"kit={trained}", "forget=[0]", "unlearner=logit_mask", f"out={out}"),
+            *("trainer.threads=1", f"next_kit={wanted}", "evaluation=none"),
+        )
+        assert ended.status == 0, ended.err
+        assert (out / "kit.safetensors").is_file() == (wanted == "true")
