@@ -18,7 +18,6 @@ from geniu_lightning.unlearning.sources import Access, Batches, Sources, Unlearn
 from geniu_lightning.unlearning.warps import Warped, Warps
 
 Inputs = Literal["proxies", "noise", "data"]
-Mask = Literal["zero", "least", "none"]
 AT_ONCE = 256  # images that are read together
 
 
@@ -45,8 +44,7 @@ class Regrow(Unlearner):
             as many bytes as generator and prompts, see
             :func:`~geniu_lightning.unlearning.coreset.images_for`.
         proxies_per_class: How many of the kit's prompts of each class to use; ``None`` all.
-        mask: What the original says of F: ``zero``, that it cannot be; ``least``, that it is as
-            unlikely as the least likely retained class; ``none``, what it thinks, as a control.
+        masked: Whether F is masked in the original's answers; ``False`` is a control.
         forgotten_inputs: Whether proxies of F are in the stream too, as a control.
         temperature: T.
         tau: τ, how much of the imbalance is taken out of the answers; 0 leaves it in.
@@ -72,7 +70,7 @@ class Regrow(Unlearner):
         source: Inputs = "proxies",
         budget: Budget = "proxies",
         proxies_per_class: int | None = None,
-        mask: Mask = "zero",
+        masked: bool = True,
         forgotten_inputs: bool = False,
         temperature: float = 1.0,
         tau: float = 0.0,
@@ -83,10 +81,6 @@ class Regrow(Unlearner):
         if source not in get_args(Inputs):
             raise UserError(
                 f"unlearner.source must be one of {', '.join(get_args(Inputs))}, got {source!r}"
-            )
-        if mask not in get_args(Mask):
-            raise UserError(
-                f"unlearner.mask must be one of {', '.join(get_args(Mask))}, got {mask!r}"
             )
         if forgotten_inputs and source != "proxies":
             raise UserError("unlearner.forgotten_inputs=true needs unlearner.source=proxies")
@@ -104,7 +98,7 @@ class Regrow(Unlearner):
         self.access = Access.RETAIN if source == "data" else Access.NONE
         self.budget: Budget = budget
         self.proxies_per_class = proxies_per_class
-        self.mask = mask
+        self.masked = masked
         self.forgotten_inputs = forgotten_inputs
         self.temperature = temperature
         self.tau = tau
@@ -164,17 +158,10 @@ class Regrow(Unlearner):
         for part in self.kept:
             part.eval()
 
-    def _target(self, said: Tensor) -> Tensor:
-        gone = list(self.forget)
-        if self.mask == "least":
-            kept = [k for k in range(said.shape[1]) if k not in gone]
-            said[:, gone] = said[:, kept].min(dim=1, keepdim=True).values
-        return masked_target(said, gone if self.mask == "zero" else ())
-
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return the distillation, in nats."""
         said = (self.teacher(batch.images) - self.shift) / self.temperature
-        target = self._target(said)
+        target = masked_target(said, self.forget if self.masked else ())
         logits = self.classifier(batch.images).float() / self.temperature
         return {"distill": self.temperature**2 * batch.retain_mean(divergence(target, logits))}
 
