@@ -1,81 +1,18 @@
 """Masked distillation: teach the classifier what the original says when it may not name F."""
 
-from collections.abc import Iterator
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from geniu_lightning.kit import Kit
-from geniu_lightning.seeds import generator
+from geniu_lightning.unlearning.inputs import Noise, Warped, Warps
 from geniu_lightning.unlearning.losses import divergence, masked_target
 from geniu_lightning.unlearning.networks import Teacher
-from geniu_lightning.unlearning.sources import Access, Batches, Sources, UnlearnBatch, unlabelled
+from geniu_lightning.unlearning.sources import Access, Batches, Sources, UnlearnBatch
 from geniu_lightning.unlearning.tuning import Tuning
 
 Inputs = Literal["proxies", "data", "noise", "mix"]
 UNLABELLED = ("noise", "mix")
-
-
-class Noise:
-    """Fresh Gaussian noise in every step, the same and whole on every rank.
-
-    Args:
-        shape: Of a batch, ``(N, C, H, W)``.
-        steps: Batches in an epoch.
-        seed: Of the draws.
-        device: Where the batches are to be.
-    """
-
-    def __init__(
-        self, shape: tuple[int, int, int, int], steps: int, seed: int, device: torch.device
-    ) -> None:
-        self.shape = shape
-        self.steps = steps
-        self.seed = seed
-        self.device = device
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[UnlearnBatch]:
-        for step in range(self.steps):
-            random = generator("distill_noise", self.seed, step)
-            yield unlabelled(torch.randn(self.shape, generator=random).to(self.device))
-
-    def shard(self, rank: int, world: int) -> None:
-        """Leave the batch whole: every rank draws the same, and equal gradients need no share."""
-
-
-class Mixes:
-    """Convex mixtures of two random images in every step, the same and whole on every rank.
-
-    Args:
-        images: What is mixed, shape ``(N, C, H, W)``.
-        batch_size: Mixtures in a batch.
-        steps: Batches in an epoch.
-        seed: Of the draws.
-    """
-
-    def __init__(self, images: Tensor, batch_size: int, steps: int, seed: int) -> None:
-        self.images = images
-        self.batch_size = batch_size
-        self.steps = steps
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[UnlearnBatch]:
-        for step in range(self.steps):
-            random = generator("distill_mix", self.seed, step)
-            pairs = torch.randint(len(self.images), (2, self.batch_size), generator=random)
-            share = torch.rand(self.batch_size, 1, 1, 1, generator=random).to(self.images)
-            first, second = self.images[pairs.to(self.images.device)]
-            yield unlabelled(share * first + (1 - share) * second)
-
-    def shard(self, rank: int, world: int) -> None:
-        """Leave the batch whole, as :class:`Noise` does."""
 
 
 class MaskedDistill(Tuning):
@@ -128,7 +65,7 @@ class MaskedDistill(Tuning):
             return Noise(shape, steps, self.seed, device)
         if self.source == "mix":
             images = self.proxies(kit, sides).images
-            return Mixes(images, self.batch_size, steps, self.seed)
+            return Warped(images, Warps(mix=1.0), self.batch_size, steps, self.seed)
         return super().stream(kit, sources, sides, steps)
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:

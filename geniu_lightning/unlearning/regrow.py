@@ -11,11 +11,10 @@ from geniu_lightning.kit.networks import head_of
 from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.coreset import Budget, images_for
+from geniu_lightning.unlearning.inputs import Noise, Warped, Warps
 from geniu_lightning.unlearning.losses import divergence, masked_target
-from geniu_lightning.unlearning.masked_distill import Noise
 from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
 from geniu_lightning.unlearning.sources import Access, Batches, Sources, UnlearnBatch
-from geniu_lightning.unlearning.warps import Warped, Warps
 
 Inputs = Literal["proxies", "noise", "data"]
 AT_ONCE = 256  # images that are read together

@@ -102,10 +102,10 @@ def test_a_mixture_lies_between_two_proxies_of_any_classes(kit: Kit, archive: An
 
 
 @pytest.mark.parametrize("source", ["noise", "mix"])
-def test_draws_follow_from_seed_and_step_alone_and_are_whole_on_every_rank(
+def test_draws_follow_from_seed_and_step_alone(
     kit: Kit, archive: Any, source: str
 ) -> None:
-    def drawn(seed: int, random_state: int, rank: int) -> torch.Tensor:
+    def drawn(seed: int, random_state: int, rank: int = 0) -> torch.Tensor:
         torch.manual_seed(random_state)
         method = distill(source=source, seed=seed, steps=3, batch_size=8)
         method.prepare(kit, archive.sources(Access.NONE, GONE))
@@ -114,8 +114,10 @@ def test_draws_follow_from_seed_and_step_alone_and_are_whole_on_every_rank(
         assert len(method.batches) == 3
         return torch.stack([batch.images for batch in method.batches])
 
-    assert torch.equal(drawn(1, 0, 0), drawn(1, 9, 1))
-    assert not torch.equal(drawn(1, 0, 0), drawn(2, 0, 0))
+    assert torch.equal(drawn(1, 0), drawn(1, 9))
+    assert not torch.equal(drawn(1, 0), drawn(2, 0))
+    # noise is whole on every rank, mixtures are shared out
+    assert torch.equal(drawn(1, 0), drawn(1, 0, rank=1)) == (source == "noise")
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit import Kit, NetworkSpec
+from geniu_lightning.unlearning.inputs import Warps
 from geniu_lightning.unlearning.regrow import Regrow, parts_of
 from geniu_lightning.unlearning.sources import Access, UnlearnBatch
-from geniu_lightning.unlearning.warps import Warps
 
 TrainerOf = Callable[[int], Trainer]
 GONE, KEPT = (1, 3), (0, 2, 4)

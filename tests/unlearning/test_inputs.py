@@ -9,7 +9,7 @@ from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.unlearning.warps import Warped, Warps
+from geniu_lightning.unlearning.inputs import Warped, Warps
 
 SIZE = 20
 

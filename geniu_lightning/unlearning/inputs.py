@@ -1,4 +1,4 @@
-"""Endless variety from few images: warped, mixed and pasted copies, fresh in every step."""
+"""Inputs that are fresh in every step: warped, mixed and pasted copies of images, and noise."""
 
 import math
 from collections.abc import Iterator
@@ -156,3 +156,33 @@ class Warped:
     def shard(self, rank: int, world: int) -> None:
         """Take every ``world``-th copy: all ranks draw the whole batch, which costs little."""
         self.rank, self.world = rank, world
+
+
+class Noise:
+    """Fresh Gaussian noise in every step, the same and whole on every rank.
+
+    Args:
+        shape: Of a batch, ``(N, C, H, W)``.
+        steps: Batches in an epoch.
+        seed: Of the draws.
+        device: Where the batches are to be.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int, int], steps: int, seed: int, device: torch.device
+    ) -> None:
+        self.shape = shape
+        self.steps = steps
+        self.seed = seed
+        self.device = device
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[UnlearnBatch]:
+        for step in range(self.steps):
+            random = generator("distill_noise", self.seed, step)
+            yield unlabelled(torch.randn(self.shape, generator=random).to(self.device))
+
+    def shard(self, rank: int, world: int) -> None:
+        """Leave the batch whole: every rank draws the same, and equal gradients need no share."""
