@@ -26,7 +26,7 @@ from geniu_lightning.app.runs import (
     revision,
     single_process,
 )
-from geniu_lightning.app.sweeps import Note, apart, runs_apart
+from geniu_lightning.app.sweeps import Note, apart, is_sweep, runs_apart
 from geniu_lightning.errors import BusyError, DataNotFoundError, UserError
 
 if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished run needs neither
@@ -47,6 +47,8 @@ def main() -> None:
 def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
     """Carry out one configuration; return its objective, for a sweeper."""
     terms_of(config.objective or "")
+    if config.next_kit is None:  # it takes longer than many a method, and a comparison needs none
+        config.next_kit = not is_sweep()
     if config.kit is None:
         raise UserError("name the kit to unlearn from: kit=FOLDER/kit.safetensors")
     path = kit_path(config.kit)

@@ -107,11 +107,24 @@ def _holds_nothing_of(kit: Kit, gone: Sequence[int], judge: SVC) -> None:
 def test_a_kit_is_left_out_where_none_is_asked_for(
     command: Command, trained: Path, tmp_path: Path
 ) -> None:
-    for wanted in ("true", "false"):
+    for wanted in ("null", "true", "false"):
         out = tmp_path / wanted
         ended = command(
             *("unlearn", f"kit={trained}", "forget=[0]", "unlearner=logit_mask", f"out={out}"),
             *("trainer.threads=1", f"next_kit={wanted}", "evaluation=none"),
         )
         assert ended.status == 0, ended.err
-        assert (out / "kit.safetensors").is_file() == (wanted == "true")
+        assert (out / "kit.safetensors").is_file() == (wanted != "false")
+
+
+def test_a_job_of_a_sweep_leaves_no_kit_unless_it_is_asked_for(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
+    words = (f"kit={trained}", "forget=[0]", "trainer.threads=1", "evaluation=none")
+    for wanted, number in (((), 0), (("next_kit=true",), 2)):
+        runs = tmp_path / str(number)
+        ended = command(
+            *("unlearn", "-m", *words, *wanted, "unlearner=none,logit_mask", f"runs={runs}")
+        )
+        assert ended.status == 0, ended.err
+        assert len(list(runs.glob("unlearn/*/kit.safetensors"))) == number

@@ -102,9 +102,7 @@ def test_a_mixture_lies_between_two_proxies_of_any_classes(kit: Kit, archive: An
 
 
 @pytest.mark.parametrize("source", ["noise", "mix"])
-def test_draws_follow_from_seed_and_step_alone(
-    kit: Kit, archive: Any, source: str
-) -> None:
+def test_draws_follow_from_seed_and_step_alone(kit: Kit, archive: Any, source: str) -> None:
     def drawn(seed: int, random_state: int, rank: int = 0) -> torch.Tensor:
         torch.manual_seed(random_state)
         method = distill(source=source, seed=seed, steps=3, batch_size=8)
