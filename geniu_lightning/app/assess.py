@@ -121,7 +121,9 @@ def assess(
     read_at = {name: found for name, found in steps.items() if isinstance(found, list)}
     result = Assessment(battery.tree_of(findings), steps=read_at)
     if forget:
-        result.judgement = word.plain(word.judge(findings, _fewest(data, forget)))
+        result.judgement = word.plain(
+            word.judge(findings, _fewest(data, forget), not kit.info.forgotten)
+        )
     if config.split in splits:
         before, after = (context.outputs(net, config.split) for net in (kit.classifier, unlearned))
         classes = len(data.names)

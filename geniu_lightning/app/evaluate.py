@@ -93,9 +93,15 @@ def _wanted(
         return config.forget
     try:
         gone = description_of(kit_metadata(weights))["forgotten"]
-        return [k for k in gone if k not in kit.get("forgotten", ())]
     except (UserError, KeyError):
         raise UserError("these weights do not say what they forgot; set forget=[CLASS]") from None
+    wanted = [k for k in gone if k not in kit.get("forgotten", ())]
+    if gone and not wanted:
+        raise UserError(
+            "this kit has forgotten what these weights forgot: kit= must be the one that they were"
+            " unlearned from"
+        )
+    return wanted
 
 
 def _judge(
@@ -127,7 +133,7 @@ def _judge(
         result = judge.judge(classifier, kept)
         if not result.metrics:
             raise UserError(f"nothing was measured: {result.missing}")
-        judge.write(folder, result, description)
+        judge.write(folder, result, judge.document(result, description))
         trackers.show(loggers, result.shown(request, description.get("cost", {})))
     say(f"results: {folder / 'metrics.json'}")
 

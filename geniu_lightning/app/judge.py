@@ -146,36 +146,42 @@ class Judge:
                 told = True
                 time.sleep(SECONDS_TO_LOOK_AGAIN)
 
-    def write(self, folder: Path, result: Result, document: dict[str, Any]) -> None:
-        """Write ``metrics.json`` and pictures, and print what was found.
+    def document(self, result: Result, about: dict[str, Any]) -> dict[str, Any]:
+        """Return what ``metrics.json`` is to hold.
 
         Args:
-            folder: Where to.
             result: What was found.
-            document: What else is to stand in the file.
+            about: What else is to stand in the file.
         """
         found = result.assessment
         judgement = found.judgement or {
             "word": None,
             "word_reason": result.missing or "nothing was unlearned",
         }
-        if "cost" in document and self.bank is not None:
+        if "cost" in about and self.bank is not None:
             trained = self.bank.seconds()
-            document["cost"]["retrain_seconds"] = (
+            about["cost"]["retrain_seconds"] = (
                 statistics.median(trained) if trained else {"absent": "no oracle was trained yet"}
             )
-        metrics = result.metrics or {"accuracy": {"absent": result.missing}}
-        write_json(
-            folder / "metrics.json",
-            {
-                "version": assess.VERSION,
-                **judgement,
-                "oracles": result.oracles,
-                "steps": found.steps,
-                **document,
-                "metrics": metrics,
-            },
-        )
+        return {
+            "version": assess.VERSION,
+            **judgement,
+            "oracles": result.oracles,
+            "steps": found.steps,
+            **about,
+            "metrics": result.metrics or {"accuracy": {"absent": result.missing}},
+        }
+
+    def write(self, folder: Path, result: Result, document: dict[str, Any]) -> None:
+        """Write ``metrics.json`` and pictures, and print what was found.
+
+        Args:
+            folder: Where to.
+            result: What was found.
+            document: As :meth:`document` returns it.
+        """
+        found = result.assessment
+        write_json(folder / "metrics.json", document)
         if found.before is not None and found.after is not None:
             rows = [
                 [name, "forget" if k in self.request.forget else "", before, after]

@@ -4,7 +4,6 @@ For people who answer for a deletion and do not read code. Everything follows fr
 and the files of the run; a sentence says no more than the values carry.
 """
 
-import datetime
 import importlib.metadata
 import json
 import platform
@@ -24,6 +23,7 @@ from geniu_lightning.app.runs import (
     KIT,
     WEIGHTS,
     RunFolder,
+    now,
     revision,
     sha256_of,
     write_json,
@@ -35,6 +35,9 @@ from geniu_lightning.report.leaves import leaves, numbers
 
 VERSION = 1  # of receipt.json
 MOST_DECIDING = 3  # values on the page; metrics.json has all
+NEW_KIT = "the new kit, in the same folder"
+# of a model with one of these words the class was found to be inside, or nobody looked that far
+STILL_HOLD = ("keeps", "destroys", "destroys without forgetting", "hides")
 NO_WORD = "The tests cannot tell."
 NOT_MEASURED = "Nothing was measured."
 Json = dict[str, Any]  # JSON values
@@ -131,18 +134,18 @@ class Facts:
     judged: Json
 
 
-def write(folder: RunFolder, request: Request, result: Result) -> None:
-    """Write ``receipt.json`` and ``receipt.md`` beside weights and ``metrics.json``.
+def write(folder: RunFolder, request: Request, result: Result, document: Json) -> None:
+    """Write ``receipt.json`` and ``receipt.md`` beside the weights.
 
     Args:
         folder: Of the run; one of an oracle gets none, for nobody asked it to forget.
         request: What was asked.
         result: What was found, this time.
+        document: What ``metrics.json`` is to hold.
     """
     if folder.description["run"]["job"] == "oracle":
         return
-    document = json.loads((folder.path / "metrics.json").read_text())
-    receipt = receipt_of(document, _facts(folder.path, request, result))
+    receipt = receipt_of(document, _facts(folder.path, request, result, document))
     write_json(folder.path / "receipt.json", receipt)
     write_text(folder.path / "receipt.md", page_of(receipt))
     say(f"receipt: {folder.path / 'receipt.md'}")
@@ -151,22 +154,17 @@ def write(folder: RunFolder, request: Request, result: Result) -> None:
 # ---- what the files say ------------------------------------------------------------------------
 
 
-def _facts(folder: Path, request: Request, result: Result) -> Facts:
-    now = {"at": _now(), "versions": versions()}
+def _facts(folder: Path, request: Request, result: Result, document: Json) -> Facts:
     return Facts(
         forget=dict(zip(request.forget, request.names, strict=True)),
         earlier=request.kit.info.forgotten,
         kit=request.path.name,
         draws=request.kit.prompts is not None,
-        files=list(_files(folder, request)),
+        files=list(_files(folder, request, document["word"])),
         before=_before(request, result),
-        unlearned=_unlearned(folder) or now,
-        judged=now,
+        unlearned=_unlearned(folder, document["cost"]),
+        judged={"at": now(), "versions": versions()},
     )
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str | None]:
@@ -176,25 +174,26 @@ def versions() -> dict[str, str | None]:
     return {**own, **found, "python": platform.python_version()}
 
 
-def _unlearned(folder: Path) -> Json | None:
-    """Return when the weights of a finished run were made; ``None`` where they were just now."""
+def _unlearned(folder: Path, cost: Json) -> Json:
+    """Return when the weights were made, and by which software where that is known."""
     done, earlier = folder / "done.json", folder / "receipt.json"
     if not done.is_file():
-        return None
+        return {"at": cost["ended"], "versions": versions()}
     if earlier.is_file():
         found: Json = json.loads(earlier.read_text())["unlearned"]
         return found
-    return {"at": json.loads(done.read_text())["ended"], "versions": None}
+    ended = json.loads(done.read_text())["ended"]
+    return {"at": cost.get("ended", ended), "versions": None}
 
 
-def _files(folder: Path, request: Request) -> Iterator[Json]:
+def _files(folder: Path, request: Request, said: str | None) -> Iterator[Json]:
     def of(path: Path, name: str, what: str, delete: bool) -> Json:
         return {"what": what, "file": name, "sha256": sha256_of(path), "delete": delete}
 
-    kit, run = request.path, request.path.parent
-    yield of(folder / WEIGHTS, WEIGHTS, "the unlearned weights", False)
+    kit, run, holds = request.path, request.path.parent, said in STILL_HOLD
+    yield of(folder / WEIGHTS, WEIGHTS, "the unlearned weights", holds)
     if (folder / KIT).is_file():
-        yield of(folder / KIT, KIT, "the new kit, in the same folder", False)
+        yield of(folder / KIT, KIT, NEW_KIT, holds)
     drawn = " and what draws its classes" if request.kit.prompts is not None else ""
     yield of(kit, kit.name, f"the old kit: the model before{drawn}", True)
     beside = "beside the old kit:"
@@ -204,6 +203,11 @@ def _files(folder: Path, request: Request) -> Iterator[Json]:
         for name, what in ((WEIGHTS, "the model before"), ("proxies.png", "pictures of classes")):
             if (run / name).is_file():
                 yield of(run / name, name, f"{beside} {what}", True)
+    earlier = run / "receipt.json"
+    if earlier.is_file():  # the kit was left by an earlier request
+        for file in json.loads(earlier.read_text())["files"]:
+            if file["delete"]:
+                yield file | {"what": f"by the receipt of the request before, {file['what']}"}
     elsewhere = request.kit.info.settings.get("weights_sha256")
     if elsewhere:
         what = "the weights that the old kit was made for"
@@ -269,7 +273,8 @@ def receipt_of(document: Json, facts: Facts) -> Json:
             "oracles": len(document["oracles"]),
             "oracle_words": document.get("oracle_words", {}),
             "controls": document.get("controls", {}),
-            "widest_band": _widest(document),
+            "bands": document.get("bands", []),
+            "blind": _blind(document.get("bands", [])),
             "values": _values(document, facts.before),
         },
         "not_checked": list(_not_checked(document, facts, set(measured))),
@@ -303,19 +308,14 @@ def _without_paths(value: Any) -> Any:  # JSON values
         return {k: _without_paths(v) for k, v in value.items()}
     if isinstance(value, list):
         return [_without_paths(v) for v in value]
-    if isinstance(value, str) and (value.startswith("~") or Path(value).is_absolute()):
+    if isinstance(value, str) and ("/" in value or value.startswith("~")):
         return Path(value).name
     return value
 
 
-def _widest(document: Json) -> Json | None:
-    band = document.get("widest_band")
-    if band is None:
-        return None
-    leaf = dict(leaves(document["metrics"]))[band["name"]]
-    original = leaf["original"]
-    reach = None if original is None else abs(original - leaf["oracle_mean"])
-    return {**band, "original_from_oracles": reach}
+def _blind(bands: Sequence[Json]) -> list[str]:
+    """Return the values in which not even the original is told from the oracles."""
+    return [b["name"] for b in bands if b["reach"] is not None and b["reach"] <= b["allowed"]]
 
 
 def _values(document: Json, before: Mapping[str, float]) -> list[Json]:
@@ -360,9 +360,8 @@ def _not_checked(document: Json, facts: Facts, measured: set[str]) -> Iterator[s
     yield f"The old kit, {facts.kit}, still holds the model before{draws}."
     if _has_new_kit(facts):
         yield (
-            "Of the new kit nobody looked at more than the pictures that it draws."
-            if "knowledge" in families
-            else "Nobody looked at whether the new kit shows the class."
+            "Nobody looked at what the new kit draws. Its prompts of the class are gone, and what"
+            " draws has learned from its other pictures alone."
         )
     else:
         yield "No new kit was made: the next request has nothing to start from but the old one."
@@ -374,6 +373,11 @@ def _not_checked(document: Json, facts: Facts, measured: set[str]) -> Iterator[s
         "The training images themselves, and decoded copies in this library's cache folder, are"
         " as they were."
     )
+    if len(facts.forget) > 1:
+        yield (
+            "Values are means over the classes that are gone; each one on its own was not judged,"
+            " and one of them may be worse."
+        )
     yield "Nobody asked whether one certain image can be told to have been trained on."
     yield "Images of kept classes may show the forgotten class, too."
     yield (
@@ -395,11 +399,11 @@ def _limits(document: Json) -> str:
     if not shots or not steps:
         return ""
     most = f"at most {max(shots)} images of the class and {max(steps)} steps"
-    return f" (those that the word follows from had {most})"
+    return f" (those that train the model had {most})"
 
 
 def _has_new_kit(facts: Facts) -> bool:
-    return any(file["file"] == KIT and not file["delete"] for file in facts.files)
+    return any(file["what"] == NEW_KIT for file in facts.files)
 
 
 def _next(said: str | None, facts: Facts) -> Iterator[str]:
@@ -421,7 +425,11 @@ def _next(said: str | None, facts: Facts) -> Iterator[str]:
         " so is the class."
     )
     if _has_new_kit(facts):
-        yield "Keep the new kit: the next request starts from it."
+        yield (
+            "Keep the new kit: the next request starts from it."
+            if said is not None and said.startswith(word.FORGETS)
+            else "Start no further request from the new kit: it counts the class as forgotten."
+        )
     else:
         yield "Decide, before the old kit is deleted, what the next request is to start from."
     yield "Keep this page, receipt.json and metrics.json: no image and no weight is in them."

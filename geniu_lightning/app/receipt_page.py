@@ -19,7 +19,7 @@ def page_of(receipt: Json) -> str:
     prompts = (
         "its prompts were read, which stand for images"
         if read["prompts"]
-        else "its model was read, its prompts were not"
+        else "opened; the method read none of its prompts"
     )
     lines = [
         f"# {receipt['headline']}",
@@ -73,12 +73,17 @@ def _found(found: Json) -> Iterator[str]:
             f"- Compared with {found['oracles']} models that never saw the class (oracles). The"
             f" same rule says of these: {others}; and of models whose answer is known: {known}."
         )
-    band = found["widest_band"]
-    if band is not None:
+    if found["bands"]:
+        band, blind, count = found["bands"][0], found["blind"], len(found["bands"])
+        none_are = f"none of the {count} values that look inside the model"
+        some_are = (
+            f"{len(blind)} of the {count} values that look inside the model, which say nothing here"
+            f" ({', '.join(f'`{name}`' for name in blind)})"
+        )
         yield (
             f"- Coarsest comparison: `{band['name']}` may be {band['allowed']:.3f} away from their"
-            " mean before it counts; a smaller difference would not have been seen."
-            f"{_reach(band['allowed'], band['original_from_oracles'])}"
+            " mean before it counts; a smaller difference would not have been seen. Not even the"
+            f" model before is told apart in {some_are if blind else none_are}."
         )
     if found["values"]:
         yield from ("", "| value | before | after | never saw it |", "|---|---|---|---|")
@@ -86,14 +91,6 @@ def _found(found: Json) -> Iterator[str]:
         cells = (row[name] for name in ("before", "after", "oracle_mean"))
         shown = " | ".join("-" if cell is None else f"{cell:.3f}" for cell in cells)
         yield f"| {_label(row['name'])} | {shown} |"
-
-
-def _reach(allowed: float, original: float | None) -> str:
-    """Return whether a comparison would see the original, which knows the class."""
-    if original is None:
-        return ""
-    seen = "" if original > allowed else ": in this value not even that one is told apart"
-    return f" The model before is {original:.3f} away{seen}."
 
 
 def _label(name: str) -> str:

@@ -36,6 +36,7 @@ INCIDENTAL = (
     "oracles",
     "runs",
     "objective",
+    "next_kit",
 )
 KIT = "kit.safetensors"
 WEIGHTS = "unlearned.safetensors"
@@ -124,8 +125,7 @@ class RunFolder:
 
     def finish(self) -> None:
         """Mark the run as done."""
-        ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        write_json(self.path / "done.json", {"ended": ended})
+        write_json(self.path / "done.json", {"ended": now()})
 
     def _differences(self) -> list[str]:
         there = self.path / "run.json"
@@ -202,6 +202,11 @@ def folder_of(config: DictConfig, identity: dict[str, Any], kind: str, *words: o
     name = "-".join(re.sub(r"[^\w.]+", "_", str(word)).strip("_") for word in words)
     folder = Path(config.runs).expanduser() / kind / f"{name[:80]}-{digest}"
     return RunFolder(folder, identity, leads)
+
+
+def now() -> str:
+    """Return the time, to the second, in UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def write_json(path: Path, content: Any) -> None:  # any JSON value

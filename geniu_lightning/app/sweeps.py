@@ -184,6 +184,8 @@ def apart(command: str, config: DictConfig, folder: RunFolder) -> None:
     own = [word for word in HydraConfig.get().overrides.task if not word.startswith("out=")]
     path = str(folder.path.absolute()).replace("'", r"\'")
     words = [*own, f"out='{path}'", "hydra.mode=RUN"]
+    if config.get("next_kit") is not None:  # that process does not know that it is one of a sweep
+        words.append(f"next_kit={str(config.next_kit).lower()}")
     share = config.trainer.threads or threads_of_a_job()
     if share is not None:
         words.append(f"trainer.threads={max(share // processes_of(config.trainer), 1)}")

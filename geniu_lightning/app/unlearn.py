@@ -23,6 +23,7 @@ from geniu_lightning.app.runs import (
     identity_of,
     kit_metadata,
     kit_path,
+    now,
     revision,
     single_process,
 )
@@ -83,15 +84,19 @@ def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
         raise UserError(f"{folder.path} is the folder of the kit itself; choose another out=")
     trained = kit.get("settings", {}) | {"seed": kit.get("seed")}
     about = {"job": "unlearn", "revision": revision(), "trained": trained}
+    if before := kit.get("forgotten"):
+        about["forgotten_before"] = before
     folder.description = {"run": identity | about}
     visited.append(folder.path)
-    again = folder.done and not config.force
+    lacks_kit = config.next_kit and kit.get("generator") and not (folder.path / KIT).is_file()
+    anew = bool(config.force or (folder.done and lacks_kit))
+    again = folder.done and not anew
     if again and (bank is None or compared_with(folder.path) == bank.expected()):
         say(f"already done: {folder.path} (force=true does it again)")
     elif runs_apart(config.trainer):
         apart("unlearn", config, folder)
     else:
-        with folder.claim(config.force):
+        with folder.claim(anew):
             run = _Unlearning(config, folder, path, forget, bank)
             if not again:
                 run.run()
@@ -146,7 +151,10 @@ class _Unlearning:
         from geniu_lightning.app import trackers
         from geniu_lightning.app.cost import PeakMemory, cost_of
         from geniu_lightning.optim import total_over_ranks
+        from geniu_lightning.unlearning.next_kit import all_forgotten
 
+        if self.config.next_kit:
+            all_forgotten(self.kit, self.request.forget)  # before anything takes long
         loggers = self._loggers()
         whole = False
         with trackers.closing(loggers):
@@ -163,7 +171,7 @@ class _Unlearning:
                     if memory.added is None
                     else memory.added
                 )
-                whole = self._hand_over(classifier, cost, loggers)
+                whole = self._hand_over(classifier, unlearner.prior_taken, cost, loggers)
         if whole:  # and wandb's file is written, too
             self.mark.finish()
 
@@ -247,22 +255,31 @@ class _Unlearning:
             ) from error
 
     def _hand_over(
-        self, classifier: nn.Module, cost: dict[str, Any], loggers: list[Logger]
+        self,
+        classifier: nn.Module,
+        prior_taken: float,
+        cost: dict[str, Any],
+        loggers: list[Logger],
     ) -> bool:
         """Write the weights and the next kit, judge them, and return whether nothing is missing."""
         from geniu_lightning.kit import Kit
 
         info = dataclasses.replace(
-            self.kit.info, generator=None, forgotten=self.request.forget, revision=revision()
+            self.kit.info,
+            generator=None,
+            forgotten=self.request.forget,
+            prior_taken=self.kit.info.prior_taken + prior_taken,
+            revision=revision(),
         )
         Kit(classifier, info).save(self.folder / WEIGHTS)
+        cost["ended"] = now()
         self.kit.to(self.request.device)
         after = None
         if self.config.next_kit and self.kit.prompts is not None:
-            after, cost["next_kit_seconds"] = self._next_kit(classifier)
+            after, cost["next_kit_seconds"] = self._next_kit(classifier, prior_taken)
         return self._judge(classifier, after, cost, loggers)
 
-    def _next_kit(self, classifier: nn.Module) -> tuple[Kit, float]:
+    def _next_kit(self, classifier: nn.Module, prior_taken: float) -> tuple[Kit, float]:
         """Write the kit for the next request; return it and how long it took."""
         from geniu_lightning.unlearning.base import Clock
         from geniu_lightning.unlearning.next_kit import next_kit
@@ -271,7 +288,8 @@ class _Unlearning:
         clock = Clock()
         with clock:
             classifier = classifier.to(self.request.device)
-            kit = next_kit(self.kit, classifier, self.request.forget, self.config.seed)
+            forget, seed = self.request.forget, self.config.seed
+            kit = next_kit(self.kit, classifier, forget, seed, prior_taken)
         kit.info = dataclasses.replace(kit.info, revision=revision())
         kit.save(self.folder / KIT)
         return kit, clock.seconds
@@ -315,16 +333,19 @@ class _Unlearning:
             add_oracle(self.config, self.request.path, self.request.forget, bank, seed)
 
         judge = Judge(self.request, self.bank, train_oracle)
-        kept = after if after is not None or not cost["reads_prompts"] else self.kit
+        kept = after
+        if kept is None and cost["reads_prompts"]:
+            kept = self.kit
         result = judge.judge(classifier, kept)
-        judge.write(self.folder, result, self.mark.description | {"cost": cost})
+        document = judge.document(result, self.mark.description | {"cost": cost})
+        receipt.write(self.mark, self.request, result, document)
+        judge.write(self.folder, result, document)  # the last: what is there counts as judged
         trackers.show(loggers, result.shown(self.request, cost))
         say(
             f"{cost['seconds']:.2f} s, {cost['steps']} steps,"
             f" {cost['training_images_read']:,} training images read"
         )
         say(f"weights: {self.folder / WEIGHTS}")
-        receipt.write(self.mark, self.request, result)
         return bool(result.metrics) or not self.config.evaluation.metrics
 
 

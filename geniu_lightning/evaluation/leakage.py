@@ -16,6 +16,7 @@ from geniu_lightning.evaluation.metric import Absent, Metric, Reading, Values
 from geniu_lightning.evaluation.representation import cosines, outputs_on_proxies
 
 NO_PROXIES = Absent("the method keeps no proxies")
+NOT_OF_F = Absent("no proxies of forgotten classes are kept")
 NORMAL = 1.959964  # 97.5 % quantile of the normal distribution
 
 # distances of some proxies from some images: (split, positions in it, positions of proxies)
@@ -98,9 +99,9 @@ class Knowledge(Metric):
     An untrained network is trained on the kept proxies (Adam, cross-entropy, every class with
     proxies equally often in a batch) and tested on real test images.
 
-    - ``forget`` (A_f), ``retain`` (A_r): means of classes' accuracies, ties divided. A_f is 0 where
-      no proxies of the class are left, about 1/K where they say nothing, and above that where they
-      carry the class out of the model. A_r tells that the training worked at all.
+    - ``forget`` (A_f), ``retain`` (A_r): means of classes' accuracies, ties divided. A_f is about
+      1/K where the proxies say nothing, and above that where they carry the class out of the model;
+      absent where none of a forgotten class are kept. A_r tells that the training worked at all.
     - ``net``: A_f minus the share of retained images that are taken for the same classes, mean over
       these, in [-1, 1]; 0 where the answer does not depend on the image.
     - ``drawn``: share of kept proxies of forgotten classes which the original still calls by their
@@ -144,6 +145,8 @@ class Knowledge(Metric):
         """Measure the proxies."""
         if context.proxies is None:
             return dict.fromkeys(self.readings, NO_PROXIES)
+        if not torch.isin(context.proxies.labels.cpu(), torch.tensor(context.forget)).any():
+            return dict.fromkeys(self.readings, NOT_OF_F)  # 0, whatever these show
         return {**self._learned(context, context.proxies), "drawn": _drawn(context)}
 
     def _learned(self, context: Context, proxies: Proxies) -> Values:
@@ -340,4 +343,4 @@ def _drawn(context: Context) -> float | Absent:
         outputs_on_proxies(context.original, context.proxies), len(context.class_names)
     )
     kept = [k for k in context.forget if not each[k].isnan()]
-    return each[kept].mean().item() if kept else Absent("no proxies of forgotten classes are kept")
+    return each[kept].mean().item() if kept else NOT_OF_F

@@ -131,10 +131,13 @@ class Band:
     Attributes:
         name: Of the value.
         allowed: Largest distance from that mean.
+        reach: The original's distance from it; where this is no more, the value tells not even the
+            original from the oracles. ``None`` where the original has no such value.
     """
 
     name: str
     allowed: float
+    reach: float | None = None
 
 
 @dataclass(frozen=True)
@@ -145,22 +148,24 @@ class Judgement:
         verdict: Of the model.
         controls: Words of the original and of its mask.
         oracles: How many oracles got which word, each judged by the others.
-        widest: Of the values that tell whether the class is inside, the one that the oracles
-            resolve worst: a smaller difference in it is not seen. ``None`` where there are none.
+        bands: Of the values that tell whether the class is inside, the widest first: a smaller
+            difference is not seen.
     """
 
     verdict: Verdict
     controls: dict[str, str | None]
     oracles: dict[str, int]
-    widest: Band | None = None
+    bands: Sequence[Band] = ()
 
 
-def judge(findings: Findings, images: int) -> Judgement:
+def judge(findings: Findings, images: int, intact: bool = True) -> Judgement:
     """Return the word for a model.
 
     Args:
         findings: With at least three oracles and both controls, else there is no word.
         images: Test images of a forgotten class, of the one that has fewest.
+        intact: Whether the original came from training. One that came from an earlier request may
+            be damaged, and then to be no worse is not enough.
 
     Source:
         The order of questions is that of a specification of our own, docs/evaluation.md; bands are
@@ -175,25 +180,28 @@ def judge(findings: Findings, images: int) -> Judgement:
     if original is None or not any(name.startswith("accuracy.test.") for name in original):
         reason = "test accuracy, which every word begins with, was not measured"
         return Judgement(Verdict(None, reason), {}, {})
-    ruler = _Ruler(findings.readings, original, images)
+    ruler = _Ruler(findings.readings, original, images, intact)
     controls = {name: ruler.verdict(row, rows).word for name, row in findings.controls.items()}
     counts = Counter(
         str(ruler.verdict(row, [other for other in rows if other is not row]).word) for row in rows
     )
-    invalid = _invalid(findings, controls, counts)
+    invalid = _invalid(findings, controls, counts, intact)
     verdict = ruler.verdict(findings.unlearned, rows)
     if invalid:
         verdict = Verdict("invalid", f"this comparison resolves nothing: {invalid}")
-    return Judgement(verdict, controls, dict(counts), ruler.widest(findings.unlearned, rows))
+    return Judgement(verdict, controls, dict(counts), ruler.bands(findings.unlearned, rows))
 
 
 class _Ruler:
     """The rule, with what it is the same for all models."""
 
-    def __init__(self, readings: Mapping[str, Reading], original: Values, images: int) -> None:
+    def __init__(
+        self, readings: Mapping[str, Reading], original: Values, images: int, intact: bool
+    ) -> None:
         self.readings = readings
         self.original = original
         self.images = images
+        self.intact = intact
 
     def verdict(self, row: Values, oracles: Sequence[Values]) -> Verdict:
         """Return the word of a row of values; the first that fits is taken."""
@@ -221,11 +229,18 @@ class _Ruler:
             return Verdict("scars", _scarred(traces), traces)
         return self._of_system(row, ask("system", SYSTEM), len(oracles))
 
-    def widest(self, row: Values, oracles: Sequence[Values]) -> Band | None:
-        """Return the widest band of those that a row is asked to be inside of."""
+    def bands(self, row: Values, oracles: Sequence[Values]) -> list[Band]:
+        """Return the bands that a row is asked to be inside of, the widest first."""
         able = self._able(INSIDE, row, oracles)
-        bands = [Band(c.name, self._allowed("inside", c, n, len(able))) for c, n in able]
-        return max(bands, key=lambda band: band.allowed, default=None)
+        bands = []
+        for check, numbers in able:
+            original = self.original.get(check.name)
+            reach = (
+                abs(original - statistics.fmean(numbers)) if isinstance(original, float) else None
+            )
+            allowed = self._allowed("inside", check, numbers, len(able))
+            bands.append(Band(check.name, allowed, reach))
+        return sorted(bands, key=lambda band: -band.allowed)
 
     def _of_system(self, row: Values, failures: tuple[Failure, ...], count: int) -> Verdict:
         """Return the word of a model that has forgotten: what is kept beside it may not have."""
@@ -287,7 +302,7 @@ class _Ruler:
         allowed = self._allowed(question, check, oracles, tests)
         original = self.original.get(check.name)
         start = mean
-        if check.damage and isinstance(original, float):
+        if check.damage and self.intact and isinstance(original, float):
             start = (min if check.side == "below" else max)(mean, original)
         distance = start - value if check.side == "below" else value - start
         if (abs(distance) if check.side == "either" else distance) <= allowed:
@@ -305,7 +320,10 @@ def _distance(failure: Failure) -> float:
 
 
 def _invalid(
-    findings: Findings, controls: Mapping[str, str | None], counts: Mapping[str, int]
+    findings: Findings,
+    controls: Mapping[str, str | None],
+    counts: Mapping[str, int],
+    intact: bool,
 ) -> str:
     """Return why no word can be trusted here; empty where one can."""
     for number, row in enumerate(findings.oracles, 1):
@@ -319,7 +337,10 @@ def _invalid(
         auc, error = row.get("membership.loss.auc"), row.get("membership.standard_error")
         if isinstance(auc, float) and isinstance(error, float) and abs(auc - 0.5) > 4 * error:
             return f"oracle {number} tells training from test images of a class it never saw"
-    expected = {"original": ("keeps",), "mask": ("hides",)}
+    expected = {"original": ["keeps"], "mask": ["hides"]}
+    if not intact:
+        expected["original"].append("destroys without forgetting")
+        expected["mask"].append("destroys")
     for name, words in expected.items():
         if name in controls and controls[name] not in words:
             return f"the {name} reads {controls[name]!r} instead of {words[0]!r}"
@@ -372,5 +393,5 @@ def plain(judgement: Judgement) -> dict[str, Any]:
         "deciding": [vars(failure) for failure in verdict.deciding],
         "controls": judgement.controls,
         "oracle_words": judgement.oracles,
-        "widest_band": None if judgement.widest is None else vars(judgement.widest),
+        "bands": [vars(band) for band in judgement.bands],
     }

@@ -36,6 +36,8 @@ class KitInfo:
         seed: Training seed.
         settings: The resolved configuration of training, to find the data and to retrain.
         forgotten: Classes that were unlearned, by index; a kit holds no prompts of them.
+        prior_taken: How much of the imbalance unlearning has taken out of the classifier's answers:
+            τ of ``z − τ log π``.
         library: Version of this package that wrote the file.
         revision: Its git revision, where it ran from a checkout.
         format: Version of the file's form.
@@ -50,6 +52,7 @@ class KitInfo:
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)  # any JSON value
     forgotten: tuple[int, ...] = ()
+    prior_taken: float = 0.0
     library: str = __version__
     revision: str | None = None
     format: int = FORMAT

@@ -212,7 +212,7 @@ def _run(folder: Path, document: dict[str, Any]) -> Run:
     costs = {f"cost.{k}": float(v) for k, v in cost.items() if is_number(v)}
     return Run(
         folder=folder,
-        parts=(*_parts(run["trained"]), f"forget {run['forget']}"),
+        parts=(*_parts(run["trained"]), _asked(run)),
         method=name,
         basis=_file_of(str(run["unlearner"].get("_target_", ""))) or name,
         problem=_problem(run["trained"]),
@@ -247,6 +247,13 @@ def _oracles(
         numbers(found, "oracle_std"),
         dict(document.get("oracle_words") or {}),
     )
+
+
+def _asked(run: dict[str, Any]) -> str:
+    """Return what was to be forgotten: a second request begins with another model than one."""
+    before = run.get("forgotten_before", [])
+    now = [k for k in run["forget"] if k not in before]
+    return f"forget {now}{f' after {before}' if before else ''}"
 
 
 def _parts(trained: dict[str, Any]) -> tuple[str, str, str]:

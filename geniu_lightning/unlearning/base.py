@@ -84,6 +84,7 @@ class Unlearner(LightningModule):
     access: Access = Access.NONE  # of the class, or of one whose settings decide
     from_scratch: ClassVar[bool] = False  # trains as training did, in training's precision
     stored: int | None = None  # retained images that had to be kept, where not all of them
+    prior_taken: float = 0.0  # tau by which the imbalance was taken out of the answers, see KitInfo
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ class LogitAdjust(Unlearner):
 
     Args:
         tau: How much of the prior to take out; 0 is ``logit_mask``, 1 the rule for balanced error.
+            What an earlier request took out counts.
         offset: The masked bias, negated.
         **settings: Those of the base.
 
@@ -49,10 +50,11 @@ class LogitAdjust(Unlearner):
         if (counts[self.kept] < 1).any():
             raise UserError("the kit does not say how many images of each class were trained on")
         self.log_priors = (counts[self.kept] / counts[self.kept].sum()).log()
+        self.prior_taken = max(self.tau - kit.info.prior_taken, 0.0)
 
     @torch.no_grad()
     def finish(self) -> None:
         """Edit the head."""
         bias = head_of(self.classifier).bias
-        bias[self.kept] -= self.tau * self.log_priors.to(bias)
+        bias[self.kept] -= self.prior_taken * self.log_priors.to(bias)
         mask_head(self.classifier, self.forget, self.offset)

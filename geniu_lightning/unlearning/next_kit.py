@@ -1,4 +1,4 @@
-"""The kit for the next request: without the forgotten classes, and unable to draw them."""
+"""The kit for the next request: without prompts of the forgotten classes, its generator fresh."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from geniu_lightning.errors import UserError
 from geniu_lightning.kit import Kit
 from geniu_lightning.optim import schedule_of
 from geniu_lightning.seeds import stream
@@ -15,21 +16,25 @@ from geniu_lightning.terms import ProxyTerms
 STEPS, PROMPT_BATCH, RATE = 1000, 20, 1e-3  # what kits are trained with, where one does not say
 
 
-def next_kit(kit: Kit, classifier: nn.Module, forget: Sequence[int], seed: int) -> Kit:
+def next_kit(
+    kit: Kit, classifier: nn.Module, forget: Sequence[int], seed: int, prior_taken: float = 0.0
+) -> Kit:
     """Return a kit whose prompts and generator are of the retained classes alone.
 
     The prompts of the forgotten classes are left out, the classifier is the unlearned one, and the
     generator is a fresh one, which learns to draw from the other prompts what the old one draws of
-    them. It has seen nothing else, so no latent code and no noise brings the forgotten class back
-    that these proxies do not show. The old one had it in its weights, prompts or not.
+    them. It sees nothing else, where the old one had the forgotten classes in its weights. Names
+    and counts of all classes stay in the description.
 
-    Steps, at least, and batch are those that the kit's training recorded.
+    Steps and batch are those that the kit's training recorded as the least; where it recorded
+    none, 1000 and 20.
 
     Args:
         kit: With a generator, on the device to work on; unchanged afterwards.
         classifier: What came of unlearning, on the same device; the new kit holds it.
-        forget: All forgotten classes, those of earlier requests among them.
+        forget: Forgotten classes, by index; those of earlier requests are added.
         seed: Unlearning seed.
+        prior_taken: How much of the imbalance unlearning took out of the classifier's answers.
 
     Returns:
         The new kit, on the same device. Its proxies are a little blurrier than the old kit's, and
@@ -37,23 +42,31 @@ def next_kit(kit: Kit, classifier: nn.Module, forget: Sequence[int], seed: int) 
 
     Raises:
         KitError: If the kit has no generator.
+        UserError: If there is no such class, or fewer than two prompts would be left.
     """
-    info = dataclasses.replace(kit.info, forgotten=tuple(forget))
+    gone = all_forgotten(kit, forget)
+    taken = kit.info.prior_taken + prior_taken
+    info = dataclasses.replace(kit.info, forgotten=gone, prior_taken=taken)
     prompts = kit.prompts_of(info.remaining).images
     targets = kit.decode(prompts)
     assert kit.generator is not None  # as there are prompts
     assert kit.info.generator is not None
     recipe: dict[str, Any] = kit.info.settings.get("training", {})
-    steps = recipe.get("min_generator_steps", STEPS)
+    recipe = kit.info.settings.get("callback", {}) | recipe
+    steps = recipe.get("min_generator_steps") or STEPS
+    # of earlier requests, too: the generator of the second must not begin as that of the first did
+    streams = [
+        stream(name, seed, *kit.info.forgotten) for name in ("next_generator", "next_prompts")
+    ]
     with torch.random.fork_rng():
-        torch.manual_seed(stream("next_generator", seed))
+        torch.manual_seed(streams[0])
         generator = type(kit.generator)(**kit.info.generator.arguments).to(prompts.device)
     terms = ProxyTerms(
         len(prompts) // len(info.remaining),
         recipe.get("prompt_batch", PROMPT_BATCH),
         reconstruction_weight=recipe.get("reconstruction_weight", 1.0),
         divergence_weight=recipe.get("divergence_weight", 0.1),
-        seed=stream("next_kit", seed),
+        seed=streams[1],
     )
     optimizer = torch.optim.Adam(generator.train().parameters(), lr=RATE)
     course = schedule_of(optimizer, "cosine", steps)
@@ -66,3 +79,24 @@ def next_kit(kit: Kit, classifier: nn.Module, forget: Sequence[int], seed: int) 
             course.step()
     shape = (len(info.remaining), -1, *prompts.shape[1:])
     return Kit(classifier, info, generator, prompts.view(shape).clone())
+
+
+def all_forgotten(kit: Kit, forget: Sequence[int]) -> tuple[int, ...]:
+    """Return all classes that a new kit has forgotten, in order; refuse what cannot be made.
+
+    Arguments and errors are those of :func:`next_kit`.
+    """
+    classes = range(len(kit.info.class_names))
+    wrong = [k for k in forget if k not in classes]
+    if wrong or not forget:
+        raise UserError(
+            f"say which classes to forget, by index from 0 to {classes[-1]}; got {list(forget)}"
+        )
+    gone = tuple(sorted({*forget, *kit.info.forgotten}))
+    left = len(classes) - len(gone)
+    if kit.prompts is not None and left * kit.prompts.shape[1] < 2:
+        raise UserError(
+            "fewer than two prompts would be left, too few to grow a generator on: set"
+            " next_kit=false"
+        )
+    return gone

@@ -46,7 +46,8 @@ class Regrow(Unlearner):
         masked: Whether F is masked in the original's answers; ``False`` is a control.
         forgotten_inputs: Whether proxies of F are in the stream too, as a control.
         temperature: T.
-        tau: τ, how much of the imbalance is taken out of the answers; 0 leaves it in.
+        tau: τ, how much of the imbalance is taken out of the answers; 0 leaves it in. What an
+            earlier request took out counts.
         batch_size: Copies in a step.
         **settings: Those of the base but ``batch_norm``.
 
@@ -107,8 +108,10 @@ class Regrow(Unlearner):
     def prepare(self, kit: Kit, sources: Sources) -> None:
         """Build the student, take over what is kept, and open the stream."""
         self.teacher = Teacher(kit.classifier)
-        # of both seeds: runs on kits of several training seeds are to differ, as these do
-        self.classifier = fresh_classifier(kit, stream("student", kit.info.seed, self.seed))
+        # of both seeds: runs on kits of several training seeds are to differ, as these do; of
+        # earlier requests: it must not begin as its own teacher did
+        begin = stream("student", kit.info.seed, self.seed, *kit.info.forgotten)
+        self.classifier = fresh_classifier(kit, begin)
         self.kept = self._taken_over(kit.classifier)
         self.shift = self._shift(kit)
         if self.steps:
@@ -120,7 +123,7 @@ class Regrow(Unlearner):
         if self.keep > len(own):
             raise UserError(
                 f"unlearner.keep is {self.keep}, and {type(original).__name__} has"
-                f" {len(own)} parts before its head"
+                f" {len(own)} parts before its head: set it lower; 0 takes nothing over"
             )
         for part, other in zip(own[: self.keep], theirs, strict=False):
             part.load_state_dict(other.state_dict())
@@ -128,14 +131,18 @@ class Regrow(Unlearner):
         return own[: self.keep]
 
     def _shift(self, kit: Kit) -> Tensor:
-        """Return what is taken from the original's logits, shape ``(K,)``."""
+        """Return what is taken from the original's logits, shape ``(K,)``, and note how much."""
+        self.prior_taken = max(self.tau - kit.info.prior_taken, 0.0)
         counts = torch.tensor(kit.info.class_counts, dtype=torch.float64)
         retained = [k for k in range(len(counts)) if k not in self.forget]
-        if self.tau and (counts[retained] < 1).any():
-            raise UserError("the kit does not say how many images of each class were trained on")
+        if self.prior_taken and (counts[retained] < 1).any():
+            raise UserError(
+                "the kit does not say how many images of each class were trained on, which"
+                " unlearner.tau needs: set it to 0"
+            )
         priors = counts.clamp(min=1) / counts.sum().clamp(min=1)
         device = next(kit.classifier.parameters()).device
-        return (self.tau * priors.log()).float().to(device)
+        return (self.prior_taken * priors.log()).float().to(device)
 
     def _stream(self, kit: Kit, sources: Sources) -> Batches:
         spec, device = kit.info.spec, next(kit.classifier.parameters()).device
@@ -166,7 +173,10 @@ class Regrow(Unlearner):
 
 
 def parts_of(network: nn.Module) -> list[nn.Module]:
-    """Return what a classifier is made of before its head, in order: a sequence by its members."""
+    """Return what a classifier is made of before its head, ``blocks`` one by one.
+
+    In the order in which the network declares them, which ours is run in.
+    """
     parts: list[nn.Module] = []
     for name, child in network.named_children():
         if child is head_of(network):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from geniu_lightning.app import receipt
+from geniu_lightning.app import receipt, unlearn
 from geniu_lightning.app.receipt import MEANINGS, TRIES, Facts, receipt_of
 from geniu_lightning.app.receipt_page import page_of
 from geniu_lightning.evaluation import word
@@ -20,7 +20,7 @@ QUICK = ("trainer.threads=1", "oracles.count=3")
 AT = "2026-01-02T03:04:05+00:00"
 OURS = {"what": "the unlearned weights", "file": "unlearned.safetensors", "delete": False}
 OLD = {"what": "the old kit", "file": "old.safetensors", "sha256": "b" * 64, "delete": True}
-NEW = {"what": "the new kit", "file": "kit.safetensors", "sha256": "c" * 64, "delete": False}
+NEW = {"what": receipt.NEW_KIT, "file": "kit.safetensors", "sha256": "c" * 64, "delete": False}
 
 
 def sha256(path: Path) -> str:
@@ -66,7 +66,7 @@ def document(said: str | None = "forgets", **changes: Any) -> dict[str, Any]:
         "deciding": [],
         "controls": {"original": "keeps", "mask": "hides"},
         "oracle_words": {"forgets": 4, "scars": 1},
-        "widest_band": {"name": "probe.recall", "allowed": 0.0625},
+        "bands": [{"name": "probe.recall", "allowed": 0.0625, "reach": 0.3}],
         "oracles": [1000, 1001, 1002, 1003, 1004],
         "steps": {"relearning": [0, 1, 50]},
         "run": {
@@ -127,7 +127,7 @@ def test_the_first_line_says_it_is_gone_of_no_word_but_one(said: str | None) -> 
 
 
 def test_without_measurements_it_says_so_first() -> None:
-    empty = {"metrics": NOTHING, "oracles": [], "widest_band": None, "word_reason": "at /a/folder"}
+    empty = {"metrics": NOTHING, "oracles": [], "bands": [], "word_reason": "at /a/folder"}
     found = made(None, **empty)
     lines = page_of(found).splitlines()
     assert lines[0].startswith("# NOT shown to be gone")
@@ -150,7 +150,7 @@ def test_each_family_that_was_not_measured_is_named(family: str) -> None:
     assert TRIES[family] not in sentences(made())
     others = {name: tree for name, tree in measured().items() if name != family}
     for gone in ({}, {family: {}}, {family: {"x": {"absent": "a reason"}}}):
-        assert TRIES[family] in sentences(made(metrics=others | gone, widest_band=None))
+        assert TRIES[family] in sentences(made(metrics=others | gone, bands=[]))
 
 
 def test_a_single_value_that_is_absent_is_named() -> None:
@@ -177,11 +177,11 @@ def test_kits_that_lie_there_are_named() -> None:
     assert "No new kit was made" in sentences(without)
     new = made(facts=replace(FACTS, files=[*FACTS.files, NEW]))
     assert "No new kit was made" not in sentences(new)
-    assert "nobody looked at more than the pictures that it draws" in sentences(new)
-    unseen = {name: tree for name, tree in measured().items() if name != "knowledge"}
-    quick = made(facts=replace(FACTS, files=[*FACTS.files, NEW]), metrics=unseen)
-    assert "Nobody looked at whether the new kit shows the class." in sentences(quick)
+    assert "Nobody looked at what the new kit draws" in sentences(new)
     assert any("Keep the new kit" in step for step in new["next"])
+    hiding = made("hides", facts=replace(FACTS, files=[*FACTS.files, NEW]))
+    assert not any("Keep the new kit" in step for step in hiding["next"])
+    assert any("Start no further request" in step for step in hiding["next"])
     same_name = replace(FACTS, files=[OLD | {"file": "kit.safetensors"}])
     assert "No new kit was made" in sentences(made(facts=same_name))
 
@@ -239,10 +239,9 @@ def test_the_page_holds_the_numbers_of_the_file() -> None:
             numbers[:2], abs=5e-4
         )
         assert f"{numbers[2]:.3f} |" in line
-    band = found["found"]["widest_band"]
-    assert band["original_from_oracles"] == pytest.approx(0.3)
+    band = found["found"]["bands"][0]
     assert f"`probe.recall` may be {band['allowed']:.3f} away" in text
-    assert "The model before is 0.300 away." in text
+    assert "told apart in none of the 1 values" in text
     assert "12,345 training images" in text
     assert "forgets 4, scars 1" in text
     assert "with steps=7, optimizer.lr=0.1; 7 steps, 1.50 s" in text
@@ -254,9 +253,10 @@ def test_the_page_holds_the_numbers_of_the_file() -> None:
 
 
 def test_a_comparison_that_does_not_see_the_original_says_so() -> None:
-    blunt = {"name": "probe.recall", "allowed": 0.5}
-    assert "not even that one is told apart" in page_of(made(widest_band=blunt))
-    assert "not even that one" not in page_of(made())
+    blunt = {"name": "head.repair", "allowed": 0.5, "reach": 0.4}
+    sharp = {"name": "probe.recall", "allowed": 0.1, "reach": 0.4}
+    said = page_of(made(bands=[blunt, sharp]))
+    assert "in 1 of the 2 values that look inside the model, which say nothing here (`head" in said
 
 
 def test_it_fits_on_a_page() -> None:
@@ -304,8 +304,8 @@ def test_a_run_leaves_a_receipt_whose_checksums_are_those_of_the_files(
     assert any(name.startswith("checkpoints/") for name in sums)
     assert found["found"]["word"] == document["word"]
     assert found["found"]["oracles"] == 3
-    band = found["found"]["widest_band"]
-    assert {k: band[k] for k in ("name", "allowed")} == document["widest_band"]
+    assert found["found"]["bands"] == document["bands"]
+    assert len(document["bands"]) > 3
     assert found["read"] == {
         "training_images": 0,
         "declared": "no training data",
@@ -346,7 +346,8 @@ def test_judged_again_it_is_written_anew_and_says_when_weights_were_made(
 ) -> None:
     arguments = ("unlearn", f"kit={trained}", "forget=[0]", "unlearner=logit_mask", *QUICK)
     out = (f"out={tmp_path / 'run'}",)
-    monkeypatch.setattr(receipt, "_now", lambda: AT)
+    for module in (receipt, unlearn):
+        monkeypatch.setattr(module, "now", lambda: AT)
     command(*arguments, *out, f"oracles.folder={tmp_path / 'empty'}")
     first = read(tmp_path / "run")
     assert (first["found"]["oracles"], first["unlearned"], first["judged"]) == (
@@ -354,7 +355,8 @@ def test_judged_again_it_is_written_anew_and_says_when_weights_were_made(
         {"at": AT, "versions": receipt.versions()},
     )
     later = AT.replace("2026", "2027")
-    monkeypatch.setattr(receipt, "_now", lambda: later)
+    for module in (receipt, unlearn):
+        monkeypatch.setattr(module, "now", lambda: later)
     again = command(*arguments, *out, f"oracles.folder={bank}")
     assert "anew" in again.out
     second = read(tmp_path / "run")
@@ -392,9 +394,11 @@ def test_without_evaluation_there_is_a_receipt_and_a_new_kit_is_in_it(
     assert "To forget class 3, from the kit" in page(second)
     assert "forgotten by earlier requests: class 0." in page(second)
     assert page(second).startswith("# NOT shown to be gone: classes 0, 3\n")
-    gone = {f["file"]: f["sha256"] for f in read(second)["files"] if f["delete"]}
+    gone = {f["sha256"] for f in read(second)["files"] if f["delete"]}
     names = ("kit.safetensors", "unlearned.safetensors")
-    assert gone == {name: sha256(first / name) for name in names}
+    assert {sha256(first / name) for name in names} <= gone
+    assert sha256(trained / "kit.safetensors") in gone  # both classes are in it
+    assert sha256(trained / "proxies.png") in gone
 
 
 def test_an_oracle_has_none(bank: Path) -> None:

@@ -1,12 +1,12 @@
 """Two requests one after the other: the second begins with the kit that the first one left."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 from torch import Tensor
@@ -31,13 +31,10 @@ def seen_by(judge: SVC, images: Tensor) -> np.ndarray:
     return np.asarray(judge.predict((16 * small).flatten(1).numpy()))
 
 
-def noise_through(kit: Kit, count: int = 500) -> Tensor:
-    """Return what the generator draws of latent codes that no prompt gave."""
-    assert kit.generator is not None
-    width = kit.generator.expand.in_features
-    with torch.no_grad():
-        codes = torch.randn(count, width, generator=torch.Generator().manual_seed(0))
-        return kit.generator.decode(codes)
+def above_chance(judge: SVC, images: Tensor, k: int) -> bool:
+    """Whether the judge calls more of the images k than one of ten that know nothing would be."""
+    found = int((seen_by(judge, images) == k).sum())
+    return bool(binomtest(found, len(images), 1 / CLASSES, "greater").pvalue < 0.05)
 
 
 def accuracies(folder: Path) -> dict[str, float]:
@@ -75,14 +72,15 @@ def test_the_second_request_never_sees_the_first_class_again(
     original, after_first, after_second = (Kit.load(f / "kit.safetensors") for f in folders)
     assert after_first.info.forgotten == (FIRST,)
     assert after_second.info.forgotten == (FIRST, SECOND)
-    shown = original.proxies([FIRST, SECOND])
-    assert (seen_by(judge, shown.images) == shown.labels.numpy()).mean() > 0.7  # it can tell
-
-    for kit, gone in ((after_first, {FIRST}), (after_second, {FIRST, SECOND})):
-        _holds_nothing_of(kit, sorted(gone), judge)
+    for kit, gone in ((after_first, [FIRST]), (after_second, [FIRST, SECOND])):
         rest = kit.proxies()
-        assert set(rest.labels.tolist()) == set(range(CLASSES)) - gone
+        assert set(rest.labels.tolist()) == set(range(CLASSES)) - set(gone)
         assert (seen_by(judge, rest.images) == rest.labels.numpy()).mean() > 0.7  # still a kit
+        for k in gone:
+            assert not above_chance(judge, rest.images, k)
+            deleted = original.prompts_of([k]).images  # somebody may have kept them
+            assert above_chance(judge, original.decode(deleted), k)
+            assert not above_chance(judge, kit.decode(deleted), k)
     for name in ("first", "second"):
         found = accuracies(tmp_path / name)
         assert found["forget"] <= 0.01
@@ -93,15 +91,6 @@ def test_the_second_request_never_sees_the_first_class_again(
     )
     assert again.status != 0
     assert "forgotten already" in again.err
-
-
-def _holds_nothing_of(kit: Kit, gone: Sequence[int], judge: SVC) -> None:
-    for images in (kit.proxies().images, noise_through(kit)):
-        named = seen_by(judge, images)
-        for k in gone:
-            assert (named == k).mean() <= 1 / CLASSES
-    weights = kit.classifier.state_dict()
-    assert all(torch.isfinite(value).all() for value in weights.values())
 
 
 def test_a_kit_is_left_out_where_none_is_asked_for(

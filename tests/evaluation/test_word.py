@@ -243,9 +243,9 @@ def spread(changes: Mapping[str, Value | Absent] | None = None) -> Findings:
 
 
 def test_the_widest_band_is_that_of_the_value_in_which_oracles_differ_most() -> None:
-    found = judge(spread(), IMAGES).widest
-    assert found is not None
+    found = judge(spread(), IMAGES).bands[0]
     assert found.name == "probe.recall"
+    assert found.reach == pytest.approx(abs(ORIGINAL["probe.recall"] - 0.8))
     # Student's t of 4 degrees of freedom at 1 - 0.025 / 6, for six values look inside
     assert found.allowed == pytest.approx(
         4.851 * statistics.stdev(SPREAD[found.name]) * 1.2**0.5, 1e-3
@@ -254,16 +254,13 @@ def test_the_widest_band_is_that_of_the_value_in_which_oracles_differ_most() -> 
     given = spread()
     for row, share in zip(given.oracles, (0.0, 0.9, 0.1, 0.8, 0.5), strict=True):
         row["confusion.attractor"] = share
-    assert judge(given, IMAGES).widest == found
+    assert judge(given, IMAGES).bands[0] == found
     unknown = spread({"probe.recall": Absent("not measured")})
-    left = judge(unknown, IMAGES).widest
-    assert left is not None
-    assert left.name == "head.repair"
+    assert judge(unknown, IMAGES).bands[0].name == "head.repair"
 
 
 def test_a_difference_within_the_widest_band_is_not_seen_and_one_beyond_it_is() -> None:
-    widest = judge(spread(), IMAGES).widest
-    assert widest is not None
+    widest = judge(spread(), IMAGES).bands[0]
     mean = statistics.fmean(SPREAD[widest.name])
     for times, seen in ((-1.01, True), (-0.99, False), (0.99, False), (1.01, True)):
         given = spread({widest.name: mean + times * widest.allowed})
@@ -271,12 +268,21 @@ def test_a_difference_within_the_widest_band_is_not_seen_and_one_beyond_it_is() 
         assert (widest.name in failed) is seen
 
 
+def test_a_second_request_may_not_be_as_bad_as_the_first_left_it() -> None:
+    worse = {name: 0.5 for name in ORACLE if name.startswith("accuracy.test.retain")}
+    given = findings(worse)
+    given.controls["original"].update(worse)
+    assert judge(given, IMAGES).verdict.word == "forgets"
+    found = judge(given, IMAGES, intact=False)
+    assert found.verdict.word == "destroys"
+    assert found.controls["original"] == "destroys without forgetting"
+
+
 def test_without_oracles_or_a_look_inside_there_is_no_band() -> None:
-    assert judge(findings(oracles=2), IMAGES).widest is None
+    assert not judge(findings(oracles=2), IMAGES).bands
     inside = tuple(check.name for check in word.INSIDE)
     found = judge(findings(without=inside), IMAGES)
-    assert found.widest is None
-    assert plain(found)["widest_band"] is None
+    assert plain(found)["bands"] == []
 
 
 @pytest.mark.parametrize(("images", "expected"), [(36, "forgets"), (36_000, "hides")])
@@ -345,7 +351,7 @@ def test_it_is_written_as_plain_values() -> None:
     assert json.loads(json.dumps(written, allow_nan=False)) == written
     assert written["word"] == "hides"
     assert written["oracle_words"] == {"forgets": 5}
-    assert set(written["widest_band"]) == {"name", "allowed"}
+    assert all(set(band) == {"name", "allowed", "reach"} for band in written["bands"])
     (failure,) = written["deciding"]
     assert failure["name"] == "probe.recall"
     assert failure["oracles"] == pytest.approx(0.8)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from geniu_lightning.errors import KitError
+from geniu_lightning.errors import KitError, UserError
 from geniu_lightning.kit import Kit
 from geniu_lightning.kit.__main__ import main as kit_command
 from geniu_lightning.unlearning.next_kit import next_kit
@@ -77,13 +77,41 @@ def test_the_seed_decides_and_no_state_outside_it(trained_briefly: Kit) -> None:
     assert digest(first) != digest(other)
 
 
-def test_the_next_request_begins_with_it(trained_briefly: Kit) -> None:
-    first = next_kit(trained_briefly, trained_briefly.classifier, (1,), seed=0)
-    second = next_kit(first, first.classifier, GONE, seed=0)
+@pytest.mark.parametrize("asked", [(3,), GONE])
+def test_the_next_request_begins_with_it(trained_briefly: Kit, asked: tuple[int, ...]) -> None:
+    first = next_kit(trained_briefly, trained_briefly.classifier, (1,), seed=0, prior_taken=0.5)
+    second = next_kit(first, first.classifier, asked, seed=0, prior_taken=0.25)
+    assert second.info.forgotten == GONE
+    assert second.info.prior_taken == 0.75
     assert second.info.remaining == KEPT
     assert second.prompts is not None
     assert first.prompts is not None
     assert torch.equal(second.prompts, first.prompts[[0, 1, 3]])  # of 0, 2 and 4
+
+
+def test_the_second_generator_does_not_begin_as_the_first_did(trained_briefly: Kit) -> None:
+    kit = trained_briefly
+    recipe = kit.info.settings["training"] | {"min_generator_steps": 1}
+    kit.info = dataclasses.replace(kit.info, settings={"training": recipe})
+    first = next_kit(kit, kit.classifier, (1,), seed=0)
+    second = next_kit(first, first.classifier, (3,), seed=0)
+    assert first.generator is not None
+    assert second.generator is not None
+    one, other = (net.generator.to_image.weight for net in (first, second))
+    assert (one - other).abs().mean() > 0.02  # a step of Adam is 0.001
+
+
+@pytest.mark.parametrize("forget", [(), (5,), (-1,), ("b",)])
+def test_what_is_no_class_is_refused(kit: Kit, forget: Any) -> None:
+    with pytest.raises(UserError, match="by index from 0 to 4"):
+        next_kit(kit, kit.classifier, forget, seed=0)
+
+
+def test_one_prompt_is_too_few_for_a_generator(kit: Kit) -> None:
+    assert kit.prompts is not None
+    kit.prompts = kit.prompts[:, :1]
+    with pytest.raises(UserError, match="next_kit=false"):
+        next_kit(kit, kit.classifier, (0, 1, 2, 3), seed=0)
 
 
 def test_it_is_a_file_like_any_kit(

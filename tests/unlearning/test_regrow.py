@@ -67,6 +67,27 @@ def test_the_loss_is_the_documented_one(
     assert found["distill"].item() == pytest.approx(temperature**2 * wanted, rel=1e-4)
 
 
+def test_what_an_earlier_request_took_out_is_not_taken_again(kit: Kit, archive: Any) -> None:
+    for before, left in ((0.0, 0.7), (0.5, 0.2), (1.0, 0.0)):
+        kit.info = dataclasses.replace(counted(kit).info, prior_taken=before)
+        method, _ = prepared(kit, archive, tau=0.7)
+        assert method.prior_taken == pytest.approx(left)
+        log_priors = torch.tensor(COUNTS, dtype=torch.float64).div(sum(COUNTS)).log()
+        assert torch.allclose(method.shift.double(), left * log_priors, atol=1e-6)
+
+
+def test_a_second_student_does_not_begin_as_its_teacher_did(kit: Kit, archive: Any) -> None:
+    first, _ = prepared(kit, archive)
+    again, _ = prepared(kit, archive)
+    kit.info = dataclasses.replace(kit.info, forgotten=(1,))
+    assert kit.prompts is not None
+    kit.prompts = kit.prompts[[0, 2, 3, 4]]
+    second, _ = prepared(kit, archive)
+    weights = [method.classifier.head.weight for method in (first, again, second)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
 def state(network: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}
 
