@@ -82,16 +82,23 @@ def tradeoff(table: Table) -> "Figure | None":
 
 def canvas(width: float, height: float, title: str) -> "tuple[Figure, Axes]":
     """Return an empty figure of so many inches, and its axes."""
+    figure, (axes,) = canvases(width, height, title, 1)
+    return figure, axes
+
+
+def canvases(width: float, height: float, title: str, rows: int) -> "tuple[Figure, list[Axes]]":
+    """Return an empty figure, and the axes of its rows, each so many inches high."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+    figure = Figure(figsize=(width, height * rows), dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(fill(title, TITLE), fontsize=9)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    return figure, axes
+    panels = [figure.add_subplot(rows, 1, k + 1) for k in range(rows)]
+    panels[0].set_title(fill(title, TITLE), fontsize=9)
+    for axes in panels:
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    return figure, panels
 
 
 def word_of(line: Line) -> str:

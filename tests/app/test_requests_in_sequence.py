@@ -117,3 +117,26 @@ def test_a_job_of_a_sweep_leaves_no_kit_unless_it_is_asked_for(
         )
         assert ended.status == 0, ended.err
         assert len(list(runs.glob("unlearn/*/kit.safetensors"))) == number
+
+
+def test_nor_does_one_of_two_processes(command: Command, trained: Path, tmp_path: Path) -> None:
+    words = ("unlearn", "-m", f"kit={trained}", "forget=[0]", "unlearner=logit_mask")
+    more = ("trainer.devices=2", "trainer.accelerator=cpu", "evaluation=none", f"runs={tmp_path}")
+    ended = command(*words, *more)
+    assert ended.status == 0, ended.err
+    assert list(tmp_path.glob("unlearn/*/done.json"))
+    assert not list(tmp_path.glob("unlearn/*/kit.safetensors"))
+    assert "already done" in command(*words, *more).out
+
+
+def test_a_kit_that_a_sweep_left_out_is_grown_when_it_is_asked_for(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
+    words = (f"kit={trained}", "forget=[0]", "unlearner=logit_mask", "trainer.threads=1")
+    out = (f"out={tmp_path / 'run'}", "evaluation=none")
+    assert command("unlearn", "-m", *words, *out).status == 0
+    assert not (tmp_path / "run" / "kit.safetensors").exists()
+    assert command("unlearn", *words, *out).status == 0
+    assert (tmp_path / "run" / "kit.safetensors").is_file()
+    assert "already done" in command("unlearn", *words, *out).out
+    assert "already done" in command("unlearn", "-m", *words, *out).out

@@ -235,6 +235,8 @@ def test_the_price_of_each_method_stands_at_its_seconds(tmp_path: Path) -> None:
     figure = figures.price(table(tmp_path))
     assert figure is not None
     kept, back = figure.axes
+    assert "too low to be drawn, A_r: gradient_ascent 0.20" in figure.get_supxlabel()
+    assert "logit_mask" in figure.get_supxlabel()
     for axes, values in ((kept, {(2.0, 0.9), (40.0, 0.95)}), (back, {(2.0, 0.8), (40.0, 0.02)})):
         assert axes.get_xscale() == "log"
         found = {
