@@ -41,6 +41,7 @@ def test_a_documented_command_composes(script: str, words: str) -> None:
         ("$method", "geniu"),
         ("$d", "mnist"),
         ("$m", "0"),
+        ("$f", "0"),
         ("$r", "0.1"),
         ("$s", "1"),
         ("$run", "runs/x"),

@@ -89,7 +89,7 @@ def unlearn(
 
     Args:
         kit: What training left.
-        forget: Classes by index or name.
+        forget: Classes by index or name; those that the kit has forgotten already are added.
         method: Name of a file in ``conf/unlearner``.
         data: The labelled training images, forgotten ones too, as the classifier reads them:
             normalised floats ``(N, C, H, W)`` and integer labels ``(N,)``. Read once, into memory,
