@@ -29,7 +29,7 @@ TINY = (
 
 MEASURED = (  # of a run's cost, what another time is another number
     *("seconds", "seconds_each", "peak_memory_bytes", "retrain_seconds"),
-    *("step_seconds", "generator_overhead", "training_overhead", "next_kit_seconds"),
+    *("step_seconds", "generator_overhead", "training_overhead", "next_kit_seconds", "ended"),
 )
 
 

@@ -31,6 +31,7 @@ STEPS, RATE = 15, 5e-4
 # of those that a configuration names; its rates are tuned for larger networks and more steps
 INSTEAD = {
     **{"images_per_class": 8, "noise_images": 8, "batch_size": 18, "seek_steps": 20},
+    "keep": 0,  # of a student
     **{"rounds": 2, "max_rounds": 1, "max_gradient_norm": 1.0, "repair_rate": RATE},
     "optimizer": partial(torch.optim.Adam, lr=RATE),
 }
@@ -42,7 +43,9 @@ FORGETS_LITTLE = {
     "unrolling_sgd": "a first order in the rate of the kit's recipe is little",
 }
 KEEPS_LITTLE = {
-    **dict.fromkeys(("coreset", "gkt", "ispf", "retrain"), "it learns anew, in more steps"),
+    **dict.fromkeys(
+        ("coreset", "gkt", "ispf", "regrow", "retrain"), "it learns anew, in more steps"
+    ),
     **dict.fromkeys(("gradient_ascent", "jit"), "nothing holds the retained classes"),
     "emmn": "the noise that it trains on spoils the small network",
     "random_init": "it knows nothing",
