@@ -1,6 +1,6 @@
 """Regrow: a network that begins afresh is taught by the original, which may not name F."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -75,9 +75,9 @@ class Regrow(Unlearner):
         temperature: float = 1.0,
         tau: float = 0.0,
         batch_size: int = 64,
-        **settings: object,
+        **settings: Any,  # the base checks them
     ) -> None:
-        super().__init__(batch_norm="train", **settings)  # type: ignore[arg-type]  # checked there
+        super().__init__(batch_norm="train", **settings)
         if source not in get_args(Inputs):
             raise UserError(
                 f"unlearner.source must be one of {', '.join(get_args(Inputs))}, got {source!r}"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from geniu_lightning.app import receipt, unlearn
-from geniu_lightning.app.receipt import MEANINGS, TRIES, Facts, receipt_of
 from geniu_lightning.app.receipt_page import page_of
+from geniu_lightning.app.receipt_words import MEANINGS, NEW_KIT, TRIES, Facts, receipt_of
 from geniu_lightning.evaluation import word
 from tests.app.conftest import Command
 
@@ -20,7 +20,7 @@ QUICK = ("trainer.threads=1", "oracles.count=3")
 AT = "2026-01-02T03:04:05+00:00"
 OURS = {"what": "the unlearned weights", "file": "unlearned.safetensors", "delete": False}
 OLD = {"what": "the old kit", "file": "old.safetensors", "sha256": "b" * 64, "delete": True}
-NEW = {"what": receipt.NEW_KIT, "file": "kit.safetensors", "sha256": "c" * 64, "delete": False}
+NEW = {"what": NEW_KIT, "file": "kit.safetensors", "sha256": "c" * 64, "delete": False}
 
 
 def sha256(path: Path) -> str:
