@@ -69,7 +69,7 @@ class Synthetic:
     """The same images as a source of the data module."""
 
     def __init__(self, name: str, root: str | None) -> None:
-        pass
+        """Take what the data module tells any source; there is nothing to look up."""
 
     def key(self) -> str:
         return "synthetic"

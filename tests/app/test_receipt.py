@@ -271,7 +271,7 @@ def test_it_fits_on_a_page() -> None:
 
 def test_settings_and_names_are_told_without_where_they_lie() -> None:
     given = document()
-    given["run"]["unlearner"] |= {"file": "/home/me/a.pt", "more": [{"b": "~me/c.pt"}]}
+    given["run"]["unlearner"] |= {"file": "/somewhere/a.pt", "more": [{"b": "~me/c.pt"}]}
     found = receipt_of(given, replace(FACTS, forget={0: "two\nlines"}))
     assert found["asked"]["settings"]["file"] == "a.pt"
     assert found["asked"]["settings"]["more"] == [{"b": "c.pt"}]
