@@ -31,7 +31,6 @@ STEPS, RATE = 15, 5e-4
 # of those that a configuration names; its rates are tuned for larger networks and more steps
 INSTEAD = {
     **{"images_per_class": 8, "noise_images": 8, "batch_size": 18, "seek_steps": 20},
-    "keep": 0,  # of a student
     **{"rounds": 2, "max_rounds": 1, "max_gradient_norm": 1.0, "repair_rate": RATE},
     "optimizer": partial(torch.optim.Adam, lr=RATE),
 }
