@@ -45,6 +45,8 @@ class Regrow(Unlearner):
         proxies_per_class: How many of the kit's prompts of each class to use; ``None`` all.
         masked: Whether F is masked in the original's answers; ``False`` is a control.
         forgotten_inputs: Whether proxies of F are in the stream too, as a control.
+        least_confidence: Copies are left out, as zeros in the mean, to which the original, after τ,
+            gives no retained class this probability: what it says of them tells most about F.
         temperature: T.
         tau: τ, how much of the imbalance is taken out of the answers; 0 leaves it in. What an
             earlier request took out counts.
@@ -72,6 +74,7 @@ class Regrow(Unlearner):
         proxies_per_class: int | None = None,
         masked: bool = True,
         forgotten_inputs: bool = False,
+        least_confidence: float = 0.0,
         temperature: float = 1.0,
         tau: float = 0.0,
         batch_size: int = 64,
@@ -88,6 +91,8 @@ class Regrow(Unlearner):
             raise UserError(f"unlearner.batch_size must be at least 2, got {batch_size}")
         if keep < 0:
             raise UserError(f"unlearner.keep must be at least 0, got {keep}")
+        if not 0 <= least_confidence < 1:
+            raise UserError(f"unlearner.least_confidence must be in [0, 1), got {least_confidence}")
         if not temperature > 0:
             raise UserError(f"unlearner.temperature must be above 0, got {temperature}")
         if not tau >= 0:
@@ -100,6 +105,7 @@ class Regrow(Unlearner):
         self.proxies_per_class = proxies_per_class
         self.masked = masked
         self.forgotten_inputs = forgotten_inputs
+        self.least_confidence = least_confidence
         self.temperature = temperature
         self.tau = tau
         self.batch_size = batch_size
@@ -166,10 +172,17 @@ class Regrow(Unlearner):
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return the distillation, in nats."""
-        said = (self.teacher(batch.images) - self.shift) / self.temperature
-        target = masked_target(said, self.forget if self.masked else ())
+        said = self.teacher(batch.images) - self.shift
+        target = masked_target(said / self.temperature, self.forget if self.masked else ())
         logits = self.classifier(batch.images).float() / self.temperature
-        return {"distill": self.temperature**2 * batch.retain_mean(divergence(target, logits))}
+        each = divergence(target, logits) * self._taught(said)
+        return {"distill": self.temperature**2 * batch.retain_mean(each)}
+
+    def _taught(self, said: Tensor) -> Tensor:
+        """Return 1 for copies that the original is sure enough of, else 0, shape ``(N,)``."""
+        retained = [k for k in range(said.shape[1]) if k not in self.forget]
+        sure = said.float().softmax(dim=1)[:, retained].amax(dim=1)
+        return (sure >= self.least_confidence).float()
 
 
 def parts_of(network: nn.Module) -> list[nn.Module]:

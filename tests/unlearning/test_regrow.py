@@ -92,6 +92,23 @@ def state(network: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
+def test_copies_that_may_be_of_the_forgotten_class_or_of_several_are_not_taught(
+    kit: Kit, archive: Any
+) -> None:
+    _, (batch, *_) = prepared(kit, archive)
+    original = kit.classifier(batch.images).detach().numpy()
+    confidence = softmax(original, axis=1)[:, KEPT].max(axis=1)
+    least = float(np.unique(confidence.round(4))[-2:].mean())
+    method, _ = prepared(kit, archive, least_confidence=least, temperature=2.0)
+    target = np.zeros_like(original)
+    target[:, KEPT] = softmax(original[:, KEPT] / 2, axis=1)
+    now = method.classifier(batch.images).detach().numpy()
+    each = rel_entr(target, softmax(now / 2, axis=1)).sum(axis=1)
+    wanted = 4 * (each * (confidence > least)).mean()
+    assert 0 < (confidence > least).sum() < len(each)
+    assert method.loss_terms(batch)["distill"].item() == pytest.approx(wanted, rel=1e-4)
+
+
 @pytest.mark.parametrize("keep", [0, 3, 8])
 def test_kept_parts_stay_as_they_were_and_others_begin_afresh(
     kit: Kit, archive: Any, trainer_of: TrainerOf, keep: int
@@ -202,6 +219,7 @@ def test_it_learns_the_retained_classes_and_never_names_the_forgotten_ones(
     "wrong",
     [
         {"keep": -1},
+        {"least_confidence": 1.0},
         {"temperature": 0.0},
         {"tau": -0.1},
         {"batch_size": 1},
