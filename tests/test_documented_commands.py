@@ -46,7 +46,7 @@ def test_a_documented_command_composes(script: str, words: str) -> None:
         ("$s", "1"),
         ("$run", "runs/x"),
         ("$epochs", "8"),
-        ("$two", ""),
+        ("$two", "trainer.threads=1"),
         ("$grid", "sweep=grid data=digits seed=1,2,3"),
         ("$each", "evaluation=accuracy unlearner=geniu,finetune"),
         ("$kit", "runs/x"),
