@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from geniu_lightning.app import build
 from geniu_lightning.app.cli import CONF
 from geniu_lightning.app.trackers import closing, loggers_of
+from geniu_lightning.evaluation import word
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,6 +100,16 @@ def test_logger(name: str, tmp_path: Path) -> None:
 def test_evaluation(primary: str, name: str) -> None:
     for metric in composed(primary, f"evaluation={name}").evaluation.metrics.values():
         assert callable(instantiate(metric))
+
+
+def test_evaluation_word_measures_whatever_decides_the_word_and_full_all_of_it() -> None:
+    asked = (*word.WORKS, *word.ANSWERS, *word.INSIDE, *word.PROBABILITIES, *word.SYSTEM)
+    enough, full = (
+        composed("unlearn", "kit=x", f"evaluation={name}").evaluation for name in ("word", "full")
+    )
+    assert {check.name.partition(".")[0] for check in asked} <= set(enough.metrics)
+    assert set(enough.metrics) < set(full.metrics)
+    assert all(full.metrics[name] == metric for name, metric in enough.metrics.items())
 
 
 @pytest.mark.parametrize("name", names("trainer"))
