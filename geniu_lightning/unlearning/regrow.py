@@ -3,6 +3,7 @@
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
@@ -17,6 +18,7 @@ from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
 from geniu_lightning.unlearning.sources import Access, Batches, Sources, UnlearnBatch
 
 Inputs = Literal["proxies", "noise", "data"]
+Answers = Literal["hard", "soft"]
 AT_ONCE = 256  # images that are read together
 
 
@@ -28,6 +30,13 @@ class Regrow(Unlearner):
     warped, mixed and pasted copies of proxies of *retained* classes, fresh in every step. What
     tuning only pushes out of sight was never in the student: it can know of F what shows in the
     original's answers about other classes, and what is in the layers it takes over.
+
+    Two things keep these answers from telling of F. Of the copies in each step those that the
+    original finds likest F are left out, a share of them, as zeros in the mean: a mixture of
+    retained images may well look like F, and what is said of it draws F's outline. And answers
+    may be hard, all on the likeliest retained class, as labels are. Third, a student that is
+    told in every step that nothing is F denies F more than a network that met none, and is told
+    from one by that: in all but ``denials`` steps F is not in the student's softmax.
 
     Of the original the student takes the first ``keep`` parts, which then rest; all others and the
     head begin afresh. 0 is a new network; with all parts only the head is new, and the features
@@ -45,8 +54,12 @@ class Regrow(Unlearner):
         proxies_per_class: How many of the kit's prompts of each class to use; ``None`` all.
         masked: Whether F is masked in the original's answers; ``False`` is a control.
         forgotten_inputs: Whether proxies of F are in the stream too, as a control.
-        least_confidence: Copies are left out, as zeros in the mean, to which the original, after τ,
-            gives no retained class this probability: what it says of them tells most about F.
+        answers: ``hard``: the retained class that the original thinks likeliest; ``soft``: the
+            probabilities of them all.
+        leave_out: Share of the copies (of each process's, rounded down) that is left out: those in
+            whose softmax(z_T) F has the most.
+        denials: Steps, evenly spread, in which F's logits stand in the student's softmax; in the
+            others only retained ones do. ``None`` is all steps.
         temperature: T.
         tau: τ, how much of the imbalance is taken out of the answers; 0 leaves it in. What an
             earlier request took out counts.
@@ -74,7 +87,9 @@ class Regrow(Unlearner):
         proxies_per_class: int | None = None,
         masked: bool = True,
         forgotten_inputs: bool = False,
-        least_confidence: float = 0.0,
+        answers: Answers = "soft",
+        leave_out: float = 0.0,
+        denials: int | None = None,
         temperature: float = 1.0,
         tau: float = 0.0,
         batch_size: int = 64,
@@ -91,8 +106,12 @@ class Regrow(Unlearner):
             raise UserError(f"unlearner.batch_size must be at least 2, got {batch_size}")
         if keep < 0:
             raise UserError(f"unlearner.keep must be at least 0, got {keep}")
-        if not 0 <= least_confidence < 1:
-            raise UserError(f"unlearner.least_confidence must be in [0, 1), got {least_confidence}")
+        if answers not in get_args(Answers):
+            raise UserError(f"unlearner.answers must be hard or soft, got {answers!r}")
+        if not 0 <= leave_out < 1:
+            raise UserError(f"unlearner.leave_out must be in [0, 1), got {leave_out}")
+        if denials is not None and denials < 1:
+            raise UserError(f"unlearner.denials must be at least 1, got {denials}")
         if not temperature > 0:
             raise UserError(f"unlearner.temperature must be above 0, got {temperature}")
         if not tau >= 0:
@@ -105,7 +124,9 @@ class Regrow(Unlearner):
         self.proxies_per_class = proxies_per_class
         self.masked = masked
         self.forgotten_inputs = forgotten_inputs
-        self.least_confidence = least_confidence
+        self.answers = answers
+        self.leave_out = leave_out
+        self.denials = self.steps if denials is None else denials
         self.temperature = temperature
         self.tau = tau
         self.batch_size = batch_size
@@ -172,17 +193,27 @@ class Regrow(Unlearner):
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return the distillation, in nats."""
-        said = self.teacher(batch.images) - self.shift
-        target = masked_target(said / self.temperature, self.forget if self.masked else ())
+        answer = self.teacher(batch.images).float()
+        said = (answer - self.shift) / self.temperature
+        target = masked_target(said, self.forget if self.masked else ())
+        if self.answers == "hard":
+            target = F.one_hot(target.argmax(dim=1), target.shape[1]).float()
         logits = self.classifier(batch.images).float() / self.temperature
-        each = divergence(target, logits) * self._taught(said)
+        among = self._among(logits.shape[1])
+        each = divergence(target[:, among], logits[:, among]) * self._taught(answer)
         return {"distill": self.temperature**2 * batch.retain_mean(each)}
 
-    def _taught(self, said: Tensor) -> Tensor:
-        """Return 1 for copies that the original is sure enough of, else 0, shape ``(N,)``."""
-        retained = [k for k in range(said.shape[1]) if k not in self.forget]
-        sure = said.float().softmax(dim=1)[:, retained].amax(dim=1)
-        return (sure >= self.least_confidence).float()
+    def _taught(self, answer: Tensor) -> Tensor:
+        """Return 0 for the copies that are likest F, else 1, shape ``(N,)``."""
+        likeness = answer.log_softmax(dim=1)[:, list(self.forget)].logsumexp(dim=1)
+        taught = torch.ones_like(likeness)
+        taught[likeness.topk(int(self.leave_out * len(likeness))).indices] = 0.0
+        return taught
+
+    def _among(self, classes: int) -> list[int]:
+        """Return the classes of the student's softmax in this step."""
+        denied = not self.masked or self.global_step * self.denials % self.steps < self.denials
+        return [k for k in range(classes) if denied or k not in self.forget]
 
 
 def parts_of(network: nn.Module) -> list[nn.Module]:

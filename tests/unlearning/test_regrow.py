@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -92,21 +93,66 @@ def state(network: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
-def test_copies_that_may_be_of_the_forgotten_class_or_of_several_are_not_taught(
-    kit: Kit, archive: Any
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_hard_answers_are_the_likeliest_retained_class(
+    kit: Kit, archive: Any, temperature: float
 ) -> None:
-    _, (batch, *_) = prepared(kit, archive)
+    method, (batch, *_) = prepared(
+        counted(kit), archive, answers="hard", temperature=temperature, tau=0.7
+    )
+    original = kit.classifier(batch.images).double().numpy()
+    original -= 0.7 * np.log(np.array(COUNTS) / sum(COUNTS))
+    named = np.array(KEPT)[original[:, KEPT].argmax(axis=1)]
+    now = method.classifier(batch.images).detach().double().numpy() / temperature
+    wanted = -np.log(softmax(now, axis=1)[range(len(named)), named]).mean()
+    assert len(set(named)) > 1
+    found = method.loss_terms(batch)["distill"].item()
+    assert found == pytest.approx(temperature**2 * wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_the_copies_that_are_likest_the_forgotten_classes_are_not_taught(
+    kit: Kit, archive: Any, share: float
+) -> None:
+    warps = Warps(noise=2.0)  # no two copies are equally like a class
+    method, (batch, *_) = prepared(
+        counted(kit), archive, leave_out=share, batch_size=40, tau=0.7, warps=warps
+    )
     original = kit.classifier(batch.images).detach().numpy()
-    confidence = softmax(original, axis=1)[:, KEPT].max(axis=1)
-    least = float(np.unique(confidence.round(4))[-2:].mean())
-    method, _ = prepared(kit, archive, least_confidence=least, temperature=2.0)
+    likeness = softmax(original, axis=1)[:, GONE].sum(axis=1)  # as it is, priors and all
     target = np.zeros_like(original)
-    target[:, KEPT] = softmax(original[:, KEPT] / 2, axis=1)
+    target[:, KEPT] = softmax((original - method.shift.numpy())[:, KEPT], axis=1)
     now = method.classifier(batch.images).detach().numpy()
-    each = rel_entr(target, softmax(now / 2, axis=1)).sum(axis=1)
-    wanted = 4 * (each * (confidence > least)).mean()
-    assert 0 < (confidence > least).sum() < len(each)
-    assert method.loss_terms(batch)["distill"].item() == pytest.approx(wanted, rel=1e-4)
+    each = rel_entr(target, softmax(now, axis=1)).sum(axis=1)
+    each[np.argsort(likeness)[40 - int(share * 40) :]] = 0.0
+    assert (each == 0).sum() == int(share * 40)
+    assert method.loss_terms(batch)["distill"].item() == pytest.approx(each.mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("denials", "steps"), [(2, {0, 3}), (4, {0, 2, 3, 5}), (9, {*range(6)}), (None, {*range(6)})]
+)
+def test_forgotten_classes_are_denied_in_some_steps(
+    kit: Kit, archive: Any, trainer_of: TrainerOf, denials: int | None, steps: set[int]
+) -> None:
+    seen: list[Any] = []
+
+    class Watched(Regrow):
+        def on_train_batch_start(self, batch: UnlearnBatch, batch_idx: int) -> None:
+            seen.append((self.classifier.head.weight.detach().clone(), batch_idx))
+
+    method = Watched(
+        forget=GONE,
+        warps=Warps(),
+        steps=6,
+        denials=denials,
+        optimizer=partial(torch.optim.SGD, lr=0.1),
+    )
+    method.run(kit, archive.sources(Access.NONE, GONE), trainer_of)
+    rows = [weight for weight, _ in seen] + [method.classifier.head.weight]
+    for step, (before, after) in enumerate(itertools.pairwise(rows)):
+        assert torch.equal(before[list(GONE)], after[list(GONE)]) == (step not in steps)
+        assert not torch.equal(before[list(KEPT)], after[list(KEPT)])
 
 
 @pytest.mark.parametrize("keep", [0, 3, 8])
@@ -219,7 +265,9 @@ def test_it_learns_the_retained_classes_and_never_names_the_forgotten_ones(
     "wrong",
     [
         {"keep": -1},
-        {"least_confidence": 1.0},
+        {"answers": "loud"},
+        {"denials": 0},
+        {"leave_out": 1.0},
         {"temperature": 0.0},
         {"tau": -0.1},
         {"batch_size": 1},
