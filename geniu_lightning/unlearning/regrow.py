@@ -31,9 +31,10 @@ class Regrow(Unlearner):
     tuning only pushes out of sight was never in the student: it can know of F what shows in the
     original's answers about other classes, and what is in the layers it takes over.
 
-    Two things keep these answers from telling of F. Of the copies in each step those that the
-    original finds likest F are left out, a share of them, as zeros in the mean: a mixture of
-    retained images may well look like F, and what is said of it draws F's outline. And answers
+    Two things keep these answers from telling of F. Of the copies with one answer those that the
+    original finds likest F are not taught, a share of them: a mixture of retained images may well
+    look like F, and what is said of it draws F's outline. (They stay in the batch that batch norm
+    sees, so that images of F are not strange to the student.) And answers
     may be hard, all on the likeliest retained class, as labels are. Third, a student that is
     told in every step that nothing is F denies F more than a network that met none, and is told
     from one by that: in all but ``denials`` steps F is not in the student's softmax.
@@ -56,8 +57,8 @@ class Regrow(Unlearner):
         forgotten_inputs: Whether proxies of F are in the stream too, as a control.
         answers: ``hard``: the retained class that the original thinks likeliest; ``soft``: the
             probabilities of them all.
-        leave_out: Share of the copies (of each process's, rounded down) that is left out: those in
-            whose softmax(z_T) F has the most.
+        leave_out: Share, rounded, of the copies with the same likeliest retained class in a step
+            (and process) that is left out, at most ½: those in whose softmax(z_T) F has the most.
         denials: Steps, evenly spread, in which F's logits stand in the student's softmax; in the
             others only retained ones do. ``None`` is all steps.
         temperature: T.
@@ -108,8 +109,8 @@ class Regrow(Unlearner):
             raise UserError(f"unlearner.keep must be at least 0, got {keep}")
         if answers not in get_args(Answers):
             raise UserError(f"unlearner.answers must be hard or soft, got {answers!r}")
-        if not 0 <= leave_out < 1:
-            raise UserError(f"unlearner.leave_out must be in [0, 1), got {leave_out}")
+        if not 0 <= leave_out <= 0.5:  # up to here at least one copy of each answer stays
+            raise UserError(f"unlearner.leave_out must be in [0, 0.5], got {leave_out}")
         if denials is not None and denials < 1:
             raise UserError(f"unlearner.denials must be at least 1, got {denials}")
         if not temperature > 0:
@@ -200,15 +201,16 @@ class Regrow(Unlearner):
             target = F.one_hot(target.argmax(dim=1), target.shape[1]).float()
         logits = self.classifier(batch.images).float() / self.temperature
         among = self._among(logits.shape[1])
-        each = divergence(target[:, among], logits[:, among]) * self._taught(answer)
+        each = divergence(target[:, among], logits[:, among])
+        each = each * self._taught(answer, target.argmax(dim=1))
         return {"distill": self.temperature**2 * batch.retain_mean(each)}
 
-    def _taught(self, answer: Tensor) -> Tensor:
-        """Return 0 for the copies that are likest F, else 1, shape ``(N,)``."""
+    def _taught(self, answer: Tensor, named: Tensor) -> Tensor:
+        """Return 0 for those of the copies with one name that are likest F, else 1, ``(N,)``."""
         likeness = answer.log_softmax(dim=1)[:, list(self.forget)].logsumexp(dim=1)
-        taught = torch.ones_like(likeness)
-        taught[likeness.topk(int(self.leave_out * len(likeness))).indices] = 0.0
-        return taught
+        alike = named[:, None] == named
+        likelier = (alike & (likeness > likeness[:, None])).sum(dim=1)
+        return (likelier + 0.5 >= self.leave_out * alike.sum(dim=1)).float()
 
     def _among(self, classes: int) -> list[int]:
         """Return the classes of the student's softmax in this step."""

@@ -48,7 +48,7 @@ def test_the_second_request_never_sees_the_first_class_again(
     def unlearn(kit: Path, forget: int, out: Path, *words: str) -> None:
         ended = command(
             *("unlearn", f"kit={kit}", f"forget=[{forget}]", f"out={out}", "trainer.threads=1"),
-            *("unlearner=regrow", "unlearner.steps=200", "evaluation=accuracy", *words),
+            *("unlearner=regrow", "unlearner.steps=400", "evaluation=accuracy", *words),
         )
         assert ended.status == 0, ended.err
 
