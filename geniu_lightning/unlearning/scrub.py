@@ -22,7 +22,8 @@ class Scrub(Tuning):
 
     −d has no lower bound: keep the gradient's bound of 1. In the first max step the student is its
     teacher, so with frozen batch norm the gradient is rounding alone; Adam gets away from there in
-    a step, plain SGD takes several.
+    a step, plain SGD takes several. Which way, towards less sure answers or surer ones, is
+    rounding's too: two kinds of processor may part here.
 
     Args:
         rounds: How many.

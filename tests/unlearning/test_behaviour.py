@@ -38,6 +38,7 @@ INSTEAD = {
 FORGETS_LITTLE = {
     "emmn": "so few steps on noise hardly reach images",
     "none": "it is the original",
+    "scrub": "rounding says whether its first step away is to a surer answer",
     "synthetic_embeddings": "its head hardly moves in so few steps",
     "unrolling_sgd": "a first order in the rate of the kit's recipe is little",
 }
