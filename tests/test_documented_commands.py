@@ -38,6 +38,7 @@ def test_there_are_commands() -> None:
 def test_a_documented_command_composes(script: str, words: str) -> None:
     # what a shell would put in for a loop's variable, and one of many methods
     for variable, value in (
+        ("$soft", "unlearner.answers=soft unlearner.leave_out=0 unlearner.denials=null"),
         ("$method", "geniu"),
         ("$d", "mnist"),
         ("$m", "0"),
@@ -47,7 +48,6 @@ def test_a_documented_command_composes(script: str, words: str) -> None:
         ("$run", "runs/x"),
         ("$epochs", "8"),
         ("$two", "trainer.threads=1"),
-        ("$soft", "unlearner.answers=soft unlearner.leave_out=0 unlearner.denials=null"),
         ("$grid", "sweep=grid data=digits seed=1,2,3"),
         ("$each", "evaluation=accuracy unlearner=geniu,finetune"),
         ("$kit", "runs/x"),
