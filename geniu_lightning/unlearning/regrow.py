@@ -31,13 +31,13 @@ class Regrow(Unlearner):
     tuning only pushes out of sight was never in the student: it can know of F what shows in the
     original's answers about other classes, and what is in the layers it takes over.
 
-    Two things keep these answers from telling of F. Of the copies with one answer those that the
-    original finds likest F are not taught, a share of them: a mixture of retained images may well
-    look like F, and what is said of it draws F's outline. (They stay in the batch that batch norm
-    sees, so that images of F are not strange to the student.) And answers
-    may be hard, all on the likeliest retained class, as labels are. Third, a student that is
-    told in every step that nothing is F denies F more than a network that met none, and is told
-    from one by that: in all but ``denials`` steps F is not in the student's softmax.
+    Two settings keep these answers from telling of F. ``leave_out``: of the copies with one answer
+    a share is not taught, those that the original finds likest F, since a mixture of retained
+    images may well look like F, and what is said of it draws F's outline. (They stay in the batch
+    that batch norm sees, so that images of F are not strange to the student.) ``answers=hard``: all
+    probability on the likeliest retained class, as labels have it. A third keeps the student from
+    denying F more than a network that met none, by which it would be told from one: in all but
+    ``denials`` steps F is not in the student's softmax.
 
     Of the original the student takes the first ``keep`` parts, which then rest; all others and the
     head begin afresh. 0 is a new network; with all parts only the head is new, and the features
