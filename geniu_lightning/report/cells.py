@@ -35,8 +35,8 @@ EXPLANATION = (
     " nothing. The word is that of the evaluation's rule (docs/evaluation.md), with the number of"
     " runs that got it; it needs retrained oracles, and forgets needs evaluation=word or full."
     " oracles: the retrained models, in brackets how many, that the runs were compared with, their"
-    " spread, the time to train one, and the rule's words for them over all kits and evaluations: any but"
-    " forgets and not refuted is a false alarm; none (before): the model before unlearning."
+    " spread, the time to train one, and the rule's words for them over all kits and evaluations:"
+    " any but forgets and not refuted is a false alarm; none (before): the model before unlearning."
 )
 
 
