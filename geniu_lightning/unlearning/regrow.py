@@ -15,6 +15,7 @@ from geniu_lightning.unlearning.coreset import Budget, images_for
 from geniu_lightning.unlearning.inputs import Noise, Warped, Warps
 from geniu_lightning.unlearning.losses import divergence, masked_target
 from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
+from geniu_lightning.unlearning.retrain import steps_of_retraining
 from geniu_lightning.unlearning.sources import Access, Batches, Sources, UnlearnBatch
 
 Inputs = Literal["proxies", "noise", "data"]
@@ -59,8 +60,10 @@ class Regrow(Unlearner):
             probabilities of them all.
         leave_out: Share, rounded, of the copies with the same likeliest retained class in a step
             (and process) that is left out, at most ½: those in whose softmax(z_T) F has the most.
-        denials: Steps, evenly spread, in which F's logits stand in the student's softmax; in the
-            others only retained ones do. ``None`` is all steps.
+        denials: Steps in which F's logits stand in the student's softmax, for each step of training
+            as the kit's classifier was trained, but on the retained images alone (by the kit's
+            record and counts); evenly spread, at least one, at most all. In other steps only
+            retained logits do. ``None`` is all steps, and needs no record.
         temperature: T.
         tau: τ, how much of the imbalance is taken out of the answers; 0 leaves it in. What an
             earlier request took out counts.
@@ -69,7 +72,7 @@ class Regrow(Unlearner):
 
     Raises:
         UserError: If a setting is out of range; in :meth:`prepare`, if the network has fewer parts,
-            or the kit lacks the counts that ``tau`` needs.
+            or the kit lacks the counts that ``tau`` needs or the record that ``denials`` does.
 
     Source:
         Ours. The loss is that of Zhou et al., arXiv 2503.23751, on other inputs; τ as in Menon et
@@ -90,7 +93,7 @@ class Regrow(Unlearner):
         forgotten_inputs: bool = False,
         answers: Answers = "soft",
         leave_out: float = 0.0,
-        denials: int | None = None,
+        denials: float | None = None,
         temperature: float = 1.0,
         tau: float = 0.0,
         batch_size: int = 64,
@@ -111,8 +114,8 @@ class Regrow(Unlearner):
             raise UserError(f"unlearner.answers must be hard or soft, got {answers!r}")
         if not 0 <= leave_out <= 0.5:  # up to here at least one copy of each answer stays
             raise UserError(f"unlearner.leave_out must be in [0, 0.5], got {leave_out}")
-        if denials is not None and denials < 1:
-            raise UserError(f"unlearner.denials must be at least 1, got {denials}")
+        if denials is not None and not denials > 0:
+            raise UserError(f"unlearner.denials must be above 0, got {denials}")
         if not temperature > 0:
             raise UserError(f"unlearner.temperature must be above 0, got {temperature}")
         if not tau >= 0:
@@ -127,7 +130,7 @@ class Regrow(Unlearner):
         self.forgotten_inputs = forgotten_inputs
         self.answers = answers
         self.leave_out = leave_out
-        self.denials = self.steps if denials is None else denials
+        self.denials = denials
         self.temperature = temperature
         self.tau = tau
         self.batch_size = batch_size
@@ -142,6 +145,7 @@ class Regrow(Unlearner):
         self.classifier = fresh_classifier(kit, begin)
         self.kept = self._taken_over(kit.classifier)
         self.shift = self._shift(kit)
+        self.denied_in = self._denied_in(kit)
         if self.steps:
             self.batches = self._stream(kit, sources)
 
@@ -171,6 +175,16 @@ class Regrow(Unlearner):
         priors = counts.clamp(min=1) / counts.sum().clamp(min=1)
         device = next(kit.classifier.parameters()).device
         return (self.prior_taken * priors.log()).float().to(device)
+
+    def _denied_in(self, kit: Kit) -> int:
+        """Return in how many steps the student is told that its input is not of F."""
+        if self.denials is None or not self.masked:
+            return self.steps
+        try:
+            told = self.denials * steps_of_retraining(kit, self.forget)
+        except UserError as error:
+            raise UserError(f"{error}; unlearner.denials=null needs none of this") from error
+        return min(max(round(told), 1), self.steps)
 
     def _stream(self, kit: Kit, sources: Sources) -> Batches:
         spec, device = kit.info.spec, next(kit.classifier.parameters()).device
@@ -214,7 +228,7 @@ class Regrow(Unlearner):
 
     def _among(self, classes: int) -> list[int]:
         """Return the classes of the student's softmax in this step."""
-        denied = not self.masked or self.global_step * self.denials % self.steps < self.denials
+        denied = self.global_step * self.denied_in % self.steps < self.denied_in
         return [k for k in range(classes) if denied or k not in self.forget]
 
 

@@ -1,6 +1,7 @@
 """Retraining without the forgotten classes: the oracle that others are judged by."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -86,6 +87,24 @@ class Retrain(Unlearner):
         logits = self.classifier(batch.images).float()
         loss = F.cross_entropy(logits, batch.labels, reduction="none")
         return {"retain": batch.retain_mean(loss)}
+
+
+def steps_of_retraining(kit: Kit, forget: Collection[int]) -> int:
+    """Return how many steps training without classes takes, by the kit's record and counts.
+
+    Raises:
+        UserError: If the kit says nothing of its training, or of how many images it saw.
+    """
+    counts = kit.info.class_counts
+    retained = sum(count for k, count in enumerate(counts) if k not in forget)
+    try:
+        recipe = kit.info.settings["training"]
+        steps = int(recipe["epochs"]) * math.ceil(retained / int(recipe["batch_size"]))
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        steps = 0
+    if steps < 1:
+        raise UserError("the kit does not say how long, or on how much, its classifier was trained")
+    return steps
 
 
 def _optimizer_of(settings: dict[str, Any]) -> OptimizerFactory:

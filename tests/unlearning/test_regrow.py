@@ -137,11 +137,21 @@ def test_the_copies_that_are_likest_the_forgotten_classes_are_not_taught(
 
 
 @pytest.mark.parametrize(
-    ("denials", "steps"), [(2, {0, 3}), (4, {0, 2, 3, 5}), (9, {*range(6)}), (None, {*range(6)})]
+    ("denials", "steps"),
+    [
+        (0.2, {0, 3}),
+        (0.4, {0, 2, 3, 5}),
+        (1e-6, {0}),
+        (9.0, {*range(6)}),
+        (None, {*range(6)}),
+    ],
 )
-def test_forgotten_classes_are_denied_in_some_steps(
-    kit: Kit, archive: Any, trainer_of: TrainerOf, denials: int | None, steps: set[int]
+def test_forgotten_classes_are_denied_in_a_share_of_the_steps_of_retraining(
+    kit: Kit, archive: Any, trainer_of: TrainerOf, denials: float | None, steps: set[int]
 ) -> None:
+    # without GONE 121 images: two batches an epoch, ten steps
+    recipe = {"training": {"epochs": 5, "batch_size": 100}}
+    kit.info = dataclasses.replace(counted(kit).info, settings=recipe)
     seen: list[Any] = []
 
     class Watched(Regrow):
@@ -269,11 +279,25 @@ def test_it_learns_the_retained_classes_and_never_names_the_forgotten_ones(
 
 
 @pytest.mark.parametrize(
+    "training",
+    [None, 5, {"epochs": 5}, {"epochs": 0, "batch_size": 8}, {"epochs": 5, "batch_size": "few"}],
+)
+def test_without_a_record_of_training_denials_say_what_is_missing(
+    kit: Kit, archive: Any, training: Any
+) -> None:
+    kit.info = dataclasses.replace(counted(kit).info, settings={"training": training})
+    with pytest.raises(UserError, match=r"how long.*unlearner.denials=null"):
+        prepared(kit, archive, denials=0.4)
+    prepared(kit, archive, denials=None)
+    prepared(kit, archive, denials=0.4, masked=False)
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"keep": -1},
         {"answers": "loud"},
-        {"denials": 0},
+        {"denials": 0.0},
         {"leave_out": 0.6},
         {"temperature": 0.0},
         {"tau": -0.1},
