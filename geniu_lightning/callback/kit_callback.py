@@ -288,7 +288,7 @@ class KitCallback(Callback):
             class_counts=tuple(growth.counts.tolist()),
             data_fingerprint="",
             seed=self.seed,
-            settings={"callback": self._record(), **self.settings},
+            settings={"callback": self._record() | {"batches": growth.tick}, **self.settings},
         )
         shape = (len(self.class_names), self.terms.per_class, *growth.prompts.shape[1:])
         prompts = growth.prompts.detach().cpu().clone().view(shape)

@@ -92,14 +92,20 @@ class Retrain(Unlearner):
 def steps_of_retraining(kit: Kit, forget: Collection[int]) -> int:
     """Return how many steps training without classes takes, by the kit's record and counts.
 
+    A kit of :class:`~geniu_lightning.callback.KitCallback` records its batches in place of a
+    recipe: retraining takes the share of them that the retained images are of all.
+
     Raises:
         UserError: If the kit says nothing of its training, or of how many images it saw.
     """
-    counts = kit.info.class_counts
+    counts, settings = kit.info.class_counts, kit.info.settings
     retained = sum(count for k, count in enumerate(counts) if k not in forget)
     try:
-        recipe = kit.info.settings["training"]
-        steps = int(recipe["epochs"]) * math.ceil(retained / int(recipe["batch_size"]))
+        if "training" in settings:
+            recipe = settings["training"]
+            steps = int(recipe["epochs"]) * math.ceil(retained / int(recipe["batch_size"]))
+        else:
+            steps = math.ceil(int(settings["callback"]["batches"]) * retained / sum(counts))
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         steps = 0
     if steps < 1:

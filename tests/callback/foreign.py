@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-SIZE, BATCH = 16, 40
+SIZE, BATCH, EPOCHS = 16, 40, 4
 
 
 class Net(nn.Module):
@@ -88,7 +88,7 @@ def fit(
 ) -> Trainer:
     """Train as somebody would."""
     usual: dict[str, Any] = {
-        "max_epochs": 4,
+        "max_epochs": EPOCHS,
         "accelerator": "cpu",
         "devices": 1,
         "logger": False,

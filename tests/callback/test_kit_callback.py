@@ -1,5 +1,6 @@
 """A kit beside somebody else's training, which is not to notice it."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,20 @@ from geniu_lightning.app.cli import CONF
 from geniu_lightning.callback import kit_callback as own
 from geniu_lightning.errors import KitError, UserError
 from geniu_lightning.kit.networks import state_digest
+from geniu_lightning.unlearning.retrain import steps_of_retraining
 from tests.app.conftest import Command
 from tests.app.conftest import command as command
-from tests.callback.foreign import ByHand, Digits, Foreign, Net, fit, images_and_labels, seeded
+from tests.callback.foreign import (
+    BATCH,
+    EPOCHS,
+    ByHand,
+    Digits,
+    Foreign,
+    Net,
+    fit,
+    images_and_labels,
+    seeded,
+)
 from tests.two_processes import run_by_two
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +109,16 @@ def test_the_kit_holds_the_users_classifier_and_what_grew(
     again = callback.kit(module)
     assert torch.equal(again.prompts, kit.prompts)
     assert torch.equal(again.proxies().images, kit.proxies().images)
+
+
+def test_what_retraining_would_take_follows_from_the_kit(
+    grown: tuple[Path, Foreign, KitCallback],
+) -> None:
+    _, labels = images_and_labels()
+    trained = EPOCHS * math.ceil(len(labels) / BATCH)
+    retained = (labels != 3).sum().item()
+    found = steps_of_retraining(load_kit(grown[0], allow_custom=True), (3,))
+    assert found == math.ceil(trained * retained / len(labels))
 
 
 def test_prompts_and_generator_have_learned(grown: tuple[Path, Foreign, KitCallback]) -> None:
