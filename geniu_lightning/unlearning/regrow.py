@@ -62,8 +62,8 @@ class Regrow(Unlearner):
             (and process) that is left out, at most ½: those in whose softmax(z_T) F has the most.
         denials: Steps in which F's logits stand in the student's softmax, for each step of training
             as the kit's classifier was trained, but on the retained images alone (by the kit's
-            record and counts); evenly spread, at least one, at most all. In other steps only
-            retained logits do. ``None`` is all steps, and needs no record.
+            record and counts); in (0, 1]; evenly spread, at least one step, at most all. In other
+            steps only retained logits do. ``None`` is all steps, and needs no record.
         temperature: T.
         tau: τ, how much of the imbalance is taken out of the answers; 0 leaves it in. What an
             earlier request took out counts.
@@ -112,10 +112,10 @@ class Regrow(Unlearner):
             raise UserError(f"unlearner.keep must be at least 0, got {keep}")
         if answers not in get_args(Answers):
             raise UserError(f"unlearner.answers must be hard or soft, got {answers!r}")
-        if not 0 <= leave_out <= 0.5:  # up to here at least one copy of each answer stays
+        if not 0 <= leave_out <= 0.5:  # up to here, but for ties, a copy of each answer stays
             raise UserError(f"unlearner.leave_out must be in [0, 0.5], got {leave_out}")
-        if denials is not None and not denials > 0:
-            raise UserError(f"unlearner.denials must be above 0, got {denials}")
+        if denials is not None and not 0 < denials <= 1:
+            raise UserError(f"unlearner.denials must be in (0, 1] or null, got {denials}")
         if not temperature > 0:
             raise UserError(f"unlearner.temperature must be above 0, got {temperature}")
         if not tau >= 0:

@@ -71,11 +71,11 @@ class Retrain(Unlearner):
         Raises:
             UserError: If the kit does not say how, or in a way that may not be followed.
         """
+        recipe = kit.info.settings.get("training", {})
+        epochs, batch_size = _whole(recipe, "epochs"), _whole(recipe, "batch_size")
+        self.batches = retained(batch_size)
+        self.steps = max(epochs, -(-min_steps // len(self.batches))) * len(self.batches)
         try:
-            recipe = kit.info.settings["training"]
-            self.batches = retained(recipe["batch_size"])
-            epochs = max(recipe["epochs"], -(-min_steps // len(self.batches)))
-            self.steps = epochs * len(self.batches)
             self.optimizer_factory = _optimizer_of(recipe["optimizer"])
             self.schedule = recipe["schedule"]
             self.max_gradient_norm = recipe["max_gradient_norm"]
@@ -92,25 +92,32 @@ class Retrain(Unlearner):
 def steps_of_retraining(kit: Kit, forget: Collection[int]) -> int:
     """Return how many steps training without classes takes, by the kit's record and counts.
 
-    A kit of :class:`~geniu_lightning.callback.KitCallback` records its batches in place of a
-    recipe: retraining takes the share of them that the retained images are of all.
+    A kit of :class:`~geniu_lightning.callback.KitCallback` without a recipe records its batches:
+    retraining takes the share of them that the retained images are of all.
 
     Raises:
         UserError: If the kit says nothing of its training, or of how many images it saw.
     """
     counts, settings = kit.info.class_counts, kit.info.settings
     retained = sum(count for k, count in enumerate(counts) if k not in forget)
-    try:
-        if "training" in settings:
-            recipe = settings["training"]
-            steps = int(recipe["epochs"]) * math.ceil(retained / int(recipe["batch_size"]))
-        else:
-            steps = math.ceil(int(settings["callback"]["batches"]) * retained / sum(counts))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        steps = 0
-    if steps < 1:
-        raise UserError("the kit does not say how long, or on how much, its classifier was trained")
-    return steps
+    if not retained:
+        raise UserError("the kit does not say how many images of each class were trained on")
+    if "training" not in settings and "callback" in settings:
+        return math.ceil(_whole(settings["callback"], "batches") * retained / sum(counts))
+    recipe = settings.get("training", {})
+    return _whole(recipe, "epochs") * math.ceil(retained / _whole(recipe, "batch_size"))
+
+
+def _whole(record: Any, name: str) -> int:  # a kit may come from anyone
+    """Return a positive whole number of a kit's record.
+
+    Raises:
+        UserError: If there is none.
+    """
+    value = record.get(name) if isinstance(record, dict) else None
+    if not isinstance(value, int) or value < 1:
+        raise UserError(f"the kit does not say how it was trained: {name!r} is {value!r}")
+    return value
 
 
 def _optimizer_of(settings: dict[str, Any]) -> OptimizerFactory:

@@ -16,7 +16,7 @@ from geniu_lightning.errors import UserError
 from geniu_lightning.kit import Kit
 from geniu_lightning.seeds import stream
 from geniu_lightning.training import GeniuTraining
-from geniu_lightning.unlearning.retrain import Retrain
+from geniu_lightning.unlearning.retrain import Retrain, steps_of_retraining
 from geniu_lightning.unlearning.sources import Access
 
 TrainerOf = Callable[[int], Trainer]
@@ -93,6 +93,9 @@ def test_steps_are_epochs_times_batches(
     )
     assert asked == [steps]
     assert method.calls == method.steps == steps
+    assert (
+        steps_of_retraining(with_recipe(kit, epochs=epochs, batch_size=batch_size), (2,)) == steps
+    )
 
 
 @pytest.mark.parametrize("schedule", ["onecycle", "none"])
@@ -198,8 +201,22 @@ def test_what_is_no_optimizer_of_torch_is_refused_and_not_called(
         Retrain(forget=(0,)).prepare(bad, archive.sources(Access.RETAIN, (0,)))
 
 
-def test_a_kit_without_a_recipe_is_refused(kit: Kit, archive: Any) -> None:
-    bare = Kit(kit.classifier, dataclasses.replace(kit.info, settings={}, generator=None))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"training": None},
+        {"training": {"epochs": 5}},
+        {"training": {"epochs": 0, "batch_size": 8}},
+        {"training": {"epochs": 5, "batch_size": "few"}},
+    ],
+)
+def test_a_kit_without_a_recipe_is_refused(
+    kit: Kit, archive: Any, settings: dict[str, Any]
+) -> None:
+    bare = Kit(kit.classifier, dataclasses.replace(kit.info, settings=settings, generator=None))
+    with pytest.raises(UserError, match="does not say how it was trained"):
+        steps_of_retraining(bare, (0,))
     with pytest.raises(UserError, match="does not say how it was trained"):
         Retrain(forget=(0,)).prepare(bare, archive.sources(Access.RETAIN, (0,)))
     assert archive.opened == []
