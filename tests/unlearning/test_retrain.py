@@ -85,17 +85,16 @@ def test_steps_are_epochs_times_batches(
             assert self.classifier.training  # batch statistics, as training has them
             return super().loss_terms(batch)
 
+    of_recipe = with_recipe(kit, epochs=epochs, batch_size=batch_size)
     method = Counted(forget=(2,))
     method.run(
-        with_recipe(kit, epochs=epochs, batch_size=batch_size),
+        of_recipe,
         archive.sources(Access.RETAIN, (2,)),  # 36 images
         lambda n: asked.append(n) or trainer_of(n),
     )
     assert asked == [steps]
     assert method.calls == method.steps == steps
-    assert (
-        steps_of_retraining(with_recipe(kit, epochs=epochs, batch_size=batch_size), (2,)) == steps
-    )
+    assert steps_of_retraining(of_recipe, (2,)) == steps
 
 
 @pytest.mark.parametrize("schedule", ["onecycle", "none"])
