@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from tests.callback.foreign import fit, seeded
-from tests.callback.test_kit_callback import kit_callback
+from tests.callback.growing import kit_callback
 
 
 def main(folder: str) -> None:
