@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.kit import Kit, KitInfo, NetworkSpec
@@ -73,3 +73,14 @@ def content(path: Path) -> tuple[dict[str, str], dict[str, tuple[Any, ...]]]:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return file.metadata(), {k: (v.dtype, v.shape, bits(v)) for k, v in tensors.items()}
+
+
+def assert_same_state(a: nn.Module | None, b: nn.Module | None) -> None:
+    """Fail unless both states are the same, bit for bit."""
+    assert a is not None
+    assert b is not None
+    first, second = a.state_dict(), b.state_dict()
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert (value.dtype, value.shape) == (second[name].dtype, second[name].shape), name
+        assert bits(value) == bits(second[name]), name
