@@ -114,7 +114,7 @@ def _whole(record: Any, name: str) -> int:  # a kit may come from anyone
     Raises:
         UserError: If there is none.
     """
-    value = record.get(name) if isinstance(record, dict) else None
+    value = record[name] if isinstance(record, dict) and name in record else None
     if not isinstance(value, int) or value < 1:
         raise UserError(f"the kit does not say how it was trained: {name!r} is {value!r}")
     return value
