@@ -57,7 +57,7 @@ class Probe(Metric):
             return dict.fromkeys(READINGS, parts)
         fit, score = parts
         scores = probe(fit.features, fit.labels, score.features, self.strength)
-        return _summary(recalls(scores, score.labels, CLOSE_LOGITS), context)
+        return summary(recalls(scores, score.labels, CLOSE_LOGITS), context)
 
 
 class Prototype(Metric):
@@ -118,7 +118,7 @@ class Prototype(Metric):
             means = prototypes(fit.features[rows], fit.labels[rows])
             scores = cosines(score.features, means)
             draws.append(recalls(scores, score.labels, CLOSE_COSINES))
-        return _summary(torch.stack(draws).mean(dim=0), context)
+        return summary(torch.stack(draws).mean(dim=0), context)
 
     def _proxies(self, score: Outputs, context: Context) -> Values:
         if context.proxies is None:
@@ -130,7 +130,7 @@ class Prototype(Metric):
             return dict.fromkeys(READINGS, none)
         kept = outputs_on_proxies(context.unlearned, context.proxies)
         scores = cosines(score.features, prototypes(kept.features, kept.labels))
-        return _summary(recalls(scores, score.labels, CLOSE_COSINES), context)
+        return summary(recalls(scores, score.labels, CLOSE_COSINES), context)
 
 
 class CKA(Metric):
@@ -371,7 +371,8 @@ def _fewest(labels: Tensor, classes: int) -> int:
     return int(torch.bincount(labels, minlength=classes).min())
 
 
-def _summary(each: Tensor, context: Context) -> Values:
+def summary(each: Tensor, context: Context) -> Values:
+    """Return the mean recall over forgotten classes, and over retained ones."""
     return {
         "recall": mean_over(each, context.forget),
         "retain": mean_over(each, context.retained),

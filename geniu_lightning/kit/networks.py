@@ -98,3 +98,19 @@ def head_of(classifier: nn.Module) -> nn.Linear:
 def features_of(classifier: nn.Module, images: Tensor) -> Tensor:
     """Return penultimate features of normalised images ``(N, C, H, W)``, shape ``(N, D)``."""
     return cast(Tensor, classifier.features(images))  # type: ignore[operator]  # the interface
+
+
+def parts_of(network: nn.Module) -> list[nn.Module]:
+    """Return what a classifier is made of before its head, ``blocks`` one by one.
+
+    In the order in which the network declares them, which ours is run in.
+    """
+    parts: list[nn.Module] = []
+    for name, child in network.named_children():
+        if child is head_of(network):
+            continue
+        if name == "blocks" and isinstance(child, nn.Sequential):
+            parts += child.children()
+        else:
+            parts.append(child)
+    return parts

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit import Kit
-from geniu_lightning.kit.networks import head_of
+from geniu_lightning.kit.networks import parts_of
 from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.coreset import Budget, images_for
@@ -230,19 +230,3 @@ class Regrow(Unlearner):
         """Return the classes of the student's softmax in this step."""
         denied = self.global_step * self.denied_in % self.steps < self.denied_in
         return [k for k in range(classes) if denied or k not in self.forget]
-
-
-def parts_of(network: nn.Module) -> list[nn.Module]:
-    """Return what a classifier is made of before its head, ``blocks`` one by one.
-
-    In the order in which the network declares them, which ours is run in.
-    """
-    parts: list[nn.Module] = []
-    for name, child in network.named_children():
-        if child is head_of(network):
-            continue
-        if name == "blocks" and isinstance(child, nn.Sequential):
-            parts += child.children()
-        else:
-            parts.append(child)
-    return parts

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit import Kit, NetworkSpec
+from geniu_lightning.kit.networks import parts_of
 from geniu_lightning.unlearning.inputs import Warps
-from geniu_lightning.unlearning.regrow import Regrow, parts_of
+from geniu_lightning.unlearning.regrow import Regrow
 from geniu_lightning.unlearning.sources import Access, UnlearnBatch
 
 TrainerOf = Callable[[int], Trainer]
