@@ -1,8 +1,8 @@
 """Inputs that are fresh in every step: warped, mixed and pasted copies of images, and noise."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,9 @@ from geniu_lightning.errors import UserError
 from geniu_lightning.seeds import generator
 from geniu_lightning.unlearning.sources import UnlearnBatch, unlabelled
 
+BENDS = ("rotate", "scale", "shear", "shift", "elastic")
 KNOTS = 4  # a side of the grid whose random shifts bend an image
+ASKED = 2048  # copies by which it is found how far images may be bent
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class Warps:
                     f"{' and at most 1' if most == 1 else ''}, got {value}"
                 )
 
+    def bent_by(self, strength: float) -> "Warps":
+        """Return these with all that bends an image multiplied; the rest stays."""
+        return replace(self, **{name: strength * getattr(self, name) for name in BENDS})
+
     def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
         """Return a copy of each image, shape ``(N, C, H, W)``.
 
@@ -75,7 +81,7 @@ class Warps:
         return images
 
     def _bent(self, images: Tensor, random: torch.Generator) -> Tensor:
-        if not any((self.rotate, self.scale, self.shear, self.shift, self.elastic)):
+        if not any(getattr(self, name) for name in BENDS):
             return images
         count, _, height, width = images.shape
         even = 2 * torch.rand(6, count, generator=random) - 1
@@ -119,6 +125,33 @@ class Warps:
         down, across = ((place - m).abs() < half for place, m in zip(places, middle, strict=True))
         inside = (down[:, :, None] & across[:, None, :])[:, None].to(images.device)
         return torch.where(inside, other, images)
+
+
+def readable_strength(
+    warps: Warps,
+    images: Tensor,
+    named: Callable[[Tensor], Tensor],
+    agreement: float,
+    random: torch.Generator,
+) -> float:
+    """Return by how much to bend: most tenths of the warps at which images keep their names.
+
+    Copies are asked about that are bent alone: of mixtures nobody knows the name.
+
+    Args:
+        warps: The strongest that may be.
+        images: Normalised, shape ``(N, C, H, W)``.
+        named: Says what images ``(M, C, H, W)`` are, shape ``(M,)``.
+        agreement: Share of the copies to be named as their image is, in [0, 1].
+        random: Stream, on the CPU.
+    """
+    asked = images[torch.randint(len(images), (ASKED,), generator=random).to(images.device)]
+    names = named(asked)
+    for tenths in range(10, 0, -1):
+        bent = replace(warps.bent_by(tenths / 10), mix=0.0, paste=0.0, noise=0.0)
+        if (named(bent(asked, random)) == names).float().mean() >= agreement:
+            return tenths / 10
+    return 0.0
 
 
 class Warped:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit import Kit
 from geniu_lightning.kit.networks import parts_of
-from geniu_lightning.seeds import stream
+from geniu_lightning.seeds import generator, stream
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.coreset import Budget, images_for
-from geniu_lightning.unlearning.inputs import Noise, Warped, Warps
+from geniu_lightning.unlearning.inputs import Noise, Warped, Warps, readable_strength
 from geniu_lightning.unlearning.losses import divergence, masked_target
 from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
 from geniu_lightning.unlearning.retrain import steps_of_retraining
@@ -40,6 +40,9 @@ class Regrow(Unlearner):
     denying F more than a network that met none, by which it would be told from one: in all but
     ``denials`` steps F is not in the student's softmax.
 
+    An answer about a copy that the original cannot read teaches what is wrong. ``agreement`` bends
+    copies less where it names them otherwise than the images that they are copies of.
+
     Of the original the student takes the first ``keep`` parts, which then rest; all others and the
     head begin afresh. 0 is a new network; with all parts only the head is new, and the features
     hold what they held. Batch norm of fresh parts learns its running statistics from the stream,
@@ -47,6 +50,9 @@ class Regrow(Unlearner):
 
     Args:
         warps: How far copies are from their proxy.
+        agreement: Share of bent copies (not mixed, pasted or covered) that the original is to name
+            as it names their image, in [0, 1]. Where it does not, all that bends is weakened by
+            tenths of what it was, until it does. 0 leaves ``warps`` as they are.
         keep: Parts taken over: blocks, and what comes before them.
         source: ``proxies`` of the kit; as controls ``noise``, N(0, I), fresh in every step and not
             warped, or ``data``, retained training images in the place of proxies.
@@ -85,6 +91,7 @@ class Regrow(Unlearner):
         self,
         *,
         warps: Warps,
+        agreement: float = 0.0,
         keep: int = 0,
         source: Inputs = "proxies",
         budget: Budget = "proxies",
@@ -108,6 +115,8 @@ class Regrow(Unlearner):
             raise UserError("unlearner.forgotten_inputs=true needs unlearner.source=proxies")
         if batch_size < 2:
             raise UserError(f"unlearner.batch_size must be at least 2, got {batch_size}")
+        if not 0 <= agreement <= 1:
+            raise UserError(f"unlearner.agreement must be in [0, 1], got {agreement}")
         if keep < 0:
             raise UserError(f"unlearner.keep must be at least 0, got {keep}")
         if answers not in get_args(Answers):
@@ -121,6 +130,7 @@ class Regrow(Unlearner):
         if not tau >= 0:
             raise UserError(f"unlearner.tau must be at least 0, got {tau}")
         self.warps = warps
+        self.agreement = agreement
         self.keep = keep
         self.source = source
         self.access = Access.RETAIN if source == "data" else Access.NONE
@@ -135,6 +145,7 @@ class Regrow(Unlearner):
         self.tau = tau
         self.batch_size = batch_size
         self.kept: list[nn.Module] = []
+        self.bending = 1.0  # by which all that bends is multiplied
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
         """Build the student, take over what is kept, and open the stream."""
@@ -199,18 +210,34 @@ class Regrow(Unlearner):
             gone = () if self.forgotten_inputs else self.forget
             classes = [k for k in kit.info.remaining if k not in gone]
             images = spec.normalise(kit.proxies(classes, self.proxies_per_class).images)
-        return Warped(images, self.warps, self.batch_size, self.steps, self.seed)
+        if self.agreement:
+            random = generator("agreement", self.seed)
+            self.bending = readable_strength(
+                self.warps, images, self._named, self.agreement, random
+            )
+        warps = self.warps.bent_by(self.bending)
+        return Warped(images, warps, self.batch_size, self.steps, self.seed)
+
+    def _named(self, images: Tensor) -> Tensor:
+        """Return what the original is taken to call each image, ``(N,)``."""
+        answers = torch.cat([self.teacher(part) for part in images.split(AT_ONCE)])
+        return self._target(answers).argmax(dim=1)
 
     def _set_batch_norm(self) -> None:
         super()._set_batch_norm()
         for part in self.kept:
             part.eval()
 
+    def on_train_start(self) -> None:
+        """Note how far copies are bent, before the clock starts."""
+        for logger in self.loggers:
+            logger.log_metrics({"unlearn/bending": self.bending}, step=0)
+        super().on_train_start()
+
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return the distillation, in nats."""
-        answer = self.teacher(batch.images).float()
-        said = (answer - self.shift) / self.temperature
-        target = masked_target(said, self.forget if self.masked else ())
+        answer = self.teacher(batch.images)
+        target = self._target(answer)
         if self.answers == "hard":
             target = F.one_hot(target.argmax(dim=1), target.shape[1]).float()
         logits = self.classifier(batch.images).float() / self.temperature
@@ -218,6 +245,11 @@ class Regrow(Unlearner):
         each = divergence(target[:, among], logits[:, among])
         each = each * self._taught(answer, target.argmax(dim=1))
         return {"distill": self.temperature**2 * batch.retain_mean(each)}
+
+    def _target(self, answer: Tensor) -> Tensor:
+        """Return the probabilities that the original is taken to mean by logits ``(N, K)``."""
+        said = (answer - self.shift) / self.temperature
+        return masked_target(said, self.forget if self.masked else ())
 
     def _taught(self, answer: Tensor, named: Tensor) -> Tensor:
         """Return 0 for those of the copies with one name that are likest F, else 1, ``(N,)``."""

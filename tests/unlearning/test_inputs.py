@@ -9,7 +9,7 @@ from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.unlearning.inputs import Warped, Warps
+from geniu_lightning.unlearning.inputs import Warped, Warps, readable_strength
 
 SIZE = 20
 
@@ -155,6 +155,35 @@ def test_noise_has_a_deviation_of_its_own_for_each_image() -> None:
 def test_a_setting_out_of_range_is_refused(name: str, value: float) -> None:
     with pytest.raises(UserError, match=f"warps.{name} must be"):
         Warps(**{name: value})
+
+
+def middle(images: Tensor) -> Tensor:
+    """Say 1 where the brightest column is at most two pixels from the middle, else 0."""
+    at = images.mean(dim=(1, 2)).argmax(dim=1)
+    return ((at - images.shape[3] // 2).abs() <= 2).long()
+
+
+@pytest.mark.parametrize(
+    ("agreement", "strength"),
+    # shifted evenly by up to 8 t pixels, a copy is named as before with probability 2.5 / (8 t)
+    [(0.0, 1.0), (0.25, 1.0), (0.37, 0.8), (0.48, 0.6), (0.7, 0.4), (0.9, 0.3), (1.0, 0.3)],
+)
+def test_images_are_bent_as_far_as_they_keep_their_names(agreement: float, strength: float) -> None:
+    stripe = torch.zeros(3, 1, 33, 33)
+    stripe[..., 16] = 1.0
+    warps = Warps(shift=8 / 33, mix=1.0, paste=1.0, noise=5.0)  # these must not be asked about
+    found = readable_strength(warps, stripe, middle, agreement, stream(1))
+    assert found == pytest.approx(strength)
+
+
+def test_what_loses_its_name_however_little_it_is_bent_is_not_bent() -> None:
+    def exact(images: Tensor) -> Tensor:
+        return (images[:, 0, 3, 3] == images[:, 0, 3, 3].round()).long()
+
+    whole = torch.ones(2, 1, 8, 8)
+    whole[..., ::2] = 0.0
+    warps = Warps(shift=0.4)
+    assert readable_strength(warps, whole, exact, 1.0, stream(1)) == 0.0
 
 
 def test_batches_are_fresh_repeatable_and_shared_out_evenly() -> None:

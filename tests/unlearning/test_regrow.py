@@ -18,7 +18,7 @@ from torch import Tensor
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit import Kit, NetworkSpec
 from geniu_lightning.kit.networks import parts_of
-from geniu_lightning.unlearning.inputs import Warps
+from geniu_lightning.unlearning.inputs import Warped, Warps
 from geniu_lightning.unlearning.regrow import Regrow
 from geniu_lightning.unlearning.sources import Access, UnlearnBatch
 
@@ -246,6 +246,32 @@ def test_what_the_kit_holds_of_the_forgotten_classes_makes_no_difference(
         assert torch.equal(value, second.state_dict()[name])
 
 
+@pytest.mark.parametrize("agreement", [0.0, 0.8, 1.0])
+def test_copies_are_bent_as_far_as_the_original_still_names_them(
+    kit: Kit, archive: Any, agreement: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Tensor] = []
+
+    def strength(
+        warps: Warps, images: Tensor, named: Callable[[Tensor], Tensor], wanted: float, *_: Any
+    ) -> float:
+        assert wanted == agreement
+        asked.append(images)
+        answers = kit.classifier(kit.info.spec.normalise(kit.proxies(list(KEPT)).images))
+        answers[:, list(GONE)] = -math.inf
+        assert torch.equal(named(images), answers.argmax(dim=1))
+        return 0.5
+
+    monkeypatch.setattr("geniu_lightning.unlearning.regrow.readable_strength", strength)
+    warps = Warps(rotate=20.0, elastic=0.1, mix=0.4)
+    method, _ = prepared(kit, archive, agreement=agreement, warps=warps)
+    method.prepare(kit, archive.sources(method.access, GONE))  # again, as for a second timing
+    assert len(asked) == (2 if agreement else 0)
+    assert isinstance(method.batches, Warped)
+    share = 0.5 if agreement else 1.0
+    assert method.batches.warps == Warps(rotate=20.0 * share, elastic=0.1 * share, mix=0.4)
+
+
 @pytest.mark.parametrize(("budget", "count"), [("proxies", 3 * 2), ("kit", 3 * 9)])
 def test_real_images_are_as_many_as_the_budget_pays_for(
     kit: Kit, archive: Any, budget: Any, count: int
@@ -295,6 +321,8 @@ def test_denials_need_a_record_of_training_and_say_so(kit: Kit, archive: Any) ->
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"agreement": -0.1},
+        {"agreement": 1.1},
         {"keep": -1},
         {"answers": "loud"},
         {"denials": 0.0},
