@@ -48,6 +48,7 @@ def test_a_documented_command_composes(script: str, words: str) -> None:
         ("$run", "runs/x"),
         ("$epochs", "8"),
         ("$two", "trainer.threads=1"),
+        ("$half", "unlearner.warps.rotate=7"),
         ("$grid", "sweep=grid data=digits seed=1,2,3"),
         ("$each", "evaluation=accuracy unlearner=geniu,finetune"),
         ("$kit", "runs/x"),
