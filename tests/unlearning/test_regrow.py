@@ -1,17 +1,20 @@
 """Regrow: its loss, what the student has of the original, and what it is shown."""
 
 import copy
+import csv
 import dataclasses
 import itertools
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import CSVLogger
 from scipy.special import rel_entr, softmax
 from torch import Tensor
 
@@ -270,6 +273,23 @@ def test_copies_are_bent_as_far_as_the_original_still_names_them(
     assert isinstance(method.batches, Warped)
     share = 0.5 if agreement else 1.0
     assert method.batches.warps == Warps(rotate=20.0 * share, elastic=0.1 * share, mix=0.4)
+
+
+def test_the_log_says_how_far_copies_are_bent(
+    kit: Kit, archive: Any, trainer_of: TrainerOf, tmp_path: Path
+) -> None:
+    def trainer(steps: int) -> Trainer:
+        made = trainer_of(steps)
+        made.loggers = [CSVLogger(tmp_path)]
+        return made
+
+    method = regrow(agreement=1.0, warps=Warps(rotate=180.0, shift=0.5))
+    method.run(kit, archive.sources(Access.NONE, GONE), trainer)
+    (log,) = tmp_path.rglob("metrics.csv")
+    with log.open() as lines:
+        (said,) = (row for row in csv.DictReader(lines) if row["unlearn/bending"])
+    assert (float(said["unlearn/bending"]), said["step"]) == (method.bending, "0")
+    assert method.bending < 1
 
 
 @pytest.mark.parametrize(("budget", "count"), [("proxies", 3 * 2), ("kit", 3 * 9)])
