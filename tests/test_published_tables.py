@@ -1,0 +1,114 @@
+"""The tables of docs/regrow.md are those of the runs that are published beside it."""
+
+import json
+import re
+import statistics
+import tarfile
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geniu_lightning.report.__main__ import main
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "regrow.md").read_text()
+COLUMNS = (
+    "accuracy.test.retain",
+    "accuracy.test.worst_retained",
+    "relearning.k10.area",
+    "probe.recall",
+    "prototype.all.recall",
+)
+FOLDERS = {
+    "MNIST": "mnist",
+    "Fashion-MNIST": "fashion_mnist",
+    "KMNIST": "kmnist",
+    "CIFAR-10": "cifar10",
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    with tarfile.open(DOCS / "regrow_runs.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def tables(text: str) -> dict[str, set[str]]:
+    """Return the rows below each bold heading."""
+    found = defaultdict(set)
+    for head, table in re.findall(r"^\*\*(.+)\*\*\n\n((?:\|.+\n)+)", text, flags=re.MULTILINE):
+        found[head] |= set(table.splitlines()[2:])
+    return found
+
+
+def section(title: str) -> str:
+    return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def problem(row: str) -> tuple[str, str, str]:
+    """Return the folder of a row's data set, the ratio and the forgotten class."""
+    said = re.match(r"\| ([\w-]+) ([\d.]+).*?, (\d)\b", row)
+    assert said, row
+    return FOLDERS[said[1]], said[2], said[3]
+
+
+def finished(runs: Path, data: str, ratio: str, forgotten: str) -> list[dict[str, Any]]:
+    files = sorted(runs.glob(f"regrow/{data}-{ratio}-*/regrow-{forgotten}/metrics.json"))
+    assert files
+    return [json.loads(file.read_text()) for file in files]
+
+
+def leaf(run: dict[str, Any], name: str) -> dict[str, float]:
+    tree = run["metrics"]
+    for part in name.split("."):
+        tree = tree[part]
+    return tree
+
+
+def problems() -> list[str]:
+    return [row for row in section("What is found").splitlines() if re.match(r"\| .*\d\.\d", row)]
+
+
+def test_all_values_are_what_the_report_makes_of_the_runs(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: dict[str, set[str]] = defaultdict(set)
+    for folder in sorted(runs.iterdir()):
+        assert main([str(folder), "--markdown"]) == 0
+        for head, rows in tables(capsys.readouterr().out).items():
+            made[head] |= rows
+    printed = tables(PAGE)
+    assert len(printed) == len({problem(row) for row in problems()})
+    for head, rows in printed.items():
+        assert rows <= made[head], head
+
+
+@pytest.mark.parametrize("row", problems())
+def test_the_table_of_problems_is_of_the_runs(runs: Path, row: str) -> None:
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    found = finished(runs, *problem(row))
+    wanted = []
+    for name in COLUMNS:
+        values = [leaf(run, name) for run in found]
+        mean = statistics.mean(value["value"] for value in values)
+        wanted.append(f"{mean:.3f} ({values[0]['oracle_mean']:.3f})")
+    assert cells[1:-1] == wanted
+    words = dict(re.findall(r"(\w+) (\d+)", cells[-1]))
+    assert words == {word: str(n) for word, n in Counter(run["word"] for run in found).items()}
+
+
+def test_the_verdict_counts_the_words_of_these_runs(runs: Path) -> None:
+    asked = [problem(row) for row in problems()]
+    counts = Counter(
+        run["word"]
+        for data, ratio, forgotten in asked
+        if data in ("mnist", "fashion_mnist")
+        for run in finished(runs, data, ratio, forgotten)
+    )
+    said = re.findall(r"^\| \*(\w+)\* \| (\d+) \|", section("Should I use it?"), flags=re.MULTILINE)
+    assert {word: int(n) for word, n in said} == counts
+    assert f"words](evaluation.md#the-word) of its {counts.total()} runs" in PAGE
