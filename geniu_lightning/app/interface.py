@@ -35,17 +35,20 @@ Images = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
 
 @dataclass(frozen=True)
 class Cost:
-    """What unlearning cost.
+    """What unlearning cost, and what a request after it has to know.
 
     Attributes:
         seconds: From the inputs in memory to final weights.
         steps: Updates of the classifier.
         training_images_read: How often a training image was read; 0 for methods of the kit alone.
+        prior_taken: How much of the imbalance was taken out of the answers, for
+            :func:`geniu_lightning.unlearning.next_kit.next_kit`; 0 with most methods.
     """
 
     seconds: float
     steps: int
     training_images_read: int
+    prior_taken: float
 
 
 class Unlearned(NamedTuple):
@@ -139,7 +142,8 @@ def unlearn(
     with terminal.quietly(), torch.random.fork_rng(), torch.enable_grad():
         classifier = unlearner.run(kit, sources, trainer).to(device)
     reads = images.reads if images is not None else 0
-    return Unlearned(classifier, Cost(unlearner.clock.seconds, unlearner.steps, reads))
+    cost = Cost(unlearner.clock.seconds, unlearner.steps, reads, unlearner.prior_taken)
+    return Unlearned(classifier, cost)
 
 
 def _method(

@@ -2,6 +2,7 @@
 
 import datetime
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -347,8 +348,12 @@ def _launched_by_slurm() -> str:
     return ".".join(os.environ.get(name, "0") for name in names)
 
 
+@functools.cache  # what is committed while a run goes on is not what it runs
 def revision() -> str | None:
-    """Return the git revision of the package's checkout, with ``+`` where it is changed."""
+    """Return the git revision of the package's checkout, with ``+`` where it is changed.
+
+    It is that of the first time when this process asked, as runs do when they begin.
+    """
 
     def git(*words: str) -> str:
         folder = Path(__file__).parent

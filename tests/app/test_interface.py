@@ -20,6 +20,7 @@ from geniu_lightning.app.build import recorded_data
 from geniu_lightning.errors import DataNotFoundError, KitError, UserError
 from geniu_lightning.kit import Kit
 from geniu_lightning.kit.networks import state_digest
+from geniu_lightning.unlearning.next_kit import next_kit
 from tests.app.conftest import Command
 from tests.unlearning.every_method import CONFIGS, digest
 
@@ -66,6 +67,18 @@ def test_it_finds_the_weights_that_the_command_finds(
     told = json.loads((tmp_path / "metrics.json").read_text())["cost"]
     assert (cost.steps, cost.training_images_read) == (told["steps"], 0)
     assert cost.seconds > 0
+
+
+def test_the_kit_for_the_next_request_is_that_of_the_command(
+    command: Command, trained: Path, kit: Kit, tmp_path: Path
+) -> None:
+    words = ("forget=[3]", "unlearner=logit_adjust", "evaluation=none", f"out={tmp_path}")
+    assert command("unlearn", f"kit={trained}", *words).status == 0
+    expected = load_kit(tmp_path)
+    classifier, cost = unlearn(kit, forget=[3], method="logit_adjust")
+    made = next_kit(kit, classifier, forget=[3], seed=0, prior_taken=cost.prior_taken)
+    assert made.info.prior_taken == expected.info.prior_taken > 0
+    assert digest(made) == digest(expected)
 
 
 def test_it_leaves_kit_random_state_loggers_filters_and_folder_as_they_were(

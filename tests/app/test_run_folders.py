@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -187,3 +188,16 @@ def test_where_slurm_starts_all_processes_the_others_wait_for_the_first(
             monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
         with pytest.raises(UserError, match="has not begun it"), other.claim(force=False):
             pytest.fail("it took an earlier start for its own")
+
+
+def test_the_revision_is_that_of_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def commit(*_: object, **__: object) -> "subprocess.CompletedProcess[str]":
+        return subprocess.CompletedProcess([], 0, stdout=next(commits))
+
+    commits = iter(["", "abc\n", "", "", "def\n", ""])  # ls-files, rev-parse, status, and again
+    monkeypatch.setattr(subprocess, "run", commit)
+    runs.revision.cache_clear()
+    try:
+        assert (runs.revision(), runs.revision()) == ("abc", "abc")
+    finally:
+        runs.revision.cache_clear()
