@@ -39,6 +39,7 @@ def test_a_documented_command_composes(script: str, words: str) -> None:
     # what a shell would put in for a loop's variable, and one of many methods
     for variable, value in (
         ("$soft", "unlearner.answers=soft unlearner.leave_out=0 unlearner.denials=null"),
+        ("$control", "unlearner=regrow evaluation=word evaluation.timings=1 next_kit=false"),
         ("$method", "geniu"),
         ("$d", "mnist"),
         ("$m", "0"),

@@ -113,11 +113,44 @@ def test_the_values_that_say_nothing_are_those_of_the_runs(runs: Path, row: str)
     blind = Counter(
         band["name"] for run in found for band in run["bands"] if band["reach"] <= band["allowed"]
     )
-    assert set(re.findall(r"`([\w.]+)`", row)) == {k for k, n in blind.items() if 2 * n > len(found)}
+    assert set(re.findall(r"`([\w.]+)`", row)) == {
+        k for k, n in blind.items() if 2 * n > len(found)
+    }
 
 
 def test_each_problem_is_said_to_be_blind_somewhere() -> None:
     assert [problem(row) for row in _rows(columns=2)] == [problem(row) for row in problems()]
+
+
+def _controls() -> list[str]:
+    """Return the rows of runs in the table of controls."""
+    rows = re.findall(r"^\| .*\|$", section("Controls that could refute it"), flags=re.MULTILINE)
+    return [row for row in rows if not re.match(r"\| (\||oracles|original)", row)]
+
+
+@pytest.mark.parametrize("row", _controls())
+def test_the_controls_are_runs_that_differ_in_what_the_table_says(runs: Path, row: str) -> None:
+    def settings(path: Path) -> dict[str, Any]:
+        same = ("name", "agreement")  # the latter changes nothing on this kit
+        found = json.loads(path.read_text())["run"]["unlearner"]
+        return {key: str(value) for key, value in found.items() if key not in same}
+
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    usual = runs / "regrow-cost" / "regrow_1000" / "metrics.json"
+    words = {"true": "True", "false": "False", "null": "None"}
+    asked = settings(usual)
+    for key, value in re.findall(r"`(\w+)=(\w+)`", cells[1]):
+        assert key in asked
+        asked[key] = words.get(value, value)
+    (found,) = [
+        json.loads(path.read_text())
+        for path in (usual, *runs.glob("regrow-ctl/*/metrics.json"))
+        if settings(path) == asked
+    ]
+    names = ("accuracy.test.forget", "accuracy.test.retain", "relearning.k10.area")
+    names += ("adaptive.net", "probe.recall", "prototype.all.recall")
+    values = [f"{leaf(found, name)['value']:.3f}" for name in names]
+    assert cells[2:] == [*values, found["word"]]
 
 
 def test_the_verdict_counts_the_words_of_these_runs(runs: Path) -> None:
