@@ -1,5 +1,6 @@
 # make demo   train on handwritten digits, forget a class, compare with retrained models
 # make test   the default tests; make test-all adds those that need minutes; make check lints
+# make clean  removes the virtual environment; what was computed, runs/, stays
 PYTHON ?= python3
 # 2.13.0 is what the project is tested with; TORCH=torch takes the newest that pyproject admits
 TORCH ?= torch==2.13.0
@@ -13,7 +14,7 @@ demo: $(READY)
 	$(BIN)/python unlearn.py -m sweep=oracles kit=runs/demo/train forget=[0] oracles.folder=runs/demo/oracles oracles.add=1,2,3
 	$(BIN)/python unlearn.py -m kit=runs/demo/train forget=[0] unlearner=none,geniu,logit_mask,retrain oracles.folder=runs/demo/oracles oracles.count=3 'out=runs/demo/$${unlearner.name}'
 	$(BIN)/python -m geniu_lightning.report runs/demo
-	@echo "Results: runs/demo (proxies.png, metrics.json, confusion_after.png, ...)"
+	@echo "Results: runs/demo/train (proxies.png, ...), runs/demo/geniu (metrics.json, receipt.md, ...), ..."
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
@@ -34,4 +35,4 @@ $(READY): pyproject.toml
 	@touch $(READY)
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv

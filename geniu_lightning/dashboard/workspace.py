@@ -139,6 +139,6 @@ def _library() -> tuple[Any, Any, Any]:  # its modules
         from wandb_workspaces import expr
     except ImportError as error:
         raise UserError(
-            "wandb's library for views is missing: pip install 'geniu-lightning[dashboards]'"
+            "wandb's library for views is missing: pip install -e '.[dashboards]' in the checkout"
         ) from error
     return ws, wr, expr

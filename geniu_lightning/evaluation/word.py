@@ -222,8 +222,10 @@ class _Ruler:
         memory += tuple(f for f in ask("probabilities", LEAKS) if f.towards_original)
         if memory:
             return Verdict("hides", _hidden(memory), memory)
-        if not all(any(name.startswith(family) for name in row) for family in FULL):
-            return Verdict(NOT_REFUTED, "what was measured finds nothing; evaluation=full looks on")
+        asked = [check.name for check, _ in self._able(INSIDE, row, oracles)]
+        untold = [f for f in FULL if not any(name.startswith(f) for name in asked)]
+        if untold:
+            return Verdict(NOT_REFUTED, _not_refuted(untold, row))
         traces = inside + ask("probabilities", PROBABILITIES)
         if traces:
             return Verdict("scars", _scarred(traces), traces)
@@ -374,6 +376,14 @@ def _hidden(failures: Sequence[Failure]) -> str:
         )
     first = failures[0]
     return begin + f"{first.name} is {first.value:.2f}, where oracles have {first.oracles:.2f}"
+
+
+def _not_refuted(families: Sequence[str], row: Values) -> str:
+    """Return why a word is no better; without a result from a family nobody looked there."""
+    if any(not any(name.startswith(family) for name in row) for family in families):
+        return "what was measured finds nothing; evaluation=full looks on"
+    names = ", ".join(family.rstrip(".") for family in families)
+    return f"what was measured finds nothing, but there is no result to compare of {names}"
 
 
 def _scarred(failures: Sequence[Failure]) -> str:

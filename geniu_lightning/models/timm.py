@@ -59,6 +59,6 @@ def _timm() -> Any:  # the package, which is imported late and has no types
         import timm
     except ImportError as error:
         raise RuntimeError(
-            "it needs the package timm: pip install 'geniu-lightning[timm]'"
+            "it needs the package timm: pip install -e '.[timm]' in the checkout"
         ) from error
     return timm

@@ -52,4 +52,4 @@ def test_what_cannot_work_is_told_in_a_sentence(
     for name in ("reports.v2", "workspaces", "reports"):
         monkeypatch.delitem(sys.modules, f"wandb_workspaces.{name}", raising=False)
     assert main(["--dry-run"]) == 2
-    assert "geniu-lightning[dashboards]" in capsys.readouterr().err
+    assert ".[dashboards]" in capsys.readouterr().err

@@ -214,21 +214,22 @@ def test_what_decided_stands_in_the_order_of_its_distance() -> None:
 
 
 def test_the_more_values_a_question_has_the_wider_is_each_band() -> None:
-    def with_spread(**more: object) -> Findings:
-        given = findings({"relearning.k10.area": 0.16}, **more)
+    def with_spread() -> Findings:
+        given = findings()
         for row, area in zip(given.oracles, (0.08, 0.09, 0.1, 0.11, 0.12), strict=True):
             row["relearning.k10.area"] = area
         return given
 
-    # the band of one value alone is 0.048 wide, that of one of six 0.08
-    assert judge(with_spread(), IMAGES).verdict.word == "forgets"
+    def allowed(given: Findings) -> float:
+        (band,) = [b for b in judge(given, IMAGES).bands if b.name == "relearning.k10.area"]
+        return band.allowed
+
+    assert allowed(with_spread()) == pytest.approx(0.0840, abs=1e-4)  # one of six
     alone = ("retain_only.", "adaptive.", "probe.", "prototype.", "head.")
     for row in (given := with_spread()).oracles:
         for name in [name for name in row if name.startswith(alone)]:
             row[name] = Absent("not measured")
-    (failure,) = judge(given, IMAGES).verdict.deciding
-    assert failure.name == "relearning.k10.area"
-    assert failure.allowed == pytest.approx(2.776 * 0.01581 * 1.2**0.5, rel=1e-3)
+    assert allowed(given) == pytest.approx(2.776 * 0.01581 * 1.2**0.5, rel=1e-3)
 
 
 SPREAD = {"probe.recall": (0.7, 0.75, 0.8, 0.85, 0.9), "head.repair": (0.0, 0.1, 0.0, 0.1, 0.0)}
@@ -292,7 +293,15 @@ def test_oracles_that_agree_on_a_few_images_may_do_so_by_chance(images: int, exp
 
 
 def test_what_is_absent_decides_nothing() -> None:
-    assert word_of({"relearning.k10.area": Absent("no training images")}) == "forgets"
+    assert word_of({"adaptive.net": Absent("no training images")}) == "forgets"
+    assert word_of({"membership.loss.leak": Absent("no training images")}) == "forgets"
+
+
+def test_an_attack_without_a_result_is_none() -> None:
+    absent = {"relearning.k10.area": Absent("no training images")}
+    found = judge(findings(absent), IMAGES).verdict
+    assert found.word == "not refuted"
+    assert found.reason.endswith("no result to compare of relearning")
 
 
 @pytest.mark.parametrize(

@@ -60,5 +60,5 @@ def test_a_kit_cannot_make_timm_load_a_file() -> None:
 
 def test_without_timm_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(KitError, match=r"pip install 'geniu-lightning\[timm\]'"):
+    with pytest.raises(KitError, match=r"pip install -e '\.\[timm\]'"):
         spec("resnet18").build()
