@@ -56,8 +56,10 @@ def problem(row: str) -> tuple[str, str, str]:
     return FOLDERS[said[1]], said[2], said[3]
 
 
-def finished(runs: Path, data: str, ratio: str, forgotten: str) -> list[dict[str, Any]]:
-    files = sorted(runs.glob(f"regrow/{data}-{ratio}-*/regrow-{forgotten}/metrics.json"))
+def finished(
+    runs: Path, data: str, ratio: str, forgotten: str, folder: str = "regrow"
+) -> list[dict[str, Any]]:
+    files = sorted(runs.glob(f"{folder}/{data}-{ratio}-*/regrow-{forgotten}/metrics.json"))
     assert files
     return [json.loads(file.read_text()) for file in files]
 
@@ -120,6 +122,34 @@ def test_the_values_that_say_nothing_are_those_of_the_runs(runs: Path, row: str)
 
 def test_each_problem_is_said_to_be_blind_somewhere() -> None:
     assert [problem(row) for row in _rows(columns=2)] == [problem(row) for row in problems()]
+
+
+def _weakened() -> list[str]:
+    """Return the rows that compare the default with ``agreement=0``."""
+    return [
+        row
+        for row in section("What limits it").splitlines()
+        if re.match(rf"\| ({'|'.join(FOLDERS)}) ", row) and row.count("|") == len(COLUMNS) + 4
+    ]
+
+
+@pytest.mark.parametrize("row", _weakened())
+def test_the_comparison_with_agreement_is_of_the_runs(runs: Path, row: str) -> None:
+    asked = problem(row)
+    means = [
+        [statistics.mean(leaf(run, name)["value"] for run in found) for name in COLUMNS]
+        for found in (finished(runs, *asked), finished(runs, *asked, folder="regrow-unweakened"))
+    ]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[2:-1] == [f"{a:.3f} ({b:.3f})" for a, b in zip(*means, strict=True)]
+
+
+def test_the_comparison_is_of_all_runs_without_agreement(runs: Path) -> None:
+    compared = {problem(row) for row in _weakened()}
+    there = [path.parent for path in runs.glob("regrow-unweakened/*/regrow-*/metrics.json")]
+    assert compared == {
+        (*path.parent.name.split("-")[:2], path.name.removeprefix("regrow-")) for path in there
+    }
 
 
 def _controls() -> list[str]:
