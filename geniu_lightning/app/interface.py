@@ -4,11 +4,12 @@ No configuration is composed and no file is written. The methods and their defau
 ``unlearn.py``.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning import Trainer
@@ -110,11 +111,14 @@ def unlearn(
         TrainingDivergedError: If loss or weights stop being finite numbers.
     """
     names = kit.info.class_names
+    if isinstance(forget, np.generic | np.ndarray | Tensor):
+        forget = forget.tolist()
     gone = forgotten(forget, {"class_names": names, "forgotten": kit.info.forgotten})
     unlearner = _method(method, settings, gone, seed)
     images: _Given | None = None
     if unlearner.access:
-        images = _images(data, kit, gone, method, unlearner)
+        with torch.random.fork_rng():  # a loader draws from the global state, though in vain
+            images = _images(data, kit, gone, method, unlearner)
     device = next(kit.classifier.parameters()).device
     label = f"forgetting {', '.join(names[k] for k in gone)} with {method}"
     recorded = kit.info.settings.get("precision") if unlearner.from_scratch else None
@@ -193,7 +197,7 @@ def _tensors(data: Images) -> tuple[Tensor, Tensor]:
     if isinstance(data, Dataset):
         data = DataLoader(data, batch_size=AT_ONCE)
     parts: list[tuple[Tensor, Tensor]] = []
-    for batch in data:
+    for batch in _batches(data):
         if not (isinstance(batch, tuple | list) and len(batch) >= 2):
             raise UserError(
                 "data must give pairs of images and labels, as a DataLoader over a data set of"
@@ -208,11 +212,21 @@ def _tensors(data: Images) -> tuple[Tensor, Tensor]:
         raise UserError(f"the batches of data cannot be put together: {error}") from error
 
 
+def _batches(data: Iterable[Any]) -> Iterator[Any]:
+    try:
+        yield from data
+    except TypeError as error:  # of collation: pictures that are no tensors yet
+        raise UserError(f"data must give tensors of images and labels: {error}") from error
+
+
 def _refuse_misfits(images: Tensor, labels: Tensor, spec: ImageSpec, classes: int) -> None:
     shape = (spec.channels, spec.size, spec.size)
-    if images.dim() != 4 or images.shape[1:] != shape or not images.is_floating_point():
+    if not len(images):
+        raise UserError("data holds no image")
+    if images.dim() != 4 or images.shape[1:] != shape or images.dtype != torch.float32:
         raise UserError(
-            f"data must give normalised floats of the shape (N, {', '.join(map(str, shape))}), got"
+            "data must give normalised floats (float32) of the shape"
+            f" (N, {', '.join(map(str, shape))}), got"
             f" {str(images.dtype).removeprefix('torch.')} of {tuple(images.shape)}"
         )
     whole = labels.dim() == 1 and not labels.is_floating_point() and len(labels) == len(images)

@@ -94,8 +94,13 @@ def _files(folder: Path, request: Request, said: str | None) -> Iterator[Json]:
     if (run / "run.json").is_file():  # the kit lies where a run left it
         for path in sorted(run.glob("checkpoints/*.ckpt")):
             yield of(path, f"{path.parent.name}/{path.name}", f"{beside} the model before", True)
-        for name, what in ((WEIGHTS, "the model before"), ("proxies.png", "pictures of classes")):
-            if (run / name).is_file():
+        holding = (
+            (WEIGHTS, "the model before"),
+            (KIT, "the model before and what draws its classes"),
+            ("proxies.png", "pictures of classes"),
+        )
+        for name, what in holding:
+            if (run / name).is_file() and name != kit.name:
                 yield of(run / name, name, f"{beside} {what}", True)
     earlier = run / "receipt.json"
     if earlier.is_file():  # the kit was left by an earlier request

@@ -40,13 +40,18 @@ def page_of(receipt: Json) -> str:
     lines += [
         "",
         "## What was read to forget",
-        f"- {read['training_images']:,} training images; the method declares to read"
-        f" {read['declared']}.",
+        f"- {_reads(read['training_images'])}; the method declares to read {read['declared']}.",
         f"- The kit, {', '.join(f'`{file}`' for file in read['files'])}: {prompts}.",
     ]
     if judged is not None:
         lines.append("- To measure, images were read afterwards; they are not in this number.")
     return "\n".join([*lines, *_rest(receipt)]) + "\n"
+
+
+def _reads(count: int) -> str:
+    if not count:
+        return "No training image"
+    return f"Training images, {count:,} times (one that is read twice counts twice)"
 
 
 def _rest(receipt: Json) -> Iterator[str]:

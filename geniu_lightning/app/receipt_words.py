@@ -231,6 +231,9 @@ def _not_checked(document: Json, facts: Facts, measured: set[str]) -> Iterator[s
     if not measured:
         yield _without_word(document, False)
     families = {name.partition(".")[0] for name in measured}
+    compared = "copying" in families
+    if not any(name.startswith("copying.") and ".forget." in name for name in measured):
+        families.discard("copying")  # of kept classes alone: a new kit has no pictures of others
     if missing := [said for family, said in TRIES.items() if family not in families]:
         yield f"These tests were not run, or have no result: {'; '.join(missing)}."
     asked = {check.name for question in _QUESTIONS for check in question}
@@ -245,12 +248,18 @@ def _not_checked(document: Json, facts: Facts, measured: set[str]) -> Iterator[s
     draws = " and draws pictures of the class" if facts.draws else ""
     yield f"The old kit, {facts.kit}, still holds the model before{draws}."
     if _has_new_kit(facts):
+        looked = (
+            "What the new kit draws was compared with training images of kept classes (`copying` in"
+            " metrics.json), but not searched for the class."
+            if compared
+            else "Nobody looked at what the new kit draws."
+        )
         yield (
-            "Nobody looked at what the new kit draws. Its prompts of the class are gone, and what"
-            " draws has learned from its other pictures alone."
+            f"{looked} Its prompts of the class are gone, and what draws has learned from its other"
+            " pictures alone."
         )
     else:
-        yield "No new kit was made: the next request has nothing to start from but the old one."
+        yield "No new kit was made: a next request has only the old one to draw from."
     yield (
         "Nobody looked at copies: backups, logs, other copies of weights and kit, other models made"
         " from the original or taught by it."
@@ -259,7 +268,7 @@ def _not_checked(document: Json, facts: Facts, measured: set[str]) -> Iterator[s
         "The training images themselves, and decoded copies in this library's cache folder, are"
         " as they were."
     )
-    if len(facts.forget) > 1:
+    if len(facts.forget) > 1 and measured:
         yield (
             "Values are means over the classes that are gone; each one on its own was not judged,"
             " and one of them may be worse."
@@ -278,14 +287,14 @@ def _not_checked(document: Json, facts: Facts, measured: set[str]) -> Iterator[s
 
 
 def _limits(document: Json) -> str:
-    """Return what the attackers had that the rule looks at, where there were any."""
+    """Return what those had who tried to bring the class back, where anybody did."""
     tried = document["metrics"].get("relearning", {})
     shots = [int(name[1:]) for name in tried if name[1:].isdigit()]
     steps = document.get("steps", {}).get("relearning")
     if not shots or not steps:
         return ""
     most = f"at most {max(shots)} images of the class and {max(steps)} steps"
-    return f" (those that train the model had {most})"
+    return f" (to bring the class back, `relearning` had {most})"
 
 
 def _has_new_kit(facts: Facts) -> bool:

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -292,7 +292,7 @@ def forgotten(
     """
     names = kit["class_names"]
     wanted = wanted if wanted is not None else []
-    if isinstance(wanted, str | int):
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
         wanted = [wanted]
     forget = class_indices(list(wanted), names)
     if not forget:

@@ -371,8 +371,8 @@ def _hidden(failures: Sequence[Failure]) -> str:
     relearned = by_name.get("relearning.k10.area")
     if relearned is not None:
         return begin + (
-            f"ten images bring back {relearned.value:.0%} over 50 steps, where oracles get back"
-            f" {relearned.oracles:.0%}"
+            f"ten images bring back {relearned.value:.0%} of it, averaged over the attack, where"
+            f" oracles get back {relearned.oracles:.0%}"
         )
     first = failures[0]
     return begin + f"{first.name} is {first.value:.2f}, where oracles have {first.oracles:.2f}"

@@ -52,7 +52,7 @@ def next_kit(
     assert kit.generator is not None  # as there are prompts
     assert kit.info.generator is not None
     recipe: dict[str, Any] = kit.info.settings.get("training", {})
-    recipe = kit.info.settings.get("callback", {}) | recipe
+    recipe = recipe | kit.info.settings.get("callback", {})  # which grew the prompts, where it did
     steps = recipe.get("min_generator_steps") or STEPS
     # of earlier requests, too: the generator of the second must not begin as that of the first did
     streams = [

@@ -1,5 +1,6 @@
 """Regrow: a network that begins afresh is taught by the original, which may not name F."""
 
+import math
 from typing import Any, Literal, get_args
 
 import torch
@@ -111,8 +112,17 @@ class Regrow(Unlearner):
             raise UserError(
                 f"unlearner.source must be one of {', '.join(get_args(Inputs))}, got {source!r}"
             )
+        for name, value in (("masked", masked), ("forgotten_inputs", forgotten_inputs)):
+            if not isinstance(value, bool):  # a word would pass for true
+                raise UserError(f"unlearner.{name} must be true or false, got {value!r}")
+        numbers = {"keep": keep, "batch_size": batch_size, "proxies_per_class": proxies_per_class}
+        for name, number in numbers.items():
+            if not isinstance(number, int | None):
+                raise UserError(f"unlearner.{name} must be a whole number, got {number!r}")
         if forgotten_inputs and source != "proxies":
             raise UserError("unlearner.forgotten_inputs=true needs unlearner.source=proxies")
+        if proxies_per_class is not None and source != "proxies":
+            raise UserError("unlearner.proxies_per_class needs unlearner.source=proxies")
         if batch_size < 2:
             raise UserError(f"unlearner.batch_size must be at least 2, got {batch_size}")
         if not 0 <= agreement <= 1:
@@ -125,9 +135,9 @@ class Regrow(Unlearner):
             raise UserError(f"unlearner.leave_out must be in [0, 0.5], got {leave_out}")
         if denials is not None and not 0 < denials <= 1:
             raise UserError(f"unlearner.denials must be in (0, 1] or null, got {denials}")
-        if not temperature > 0:
+        if not 0 < temperature < math.inf:
             raise UserError(f"unlearner.temperature must be above 0, got {temperature}")
-        if not tau >= 0:
+        if not 0 <= tau < math.inf:
             raise UserError(f"unlearner.tau must be at least 0, got {tau}")
         self.warps = warps
         self.agreement = agreement
@@ -204,7 +214,7 @@ class Regrow(Unlearner):
             return Noise(shape, self.steps, self.seed, device)
         if self.source == "data":
             self.stored = images_for(kit, self.forget, self.budget, None)
-            opened = sources.retain(AT_ONCE, None, self.stored)
+            opened = sources.retain(AT_ONCE, self.seed or None, self.stored)  # drawn by the seed
             images = torch.cat([batch.images for batch in opened])
         else:
             gone = () if self.forgotten_inputs else self.forget

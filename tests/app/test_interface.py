@@ -10,9 +10,10 @@ import warnings
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import geniu_lightning
 from geniu_lightning import load_kit, unlearn
@@ -99,6 +100,21 @@ def test_it_leaves_kit_random_state_loggers_filters_and_folder_as_they_were(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_data_set_leaves_the_random_state_as_it_was(
+    kit: Kit, images: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    state = torch.get_rng_state()
+    unlearn(kit, 0, "finetune", data=TensorDataset(*images), **QUICK)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_classes_come_in_the_numbers_of_arrays_and_tensors(kit: Kit) -> None:
+    whole = state_digest(unlearn(kit, [0, 3], **QUICK).classifier)
+    for forget in (np.array([0, 3]), torch.tensor([0, 3]), [np.int64(0), 3]):
+        assert state_digest(unlearn(kit, forget, **QUICK).classifier) == whole
+    assert unlearn(kit, np.int64(3), **QUICK)
+
+
 def test_settings_replace_those_of_the_yaml_and_a_mapping_single_values(kit: Kit) -> None:
     found = [
         state_digest(unlearn(kit, 0, **QUICK | settings).classifier)
@@ -144,6 +160,18 @@ def test_proxies_stand_for_data(kit: Kit) -> None:
     assert unlearn(kit, 0, "finetune", source="proxies", **QUICK).cost.training_images_read == 0
 
 
+class Pictures(Dataset[tuple[object, int]]):
+    """A data set as one forgets to give it a transform."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        if index > 1:
+            raise IndexError
+        return object(), 0
+
+
 def test_what_cannot_work_is_said_in_one_sentence(
     kit: Kit, images: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
@@ -155,7 +183,11 @@ def test_what_cannot_work_is_said_in_one_sentence(
         ([0, "genui"], {}, r"there is no method 'genui'; there are .*geniu.*retrain"),
         ([0], {"steps": -1}, "steps must be a whole number"),
         ([0, "finetune"], {"data": [pictures]}, "pairs of images and labels"),
+        ([0.0], {}, "there is no class"),
         ([0, "finetune"], {"data": []}, "holds no image"),
+        ([0, "finetune"], {"data": (pictures[:0], labels[:0])}, "holds no image"),
+        ([0, "finetune"], {"data": (pictures.double(), labels)}, "float32.* got float64"),
+        ([0, "finetune"], {"data": Pictures()}, "must give tensors of images and labels"),
         ([0, "finetune"], {"data": (pictures.flatten(1), labels)}, r"shape \(N, 1, 28, 28\)"),
         ([0, "finetune"], {"data": (pictures.byte(), labels)}, "normalised floats"),
         ([0, "finetune"], {"data": (pictures, labels.float())}, "integer label from 0 to 9"),

@@ -133,6 +133,8 @@ def test_without_measurements_it_says_so_first() -> None:
     assert lines[0].startswith("# NOT shown to be gone")
     assert lines[2].startswith("Nothing was measured.")
     assert "the images to measure with were not found" in sentences(found)
+    assert "Values are means" not in sentences(found)
+    assert "Values are means" in sentences(made())
     assert all(said in sentences(found) for said in TRIES.values())
     assert found["judged"] is None
     assert "/a/folder" not in json.dumps(found)
@@ -175,9 +177,18 @@ def test_kits_that_lie_there_are_named() -> None:
     assert f"{draws} and draws pictures of the class." in sentences(without)
     assert f"{draws}." in sentences(made(facts=replace(FACTS, draws=False)))
     assert "No new kit was made" in sentences(without)
-    new = made(facts=replace(FACTS, files=[*FACTS.files, NEW]))
+    uncopied = {name: tree for name, tree in measured().items() if name != "copying"}
+    new = made(metrics=uncopied, facts=replace(FACTS, files=[*FACTS.files, NEW]))
     assert "No new kit was made" not in sentences(new)
     assert "Nobody looked at what the new kit draws" in sentences(new)
+    copying = {"pixel": {"retain": {"nearer": leaf(0.5, None, None)}}}
+    metrics = measured() | {"copying": copying}
+    compared = made(metrics=metrics, facts=replace(FACTS, files=[*FACTS.files, NEW]))
+    assert "compared with training images of kept classes" in sentences(compared)
+    assert "Nobody looked at what the new kit draws" not in sentences(compared)
+    assert "whether these pictures copy training images" in sentences(compared)
+    copying["pixel"]["forget"] = copying["pixel"]["retain"]
+    assert "whether these pictures copy training images" not in sentences(made(metrics=metrics))
     assert any("Keep the new kit" in step for step in new["next"])
     hiding = made("hides", facts=replace(FACTS, files=[*FACTS.files, NEW]))
     assert not any("Keep the new kit" in step for step in hiding["next"])
@@ -242,7 +253,7 @@ def test_the_page_holds_the_numbers_of_the_file() -> None:
     band = found["found"]["bands"][0]
     assert f"`probe.recall` may be {band['allowed']:.3f} away" in text
     assert "told apart in none of the 1 values" in text
-    assert "12,345 training images" in text
+    assert "Training images, 12,345 times (one that is read twice counts twice)" in text
     assert "forgets 4, scars 1" in text
     assert "with steps=7, optimizer.lr=0.1; 7 steps, 1.50 s" in text
     assert "training 5, unlearning 3, evaluation 4, models to compare with 1000, 1001" in text
@@ -399,6 +410,13 @@ def test_without_evaluation_there_is_a_receipt_and_a_new_kit_is_in_it(
     assert {sha256(first / name) for name in names} <= gone
     assert sha256(trained / "kit.safetensors") in gone  # both classes are in it
     assert sha256(trained / "proxies.png") in gone
+    # from the weights alone, the kit beside them still draws the class that goes now
+    third, weights = tmp_path / "third", first / "unlearned.safetensors"
+    words = ("unlearner=logit_mask", f"kit={weights}", "forget=[3]", f"out={third}")
+    assert command(*arguments, *words).status == 0
+    files = [f["sha256"] for f in read(third)["files"] if f["delete"]]
+    assert {sha256(first / name) for name in names} <= set(files)
+    assert files.count(sha256(weights)) == 1
 
 
 def test_an_oracle_has_none(bank: Path) -> None:

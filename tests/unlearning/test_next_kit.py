@@ -89,6 +89,19 @@ def test_the_next_request_begins_with_it(trained_briefly: Kit, asked: tuple[int,
     assert torch.equal(second.prompts, first.prompts[[0, 1, 3]])  # of 0, 2 and 4
 
 
+def test_it_grows_as_the_callback_grew_it_whatever_recipe_retraining_is_to_follow(
+    trained_briefly: Kit,
+) -> None:
+    def grown(**settings: dict[str, int]) -> str:
+        kit = trained_briefly
+        kit.info = dataclasses.replace(kit.info, settings=settings)
+        return digest(next_kit(kit, kit.classifier, GONE, seed=0))
+
+    three, five = ({"min_generator_steps": steps, "prompt_batch": 2} for steps in (3, 5))
+    # digests are of what kits hold, not of what they say of themselves
+    assert grown(callback=three, training=five) == grown(callback=three) != grown(training=five)
+
+
 def test_the_second_generator_does_not_begin_as_the_first_did(trained_briefly: Kit) -> None:
     kit = trained_briefly
     recipe = kit.info.settings["training"] | {"min_generator_steps": 1}
