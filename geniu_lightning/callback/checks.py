@@ -184,7 +184,7 @@ def refuse_unlike(network: nn.Module, images: Tensor, spec: ImageSpec) -> None:
         )
     with torch.no_grad(), fixed(network):
         composed = head_of(network)(features_of(network, images))
-        if not torch.allclose(network(images), composed, rtol=1e-3, atol=1e-3):
+        if not torch.allclose(network(images), composed, rtol=1e-3, atol=1e-3, equal_nan=True):
             raise UserError(
                 f"{type(network).__name__} does not answer with head(features(images)), on which"
                 " unlearning relies"

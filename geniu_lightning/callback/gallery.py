@@ -10,6 +10,8 @@ from geniu_lightning.errors import UserError
 from geniu_lightning.exemplars import UNSEEN, Supervision, entropy, keep_places
 from geniu_lightning.seeds import generator
 
+LOWEST = -1e9  # of what was seen
+
 
 class Gallery:
     """Keeps the best images of each class that pass by, where a loader numbers none.
@@ -70,6 +72,7 @@ class Gallery:
             scores = torch.rand(len(images), generator=rng).to(images.device)
         else:
             scores = entropy(logits) * (-1 if self.supervision == "min_entropy" else 1)
+            scores = scores.nan_to_num(nan=LOWEST)  # of a training that diverged: its own affair
         if self._kept is None:
             self._kept = _Kept.empty(self.num_classes, self.per_class, images)
         for k in labels.unique().tolist():

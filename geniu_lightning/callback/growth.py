@@ -47,6 +47,7 @@ class Growth:
         self.prompts = prompts
         self.counts = torch.zeros(num_classes, dtype=torch.long)
         self.tick = 0
+        self._last_tick = cadence.steps_per_epoch * cadence.max_epochs
         self._of_prompts = _part([prompts], optimizers[0], cadence.prompt_steps)
         parameters = list(generator.parameters())
         self._of_generator = _part(parameters, optimizers[1], cadence.generator_steps)
@@ -59,8 +60,11 @@ class Growth:
             targets: The image that each prompt is to become, once there are some.
 
         Returns:
-            The terms of each update, weighted.
+            The terms of each update, weighted; none once the cadence's epochs are over, however long
+            the fit goes on.
         """
+        if self.tick >= self._last_tick:
+            return []
         generator_steps = self.cadence.due(self.tick, self.cadence.generator_steps)
         prompt_steps = self.cadence.due(self.tick, self.cadence.prompt_steps)
         done = []
@@ -102,18 +106,20 @@ class Growth:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back; the courses go on to the end that training has now."""
+        """Take it back; the courses end with the updates that are due from here on."""
         self.tick, self.counts = state["tick"], state["counts"].cpu()
         self.prompts.data.copy_(state["prompts"])
         self.generator.load_state_dict(state["generator"])
         parts = (self._of_prompts, self._of_generator)
-        for part, optimizer, course in zip(
-            parts, state["optimizers"], state["courses"], strict=True
+        steps = (self.cadence.prompt_steps, self.cadence.generator_steps)
+        for part, optimizer, course, planned in zip(
+            parts, state["optimizers"], state["courses"], steps, strict=True
         ):
             part.optimizer.load_state_dict(optimizer)
-            end = part.course.T_max
             part.course.load_state_dict(course)
-            part.course.T_max = end
+            ticks = range(self.tick, self._last_tick)
+            left = sum(self.cadence.due(tick, planned) for tick in ticks)
+            part.course.T_max = max(1, part.course.last_epoch + left)
 
 
 class _Part(NamedTuple):

@@ -134,6 +134,7 @@ class KitCallback(Callback):
         )
         self.log_every_n_steps = log_every_n_steps
         self._growth: Growth | None = None
+        self._latest: dict[str, Tensor] = {}  # terms of the last update that is not logged yet
         self._saved: dict[str, Any] | None = None
         self._start_over()
 
@@ -218,8 +219,10 @@ class KitCallback(Callback):
             updates = growth.step(network, None if chosen is None else chosen.flatten(0, 1))
         for terms in updates:
             self.watch.see(torch.stack(list(terms.values())).sum(), growth.tick)
-        if updates and (growth.tick + 1) % self.log_every_n_steps == 0:
-            values = {f"kit/{name}": float(term.detach()) for name, term in updates[0].items()}
+            self._latest = {name: term.detach() for name, term in terms.items()}
+        if self._latest and (growth.tick + 1) % self.log_every_n_steps == 0:
+            values = {f"kit/{name}": float(term) for name, term in self._latest.items()}
+            self._latest = {}
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=trainer.global_step)
         growth.tick += 1
@@ -251,6 +254,11 @@ class KitCallback(Callback):
                 rank_zero_warn(
                     f"training ended after {growth.tick} of {due} batches, so prompts and generator"
                     " of the kit had fewer steps than were meant for them"
+                )
+            if growth.tick > due:
+                rank_zero_warn(
+                    f"training went on for {growth.tick - due} batches after the {due} that the"
+                    " callback was told of, in which prompts and generator rested"
                 )
             rank_zero_info(f"kit: {self.path}")
 
@@ -302,6 +310,7 @@ class KitCallback(Callback):
         )
         self.watch = LossWatch("lower the rates of generator_optimizer and prompt_optimizer")
         self._saved = None
+        self._latest = {}
 
     def _grown(self) -> Growth:
         if self._growth is None:
@@ -318,6 +327,7 @@ class KitCallback(Callback):
         if self.supervision != "random":
             with torch.no_grad(), fixed(network):
                 logits = network(images).float()
+            self.watch.see(logits.sum(), tick)
         pixels = self.spec.restore(images.float()).clamp(0, 1)
         self.gallery.observe(pixels, labels, logits, tick, rank)
 

@@ -50,6 +50,14 @@ def test_an_image_that_comes_twice_counts_once_and_few_are_repeated() -> None:
     assert torch.equal(found[1], images[[3, 3, 3]])
 
 
+@pytest.mark.parametrize("rule", Gallery.RULES[:2])
+def test_answers_that_are_no_numbers_are_chosen_last(rule: str) -> None:
+    images, labels = images_of(3), torch.tensor([0, 0, 1])
+    gallery = Gallery(2, 1, rule)
+    gallery.observe(images, labels, logits_of([torch.nan, 2.0, torch.nan]))
+    assert torch.equal(gallery.select()[:, 0], images[[1, 2]])
+
+
 def test_what_is_chosen_again_keeps_its_place() -> None:
     images, labels = images_of(3), torch.zeros(3, dtype=torch.long)
     gallery = Gallery(1, 2)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers.logger import DummyLogger
 
 from geniu_lightning import KitCallback, load_kit, unlearn
 from geniu_lightning.app.build import plain
@@ -220,6 +221,40 @@ def test_a_resumed_training_grows_the_same_kit(tmp_path: Path) -> None:
         assert torch.equal(kit.prompts, expected.prompts)
         assert state_digest(kit.generator) == state_digest(expected.generator)
         assert kit.info == expected.info
+
+
+def test_a_training_resumed_for_longer_ends_its_courses_at_its_end(tmp_path: Path) -> None:
+    saves = ModelCheckpoint(tmp_path / "saved", filename="{epoch}", save_top_k=-1)
+    fit(seeded(), tmp_path, kit_callback(tmp_path / "kit"), saves, enable_checkpointing=True)
+    resumed = kit_callback(tmp_path / "longer")
+    fit(seeded(), tmp_path, resumed, resume=str(tmp_path / "saved" / "epoch=3.ckpt"), max_epochs=8)
+    for course in resumed._growth.state_dict()["courses"]:
+        assert course["last_epoch"] == course["T_max"]
+        assert course["_last_lr"][0] == pytest.approx(0, abs=1e-9)
+
+
+class Entries(DummyLogger):
+    """Remembers at which steps the kit's terms were logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int | None] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if any(name.startswith("kit/") for name in metrics):
+            self.steps.append(step)
+
+
+@pytest.mark.parametrize(("every", "expected"), [(7, [21, 28, 35]), (10, [20, 30, 40])])
+def test_the_log_has_an_entry_wherever_one_is_due(
+    tmp_path: Path, every: int, expected: list[int]
+) -> None:
+    logger = Entries()
+    # an update after every sixth of 30 batches, the first of which is the eleventh of the fit
+    few = {"every_n_steps": 6, "min_generator_steps": 5}
+    grow = kit_callback(tmp_path / "kit", log_every_n_steps=every, **few)
+    fit(seeded(), tmp_path, grow, logger=logger)
+    assert logger.steps == expected
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Modules, trainers and batches that a kit can grow beside, and those that are refused."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -147,6 +149,37 @@ def test_a_training_that_ends_early_is_left_alone_and_told_so(tmp_path: Path) ->
         with pytest.warns(UserWarning, match=said):
             fit(module, tmp_path, kit_callback(tmp_path / "kit"))
         assert (tmp_path / "kit").exists() == written
+
+
+def test_a_training_that_goes_on_longer_rests_the_kit_and_says_so(tmp_path: Path) -> None:
+    ends = []
+    for epochs in (4, 2):
+        grow, module = kit_callback(tmp_path / "kit", epochs=epochs), seeded()
+        with (
+            pytest.warns(UserWarning, match="20 batches after the 20")
+            if epochs == 2
+            else contextlib.nullcontext()
+        ):
+            fit(module, tmp_path, grow)
+        parts = grow._growth.state_dict()
+        ends.append([rate for course in parts["courses"] for rate in course["_last_lr"]])
+        due = [grow._growth.cadence.prompt_steps, grow._growth.cadence.generator_steps]
+        assert [course["last_epoch"] for course in parts["courses"]] == due
+    assert all(rate == pytest.approx(0, abs=1e-9) for rates in ends for rate in rates)
+
+
+def test_a_classifier_that_diverges_ends_no_training_for_another_reason(tmp_path: Path) -> None:
+    class Breaks(Foreign):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            if self.global_step == self.last:
+                torch.nn.init.constant_(self.net.head.weight, torch.nan)
+
+    for last in (0, 12):
+        module = seeded(Breaks)
+        module.last = last
+        with pytest.warns(UserWarning, match="no kit was written .* finite number at step"):
+            fit(module, tmp_path, kit_callback(tmp_path / "kit"))
+        assert module.global_step == 40
 
 
 def test_a_generator_that_diverges_ends_no_training_of_the_users(tmp_path: Path) -> None:
