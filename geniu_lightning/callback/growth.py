@@ -60,8 +60,8 @@ class Growth:
             targets: The image that each prompt is to become, once there are some.
 
         Returns:
-            The terms of each update, weighted; none once the cadence's epochs are over, however long
-            the fit goes on.
+            The terms of each update, weighted; none once the cadence's epochs are over, even if the
+            fit goes on.
         """
         if self.tick >= self._last_tick:
             return []
