@@ -172,7 +172,12 @@ def _method(
         else:
             defaults.pop(key, None)
             objects[key] = value
-    return cast(Unlearner, build.built(defaults, forget=forget, seed=seed, **objects))
+    # what the user made is handed over as it is: Hydra would turn a dataclass into a dictionary
+    make = build.built(defaults | {"_partial_": True}, forget=forget, seed=seed)
+    try:
+        return cast(Unlearner, make(**objects))
+    except TypeError as error:
+        raise UserError(f"{name} cannot be made: {error}") from error
 
 
 def _images(

@@ -153,8 +153,14 @@ class _Unlearning:
         from geniu_lightning.optim import total_over_ranks
         from geniu_lightning.unlearning.next_kit import all_forgotten
 
+        # before anything takes long
         if self.config.next_kit:
-            all_forgotten(self.kit, self.request.forget)  # before anything takes long
+            all_forgotten(self.kit, self.request.forget)
+        if self.config.evaluation.metrics and "data" not in self.kit.info.settings:
+            raise UserError(
+                "the kit does not say which data it was trained on, so nothing can be measured: set"
+                " evaluation=none"
+            )
         loggers = self._loggers()
         whole = False
         with trackers.closing(loggers):

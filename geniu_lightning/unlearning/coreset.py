@@ -42,11 +42,12 @@ def images_for(kit: Kit, forget: tuple[int, ...], budget: Budget, size: int | No
     if size is None:
         if kit.generator is None or kit.prompts is None:
             raise UserError(
-                "this kit has no generator whose bytes could be matched: set unlearner.bytes"
+                "this kit has no generator whose bytes could be matched: set unlearner.bytes, where"
+                " the method has it"
             )
         if budget == "proxies":
             kept = [k for k in kit.info.remaining if k not in forget]
-            return len(kept) * kit.prompts.shape[1]
+            return min(len(kept) * kit.prompts.shape[1], retained_images(kit, forget))
         tensors = [*kit.generator.state_dict().values(), kit.prompts]
         size = sum(t.numel() * t.element_size() for t in tensors)
     if size < image:

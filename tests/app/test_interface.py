@@ -21,6 +21,7 @@ from geniu_lightning.app.build import recorded_data
 from geniu_lightning.errors import DataNotFoundError, KitError, UserError
 from geniu_lightning.kit import Kit
 from geniu_lightning.kit.networks import state_digest
+from geniu_lightning.unlearning.inputs import Warps
 from geniu_lightning.unlearning.next_kit import next_kit
 from tests.app.conftest import Command
 from tests.unlearning.every_method import CONFIGS, digest
@@ -127,6 +128,17 @@ def test_settings_replace_those_of_the_yaml_and_a_mapping_single_values(kit: Kit
     ]
     assert found[0] == found[1] != found[2]
     assert found[2] == found[3]  # nothing is drawn by this method
+
+
+def test_an_object_of_a_users_takes_the_place_of_a_settings_mapping(kit: Kit) -> None:
+    half = {"rotate": 7, "scale": 0.1, "shear": 0.1, "shift": 0.05, "elastic": 0.01}
+    rest = {"mix": 0.5, "paste": 0.5, "noise": 0.1}
+    given = unlearn(kit, 0, "regrow", steps=2, warps=Warps(**half, **rest))
+    assert state_digest(given.classifier) == state_digest(
+        unlearn(kit, 0, "regrow", steps=2, warps=half).classifier
+    )
+    with pytest.raises(UserError, match="regrow cannot be made"):
+        unlearn(kit, 0, "regrow", leave_out="half")
 
 
 def test_a_method_that_reads_images_takes_them_in_any_form(

@@ -167,6 +167,11 @@ def test_a_class_is_unlearned_from_the_kit_by_the_command_and_from_python(
     )
     assert refused.status == 2
     assert "does not say how it was trained: no 'data'" in refused.err
+    words = ("forget=[3]", "evaluation=accuracy", "allow_custom=true", f"out={tmp_path / 'left'}")
+    refused = command("unlearn", f"kit={path}", *words)
+    assert refused.status == 2
+    assert "nothing can be measured: set evaluation=none" in refused.err
+    assert not (tmp_path / "left" / "unlearned.safetensors").exists()
 
 
 def test_settings_of_the_users_let_a_method_retrain(tmp_path: Path) -> None:
