@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from geniu_lightning.evaluation import reasons
 from geniu_lightning.evaluation.battery import Findings
 from geniu_lightning.evaluation.metric import Reading, Values
+from geniu_lightning.evaluation.reasons import Failure
 from geniu_lightning.evaluation.statistics import half_band, position, resolution
 
 FEWEST_ORACLES = 3
-TOWARDS_ORIGINAL = 0.1  # of the way from the oracles to the original that is still forgetting
 DESTROYED_CLASS = 0.05  # the worst class may lose so much before others count as destroyed
 FLOORS = 2.0  # a divergence may be so many times that of two oracles
 LEAST_DIVERGENCE = 0.005  # nats, where oracles hardly differ
@@ -77,34 +78,6 @@ PROBABILITIES = (
 )
 SYSTEM = (Check("own_proxies.area"),)
 FULL = ("relearning.", "retain_only.", "adaptive.", "probe.", "prototype.", "head.")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A value outside of what oracles show.
-
-    Attributes:
-        question: ``works``, ``answers``, ``inside``, ``probabilities`` or ``system``.
-        name: Of the value.
-        value: The model's.
-        oracles: Mean of the oracles'.
-        allowed: Largest distance from that mean.
-        original: The original's; ``None`` where it has none.
-        position: Between oracles, 0, and original, 1; ``None`` where that tells nothing.
-    """
-
-    question: str
-    name: str
-    value: float
-    oracles: float
-    allowed: float
-    original: float | None = None
-    position: float | None = None
-
-    @property
-    def towards_original(self) -> bool:
-        """Whether it lies on the original's side, by more than is still forgetting."""
-        return self.position is not None and self.position > TOWARDS_ORIGINAL
 
 
 @dataclass(frozen=True)
@@ -212,7 +185,7 @@ class _Ruler:
         works, answers = ask("works", WORKS), ask("answers", ANSWERS)
         if works:
             word = "destroys without forgetting" if answers else "destroys"
-            return Verdict(word, _destroyed(works), works + answers)
+            return Verdict(word, reasons.destroyed(works), works + answers)
         if answers:
             first = answers[0]
             share = f"{first.value:.1%} of its {first.name.split('.')[1]} images"
@@ -221,14 +194,14 @@ class _Ruler:
         memory = tuple(failure for failure in inside if failure.towards_original)
         memory += tuple(f for f in ask("probabilities", LEAKS) if f.towards_original)
         if memory:
-            return Verdict("hides", _hidden(memory), memory)
+            return Verdict("hides", reasons.hidden(memory), memory)
         asked = [check.name for check, _ in self._able(INSIDE, row, oracles)]
         untold = [f for f in FULL if not any(name.startswith(f) for name in asked)]
         if untold:
-            return Verdict(NOT_REFUTED, _not_refuted(untold, row))
+            return Verdict(NOT_REFUTED, reasons.not_refuted(untold, row))
         traces = inside + ask("probabilities", PROBABILITIES)
         if traces:
-            return Verdict("scars", _scarred(traces), traces)
+            return Verdict("scars", reasons.scarred(traces), traces)
         return self._of_system(row, ask("system", SYSTEM), len(oracles))
 
     def bands(self, row: Values, oracles: Sequence[Values]) -> list[Band]:
@@ -352,46 +325,6 @@ def _invalid(
         said = ", ".join(f"{word} {count}" for word, count in counts.items())
         return f"oracles, judged by each other, read {said}"
     return ""
-
-
-def _destroyed(failures: Sequence[Failure]) -> str:
-    first = failures[0]
-    where = {
-        "accuracy.test.retain": "retained accuracy",
-        "accuracy.test.retain_minority": "accuracy of the smaller retained classes",
-        "accuracy.test.worst_retained": "accuracy of the worst retained class",
-        "confusion.attractor_retained": "share of retained images taken for the largest class",
-    }[first.name]
-    return f"the {where} is {first.value:.3f}, where oracles have {first.oracles:.3f}"
-
-
-def _hidden(failures: Sequence[Failure]) -> str:
-    by_name = {failure.name: failure for failure in failures}
-    begin = "the class no longer appears in the answers, but it is still inside: "
-    relearned = by_name.get("relearning.k10.area")
-    if relearned is not None:
-        return begin + (
-            f"ten images bring back {relearned.value:.0%} of it, averaged over the attack, where"
-            f" oracles get back {relearned.oracles:.0%}"
-        )
-    first = failures[0]
-    return begin + f"{first.name} is {first.value:.2f}, where oracles have {first.oracles:.2f}"
-
-
-def _not_refuted(families: Sequence[str], row: Values) -> str:
-    """Return why a word is no better; without a result from a family nobody looked there."""
-    if any(not any(name.startswith(family) for name in row) for family in families):
-        return "what was measured finds nothing; evaluation=full looks on"
-    names = ", ".join(family.rstrip(".") for family in families)
-    return f"what was measured finds nothing, but there is no result to compare of {names}"
-
-
-def _scarred(failures: Sequence[Failure]) -> str:
-    first = failures[0]
-    return (
-        "what was asked before finds no class, but the model shows that something was removed:"
-        f" {first.name} is {first.value:.3f}, where oracles have {first.oracles:.3f}"
-    )
 
 
 def plain(judgement: Judgement) -> dict[str, Any]:
