@@ -1,6 +1,6 @@
 """Train a classifier, and the kit that it can later forget with."""
 
-from geniu_lightning.app.train import main
+from geniu_lightning.cli.train import main
 
 if __name__ == "__main__":
     main()

@@ -13,14 +13,14 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from geniu_lightning.app.terminal import quiet
+from geniu_lightning.cli.terminal import quiet
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.data.loader import IndexLoader
-from geniu_lightning.exemplars import Exemplars
-from geniu_lightning.faster import Faster
+from geniu_lightning.fitting.compile import CompileAndMemoryFormat
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.models.vae import VAE
-from geniu_lightning.training import GeniuTraining
+from geniu_lightning.training.exemplars import Exemplars
+from geniu_lightning.training.module import GeniuModule
 
 BATCH = 64
 Precision = Literal["32-true", "bf16-mixed"]
@@ -56,7 +56,7 @@ def seconds_of_steps(
     loader = IndexLoader(lambda i, _: (images[i] * 2 - 1, labels[i]), torch.arange(count), 64, 0)
     real_ticks = REAL_STEPS * (REAL_EPOCHS - 1)
     generator_steps = max(AT_LEAST, real_ticks // EVERY)
-    module = GeniuTraining(
+    module = GeniuModule(
         classifier=AllCNN(1, CLASSES, width),
         proxy_generator=VAE() if with_proxies else None,
         spec=ImageSpec.of(28, 1, 0.5, 0.5),
@@ -84,7 +84,7 @@ def seconds_of_steps(
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        callbacks=[times, Faster(channels_last=precision == "bf16-mixed")],
+        callbacks=[times, CompileAndMemoryFormat(channels_last=precision == "bf16-mixed")],
     ).fit(module, loader)
     return [after - before for before, after in itertools.pairwise(times.begun)]
 

@@ -23,3 +23,21 @@ class TrainingDivergedError(UserError):
 
 class BusyError(UserError):
     """Another process is at work in the same folder."""
+
+
+class SettingError(UserError):
+    """A setting holds what it may not, or does not exist.
+
+    Args:
+        message: What it must be and what it is, without its name.
+        key: Name of the setting; empty if the message names it.
+    """
+
+    def __init__(self, message: str, key: str = "") -> None:
+        super().__init__(f"{key} {message}" if key else message)
+        self.message = message
+        self.key = key
+
+    def below(self, prefix: str) -> "SettingError":
+        """Return the same error with the path of the settings group before the name."""
+        return SettingError(self.message, f"{prefix}.{self.key}" if self.key else "")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from geniu_lightning.report.__main__ import main
+from geniu_lightning.cli.report import main
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "regrow.md").read_text()

@@ -63,7 +63,7 @@ def load(
         source: Where the pictures come from.
         size: Side of the square images; others are resized bilinearly.
         channels: 1 (grey) or 3 (colour).
-        folder: Folder of caches; see :func:`cache_root`.
+        folder: Folder of caches; see `cache_root`.
         on_decode: Called with (split, images done, images in all) now and then while decoding.
 
     Raises:

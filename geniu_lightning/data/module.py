@@ -18,7 +18,7 @@ from geniu_lightning.seeds import generator
 
 
 class Imbalance(Protocol):
-    """A function of :mod:`geniu_lightning.data.imbalance` with its settings bound."""
+    """A function of `imbalance` with its settings bound."""
 
     def __call__(self, labels: Tensor, names: Sequence[str]) -> Tensor:
         """Return the indices that the training set keeps."""
@@ -28,13 +28,13 @@ class ImageData(LightningDataModule):
     """Images as tensors, read by index.
 
     Splits are ``train``, ``validation`` (cut from the imbalanced training images), ``test``
-    (untouched), and, once :meth:`set_forget` was called, ``forget`` and ``retain``, which divide
-    ``train``. Every read of any image passes :meth:`read` and is counted in ``reads``.
+    (untouched), and, once `set_forget` was called, ``forget`` and ``retain``, which divide
+    ``train``. Every read of any image passes `read` and is counted in ``reads``.
 
     Args:
         name: Name of the set, and of the folder of its local copy.
         source: Makes, of ``name`` and ``root``, where the pictures come from.
-        root: Folder of local copies; see :class:`geniu_lightning.data.sources.HubSet`.
+        root: Folder of local copies; see `HubSet`.
         image_size: Side of the square images, in pixels.
         channels: 1 (grey) or 3 (colour).
         imbalance: Which training images stay.
@@ -46,7 +46,7 @@ class ImageData(LightningDataModule):
         validation: Share of each class's training images that validates, in [0, 1).
         seed: Key of the order and augmentation of training batches.
         cache_folder: Where decoded sets are kept; ``None`` is the usual place.
-        on_decode: Told how decoding goes; for both see :mod:`geniu_lightning.data.cache`.
+        on_decode: Told how decoding goes; for both see `cache`.
 
     Raises:
         UserError: If a setting does not fit the images.

@@ -27,7 +27,7 @@ class Pictures:
 
 
 class Source(Protocol):
-    """What :class:`~geniu_lightning.data.module.ImageData` reads from."""
+    """What `ImageData` reads from."""
 
     def key(self) -> str:
         """Return what would be read, down to sizes and times of files; changes when they do."""

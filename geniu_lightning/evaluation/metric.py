@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from geniu_lightning.evaluation.context import Context, Part
-from geniu_lightning.evaluation.statistics import EPSILON_SHARE
+from geniu_lightning.evaluation.references import EPSILON_SHARE
 
 Direction = Literal["lower", "higher", "oracle"]
 
 
 @dataclass(frozen=True)
-class Reading:
+class MetricInfo:
     """How a value is to be read.
 
     Args:
@@ -49,9 +49,9 @@ class Metric(ABC):
 
     needs: ClassVar[frozenset[Part]] = frozenset()
     about: ClassVar[Literal["model", "proxies"]] = "model"
-    readings: ClassVar[Mapping[str, Reading]] = {}
+    readings: ClassVar[Mapping[str, MetricInfo]] = {}
 
-    def reading(self, name: str) -> Reading:
+    def reading(self, name: str) -> MetricInfo:
         """Return how the value ``name`` is to be read."""
         return self.readings[name.rpartition(".")[2]]
 

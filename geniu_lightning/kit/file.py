@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from geniu_lightning import __version__
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.errors import KitError
 from geniu_lightning.kit.networks import NetworkSpec
+from geniu_lightning.version import __version__
 
 FORMAT = 1
 
@@ -64,7 +64,7 @@ class KitInfo:
 
     @classmethod
     def from_json(cls, text: str) -> "KitInfo":
-        """Read what :meth:`to_json` wrote.
+        """Read what `to_json` wrote.
 
         Raises:
             KitError: If a field is missing, unknown or of another form.
@@ -190,7 +190,7 @@ class Kit:
     ) -> Proxies:
         """Return the prompts of some classes: noise as the classifier reads it, not decoded.
 
-        Arguments and errors are those of :meth:`proxies`.
+        Arguments and errors are those of `proxies`.
         """
         if self.prompts is None:
             raise KitError(

@@ -58,7 +58,7 @@ class NetworkSpec:
         """Return a new classifier, having checked that it keeps to the interface of one.
 
         Raises:
-            KitError: As :meth:`build`, and if ``features`` or a linear ``head`` is missing.
+            KitError: As `build`, and if ``features`` or a linear ``head`` is missing.
         """
         classifier = self.build(allow_custom)
         refuse_no_classifier(classifier, self.target)

@@ -8,12 +8,12 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from geniu_lightning import __version__
 from geniu_lightning.report.cells import EXPLANATION, Cell, cells_of, columns_of, heads_of
 from geniu_lightning.report.figures import Drawn
 from geniu_lightning.report.leaves import is_number
 from geniu_lightning.report.runs import Run
 from geniu_lightning.report.tables import LABELS, RULE, Table
+from geniu_lightning.version import __version__
 
 TITLE = "What unlearning found"
 DECIDING = {

@@ -14,7 +14,7 @@ class Row:
     """One method in one setting, over seeds.
 
     Attributes:
-        setting: As in :class:`~geniu_lightning.report.runs.Run`.
+        setting: As in `Run`.
         method: Likewise.
         seeds: Training seeds, sorted.
         mean: Of each number over the seeds that have it; of several runs from one kit their mean
@@ -22,7 +22,7 @@ class Row:
         std: Its deviation (divisor n - 1); absent with one seed.
         words: How many of its runs the evaluation gave which word.
         failures: Training seeds whose run failed, and why.
-        basis: As in :class:`~geniu_lightning.report.runs.Run`.
+        basis: As in `Run`.
         counts: How many seeds have each number.
         oracles: Training seeds of the oracles that its runs were compared with, a bank each.
         each: The numbers of each seed.

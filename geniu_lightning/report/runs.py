@@ -112,10 +112,10 @@ class Trained:
 
     Attributes:
         picture: The file.
-        parts: As of a :class:`Run`, without the classes.
-        problem: As of a :class:`Run`.
+        parts: As of a `Run`, without the classes.
+        problem: As of a `Run`.
         seed: Training seed.
-        training: As of a :class:`Run`.
+        training: As of a `Run`.
     """
 
     picture: Path

@@ -68,7 +68,7 @@ class Table:
     """All that was found in one setting.
 
     Attributes:
-        setting: As in :class:`~geniu_lightning.report.runs.Run`.
+        setting: As in `Run`.
         lines: References first, then the methods by name.
         verdict: A sentence on which line is marked, or why none is.
         runs: What the lines were gathered from.
@@ -102,7 +102,7 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     """Return a table for each setting.
 
     Raises:
-        UserError: As :func:`~geniu_lightning.report.rows.gather`.
+        UserError: As `gather`.
     """
     settings: dict[str, list[Run]] = {}
     for run in runs:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.losses import divergence, masked_target
 from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
@@ -22,7 +22,7 @@ class BadTeacher(Tuning):
     Args:
         teacher: The ignorant one: a ``random`` network (the paper's), which says nearly the same of
             every image, perhaps a forgotten class; or ``uniform`` over retained classes.
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
+        **settings: Those of `Tuning`.
 
     Raises:
         UserError: If there is no such teacher.

@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from geniu_lightning.errors import TrainingDivergedError, UserError
-from geniu_lightning.kit import Kit
-from geniu_lightning.optim import OptimizerFactory, Schedule, schedule_of
+from geniu_lightning.fitting.guard import NonFiniteGuard, fit
+from geniu_lightning.fitting.optim import OptimizerFactory, Schedule, schedule_of
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.sources import Access, Batches, Sources, UnlearnBatch
-from geniu_lightning.watch import LossWatch, fit
 
 BatchNorm = Literal["frozen", "frozen_affine", "train"]
 
@@ -55,12 +55,12 @@ def _settle() -> None:
 class Unlearner(LightningModule):
     """Base of all methods: a copy of the kit's classifier, tuned so that it forgets classes.
 
-    A method declares ``access``, sets ``self.batches`` in :meth:`prepare` and returns named terms
-    from :meth:`loss_terms`; one that edits weights leaves ``steps`` at 0 and does so in
-    :meth:`finish`. The kit's own networks are never touched.
+    A method declares ``access``, sets ``self.batches`` in `prepare` and returns named terms
+    from `loss_terms`; one that edits weights leaves ``steps`` at 0 and does so in
+    `finish`. The kit's own networks are never touched.
 
     The clock runs while inputs are in memory and weights are not final: through
-    :meth:`prepare`, from the first to the last step, through :meth:`finish`. Loading the kit and
+    `prepare`, from the first to the last step, through `finish`. Loading the kit and
     Lightning's own set-up stand outside.
 
     The defaults of a method's class are its source's, or neutral; those found by tuning stand in
@@ -138,7 +138,7 @@ class Unlearner(LightningModule):
         self.clock = Clock()
         self.classifier: nn.Module = nn.Identity()
         self.batches: Batches | None = None
-        self.watch = LossWatch("lower the method's learning rate, or bound its gradient")
+        self.watch = NonFiniteGuard("lower the method's learning rate, or bound its gradient")
 
     # ---- what a method fills in --------------------------------------------------------------
 

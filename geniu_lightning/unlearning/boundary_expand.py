@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import head_of
 from geniu_lightning.unlearning.losses import cross_entropy
 from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
@@ -18,7 +18,7 @@ class BoundaryExpand(Tuning):
     what is left: the forgotten rows are only as low as they were pushed, so some may come back.
 
     Args:
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
+        **settings: Those of `Tuning`.
 
     Source:
         Chen et al., Boundary Unlearning, arXiv 2303.11570; public code has SGD at 1e-5 with

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.losses import cross_entropy, margin, masked_target
 from geniu_lightning.unlearning.networks import Teacher
 from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
@@ -19,7 +19,7 @@ class BoundaryShrink(Tuning):
 
     Args:
         epsilon: ε, as a fraction of the range of a pixel. 0 takes the image as it is.
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
+        **settings: Those of `Tuning`.
 
     Raises:
         UserError: If ε is outside [0, 1].

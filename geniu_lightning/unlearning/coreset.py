@@ -3,7 +3,7 @@
 from typing import Literal, get_args
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.finetune import FineTune
 from geniu_lightning.unlearning.networks import fresh_classifier, mask_head
@@ -65,7 +65,7 @@ class Coreset(Retrain):
 
     Args:
         forget: Forgotten classes, by index.
-        budget: As in :func:`images_for`.
+        budget: As in `images_for`.
         bytes: In place of the budget.
         min_steps: Epochs are added to the recipe's until there are so many steps, unless all
             retained images are held.
@@ -75,7 +75,7 @@ class Coreset(Retrain):
         log_every_n_steps: Steps between two entries in the logs.
 
     Raises:
-        UserError: In :meth:`prepare`, as :func:`images_for`, or as in retraining.
+        UserError: In `prepare`, as `images_for`, or as in retraining.
 
     Source:
         Ours, as the control that a reviewer asks for.
@@ -123,12 +123,12 @@ class CoresetTune(FineTune):
     """Fine-tunes the original on such images, and masks the forgotten classes.
 
     Args:
-        budget: As in :func:`images_for`.
+        budget: As in `images_for`.
         bytes: In place of the budget.
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`, without ``source``.
+        **settings: Those of `Tuning`, without ``source``.
 
     Raises:
-        UserError: In :meth:`prepare`, as :func:`images_for`.
+        UserError: In `prepare`, as `images_for`.
 
     Source:
         Ours. The mask does the forgetting, so it hides.

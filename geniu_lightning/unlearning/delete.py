@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.losses import divergence, masked_target
 from geniu_lightning.unlearning.networks import Teacher
 from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
@@ -16,7 +16,7 @@ class Delete(Tuning):
     speaks for the retained classes, though no retained image is read.
 
     Args:
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`; ``source`` is
+        **settings: Those of `Tuning`; ``source`` is
             ``data`` or ``proxies``.
 
     Source:

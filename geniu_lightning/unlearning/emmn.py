@@ -6,18 +6,24 @@ import torch
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.losses import cross_entropy
 from geniu_lightning.unlearning.noise import NoiseBatches, check_noise, learned_noise
 from geniu_lightning.unlearning.phases import TwoPhases
-from geniu_lightning.unlearning.sources import Access, Beside, InTurn, Sources, UnlearnBatch
+from geniu_lightning.unlearning.sources import (
+    Access,
+    ChainBatches,
+    Sources,
+    UnlearnBatch,
+    ZipBatches,
+)
 
 
 class Emmn(TwoPhases):
     """Minimises the mean of ``CE(f(N_k), k)`` over noise of all classes, then of the retained ones.
 
     N_k is learned before the first step (see
-    :func:`~geniu_lightning.unlearning.noise.learned_noise`): it maximises the error where k is
+    `learned_noise`): it maximises the error where k is
     forgotten, with the penalty λ, and minimises it where k is retained, without one. A batch holds
     equally many images of each class.
 
@@ -97,8 +103,8 @@ class Emmn(TwoPhases):
         impair, repair = (
             NoiseBatches(*noise, self.forget, self.batch_size, self.seed) for noise in (both, right)
         )
-        self.batches = InTurn(
-            [Beside([impair], self.impair_steps), Beside([repair], self.repair_steps)]
+        self.batches = ChainBatches(
+            [ZipBatches([impair], self.impair_steps), ZipBatches([repair], self.repair_steps)]
         )
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:

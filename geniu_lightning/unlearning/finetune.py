@@ -13,7 +13,7 @@ class FineTune(Tuning):
     Nothing pushes the forgotten class out: a large rate makes it fade, a small one hardly does.
 
     Args:
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
+        **settings: Those of `Tuning`.
 
     Source:
         Folklore. Public code uses SGD 0.01 with momentum 0.9 for 10 epochs (SCRUB's notebook);

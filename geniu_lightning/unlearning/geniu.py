@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.losses import (
     bounded_reciprocal,
     cross_entropy,
@@ -31,7 +31,7 @@ class Geniu(Tuning):
     term``, each proxy labelled with its own class, whatever the classifier says of it.
 
     Forget terms: ``reciprocal`` is 1/CE (the paper's; bounded, see
-    :func:`~geniu_lightning.unlearning.losses.bounded_reciprocal`), ``negative`` is −CE, ``uniform``
+    `bounded_reciprocal`), ``negative`` is −CE, ``uniform``
     is KL(even over retained classes ‖ p), ``masked_distill`` is KL(original without the forgotten
     classes ‖ p).
     Retain terms: ``ce`` (the paper's), ``distill``, which is KL to the same masked original.
@@ -47,7 +47,7 @@ class Geniu(Tuning):
         retain_term: As above.
         retain_weight: w.
         max_margin: Margin from which the reciprocal goes on as its tangent, in nats.
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
+        **settings: Those of `Tuning`.
 
     Raises:
         UserError: If a term does not exist, or ``max_margin`` is outside (0, 40].

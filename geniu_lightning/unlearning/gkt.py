@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
-from geniu_lightning.optim import OptimizerFactory, least_over_ranks
+from geniu_lightning.fitting.distributed import least_over_ranks
+from geniu_lightning.fitting.optim import OptimizerFactory
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.losses import divergence

@@ -23,7 +23,7 @@ class GradientAscent(Tuning):
     """Minimises the mean over forgotten images of a loss that falls as the classifier forgets.
 
     ``negative`` is ``-min(CE, cap log K)``, ``reciprocal`` is 1/CE (bounded, see
-    :func:`~geniu_lightning.unlearning.losses.bounded_reciprocal`), ``uniform`` is KL(u ‖ p) with u
+    `bounded_reciprocal`), ``uniform`` is KL(u ‖ p) with u
     even over the retained classes.
 
     The cap is the stop rule, image by image: what the classifier answers no better than by chance
@@ -35,7 +35,7 @@ class GradientAscent(Tuning):
         cap: Largest cross-entropy that an image is pushed to, in multiples of log K, the chance
             level; ``None`` pushes on for ever. Of ``negative`` alone; the others have a floor.
         max_margin: Margin from which the reciprocal goes on as its tangent, in nats.
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
+        **settings: Those of `Tuning`.
 
     Raises:
         UserError: If a setting is out of range.

@@ -6,14 +6,14 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.losses import (
     bounded_reciprocal,
     cross_entropy,
     random_retained_labels,
 )
 from geniu_lightning.unlearning.phases import TwoPhases
-from geniu_lightning.unlearning.sources import Access, Batches, InTurn, Sources, UnlearnBatch
+from geniu_lightning.unlearning.sources import Access, Batches, ChainBatches, Sources, UnlearnBatch
 from geniu_lightning.unlearning.tuning import Tuning
 
 ForgetTerm = Literal["reciprocal", "negative", "random_label"]
@@ -26,7 +26,7 @@ class ImpairRepair(TwoPhases, Tuning):
     Impair: the mean over forgotten images of one of
 
     - ``reciprocal``: 1/CE, bounded as in
-      :func:`~geniu_lightning.unlearning.losses.bounded_reciprocal`,
+      `bounded_reciprocal`,
     - ``negative``: −min(CE, 2 log K),
     - ``random_label``: CE to a label drawn anew in each step, evenly over retained classes.
 
@@ -38,7 +38,7 @@ class ImpairRepair(TwoPhases, Tuning):
         impair_steps: Steps on forgotten images.
         repair_steps: Steps on retained ones.
         repair_rate: Learning rate of these.
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
+        **settings: Those of `Tuning`.
 
     Raises:
         UserError: If the term does not exist, or a setting is out of range.
@@ -80,7 +80,9 @@ class ImpairRepair(TwoPhases, Tuning):
     def stream(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Batches:
         """Return all batches of forgotten images, then all of retained ones."""
         impair = super().stream(kit, sources, Access.FORGET, self.impair_steps)
-        return InTurn([impair, super().stream(kit, sources, Access.RETAIN, self.repair_steps)])
+        return ChainBatches(
+            [impair, super().stream(kit, sources, Access.RETAIN, self.repair_steps)]
+        )
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return the term of the batch's phase."""

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
-from geniu_lightning.optim import OptimizerFactory
+from geniu_lightning.fitting.optim import OptimizerFactory
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.losses import divergence, masked_target
@@ -32,7 +32,7 @@ WIDTHS = (256, 128, 64)
 class Ispf(Unlearner):
     """Distils a cleaned original into a new student; no made image is thrown away.
 
-    The student S minimises ``KL(target ‖ p_S)`` with the target of :func:`post_filter` (or the
+    The student S minimises ``KL(target ‖ p_S)`` with the target of `post_filter` (or the
     softmax of the original T over retained classes). The generator minimises
 
     ``w_bn Σ_layers (‖μ − μ_run‖ + ‖σ² − σ²_run‖) + w_oh CE(z_T, argmax z_T) + w_bal Σ_k p̄_k log p̄_k
@@ -190,7 +190,7 @@ def balance(logits: Tensor) -> Tensor:
 
 
 def inhibited(teacher: Tensor, student: Tensor, forget: Sequence[int]) -> Tensor:
-    """Return the mean of −Σ_R t + Σ_F t, ``t`` as in :func:`~.synthesis.disagreement`."""
+    """Return the mean of −Σ_R t + Σ_F t, ``t`` as in `disagreement`."""
     signs = -torch.ones(teacher.shape[1], device=teacher.device)
     signs[list(forget)] = 1.0
     return (disagreement(teacher, student) * signs).sum(dim=1).mean()

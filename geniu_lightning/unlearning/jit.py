@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
 from geniu_lightning.unlearning.tuning import Tuning
 
@@ -21,7 +21,7 @@ class Jit(Tuning):
     Args:
         draws: N, neighbours of an image in each step.
         sigma: σ, in units of normalised images.
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
+        **settings: Those of `Tuning`.
 
     Raises:
         UserError: If a setting is out of range, or batch statistics are asked for: logits would

@@ -5,7 +5,7 @@ import math
 import torch
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import head_of
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.networks import mask_head
@@ -26,7 +26,7 @@ class LogitAdjust(Unlearner):
         **settings: Those of the base.
 
     Raises:
-        UserError: If a setting is out of range, or, in :meth:`prepare`, if the kit lacks counts.
+        UserError: If a setting is out of range, or, in `prepare`, if the kit lacks counts.
 
     Source:
         Menon et al., Long-tail learning via logit adjustment, arXiv 2007.07314, post-hoc form; the

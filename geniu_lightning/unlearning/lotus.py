@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.networks import Teacher
 from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
 from geniu_lightning.unlearning.tuning import Tuning
@@ -31,7 +31,7 @@ class Lotus(Tuning):
         temperature_every: Steps between two measurements of Δ.
         measured_images: Forgotten images, drawn evenly over classes and not augmented, that Δ is
             measured on, at most.
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
+        **settings: Those of `Tuning`.
 
     Raises:
         UserError: If a setting is out of range.

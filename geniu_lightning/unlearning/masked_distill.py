@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.inputs import Noise, Warped, Warps
 from geniu_lightning.unlearning.losses import divergence, masked_target
 from geniu_lightning.unlearning.networks import Teacher
@@ -22,16 +22,16 @@ class MaskedDistill(Tuning):
     retained ones of the same``. On ``noise`` and ``mix``, which have no label, all inputs count
     alike: there is the second term alone.
 
-    The target is just what :class:`~geniu_lightning.unlearning.logit_mask.LogitMask` answers, so a
+    The target is just what `LogitMask` answers, so a
     loss of 0 is a masked classifier on these inputs, but here the gradient reaches the whole
-    network. Beside GENIU's reciprocal it shows what that loss adds, for the proxies are the same.
+    network. ZipBatches GENIU's reciprocal it shows what that loss adds, for the proxies are the same.
 
     Args:
         source: ``proxies`` of the kit; training ``data``; ``noise``, which is N(0, I) as the
             classifier reads it, fresh in every step; ``mix``, λx + (1 - λ)x' of two random proxies
             of any class, λ even in [0, 1], fresh in every step. Noise needs no generator.
         retain_weight: w.
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`; ``batch_size``
+        **settings: Those of `Tuning`; ``batch_size``
             is the size of a batch of noise or mixtures, too.
 
     Raises:

@@ -19,7 +19,7 @@ class MuMis(Tuning):
 
     Args:
         irrelevant_weight: w.
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
+        **settings: Those of `Tuning`.
 
     Raises:
         UserError: If the weight is negative, or batch statistics are asked for: a logit would

@@ -2,7 +2,7 @@
 
 import torch
 
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import features_of, head_of
 from geniu_lightning.unlearning.networks import mask_head
 from geniu_lightning.unlearning.sources import Access, Sources
@@ -18,7 +18,7 @@ class NearestMean(Tuning):
     they are without any tuning.
 
     Args:
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
+        **settings: Those of `Tuning`.
 
     Source:
         Folklore; the class-mean classifier of arXiv 2604.08271. Departure: features are not

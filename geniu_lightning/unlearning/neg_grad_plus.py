@@ -17,7 +17,7 @@ class NegGradPlus(Tuning):
         beta: Weight of the retained side, in [0, 1]; 1 is plain fine-tuning.
         cap: Largest cross-entropy that a forgotten image is pushed to, in multiples of log K, the
             chance level; ``None`` pushes on for ever.
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
+        **settings: Those of `Tuning`.
 
     Raises:
         UserError: If a setting is out of range.

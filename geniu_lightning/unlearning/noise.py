@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import generator
 from geniu_lightning.unlearning.losses import cross_entropy
 from geniu_lightning.unlearning.networks import Teacher
@@ -18,7 +18,7 @@ AT_ONCE = 256  # images; bounds memory where there are many classes
 
 
 def check_noise(count: str, images: int, steps: int, rate: float, penalty: float) -> None:
-    """Check the settings of :func:`learned_noise`, whose number of images has the name ``count``.
+    """Check the settings of `learned_noise`, whose number of images has the name ``count``.
 
     Raises:
         UserError: If one is out of range.
@@ -126,5 +126,5 @@ class NoiseBatches:
     def shard(self, rank: int, world: int) -> None:
         """Leave the batch whole: every rank made the same noise, and equal gradients need no share.
 
-        ``Beside`` real images, whose shares differ, the mean over ranks is still that of the whole.
+        ``ZipBatches`` real images, whose shares differ, the mean over ranks is still that of the whole.
         """

@@ -13,8 +13,8 @@ class TwoPhases(Unlearner):
 
     The optimizer is of one kind, and what it remembers of the first phase is cleared before the
     second, as if it were new. A method lays its batches in turn (see
-    :class:`~geniu_lightning.unlearning.sources.InTurn`); beside
-    :class:`~geniu_lightning.unlearning.tuning.Tuning` this class comes first.
+    `ChainBatches`); beside
+    `Tuning` this class comes first.
 
     Args:
         impair_steps: Steps of the first phase, at the optimizer's own rate; may be 0.

@@ -1,6 +1,6 @@
 """Random initialisation: a network that never saw an image. The floor of every table."""
 
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.networks import fresh_classifier

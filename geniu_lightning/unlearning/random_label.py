@@ -16,7 +16,7 @@ class RandomLabel(Tuning):
 
     Args:
         retain_weight: w; with 0 no retained image is read.
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
+        **settings: Those of `Tuning`.
 
     Raises:
         UserError: If the weight is negative.

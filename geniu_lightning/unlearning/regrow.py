@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import parts_of
 from geniu_lightning.seeds import generator, stream
 from geniu_lightning.unlearning.base import Unlearner
@@ -59,7 +59,7 @@ class Regrow(Unlearner):
             warped, or ``data``, retained training images in the place of proxies.
         budget: With ``data``, how many: ``proxies`` are as many images as retained prompts, ``kit``
             as many bytes as generator and prompts, see
-            :func:`~geniu_lightning.unlearning.coreset.images_for`.
+            `images_for`.
         proxies_per_class: How many of the kit's prompts of each class to use; ``None`` all.
         masked: Whether F is masked in the original's answers; ``False`` is a control.
         forgotten_inputs: Whether proxies of F are in the stream too, as a control.
@@ -78,7 +78,7 @@ class Regrow(Unlearner):
         **settings: Those of the base but ``batch_norm``.
 
     Raises:
-        UserError: If a setting is out of range; in :meth:`prepare`, if the network has fewer parts,
+        UserError: If a setting is out of range; in `prepare`, if the network has fewer parts,
             or the kit lacks the counts that ``tau`` needs or the record that ``denials`` does.
 
     Source:

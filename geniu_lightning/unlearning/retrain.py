@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
-from geniu_lightning.optim import OptimizerFactory
+from geniu_lightning.fitting.optim import OptimizerFactory
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.networks import fresh_classifier
 from geniu_lightning.unlearning.sources import Access, Batches, Sources, UnlearnBatch
@@ -32,7 +32,7 @@ class Retrain(Unlearner):
         log_every_n_steps: Steps between two entries in the logs.
 
     Raises:
-        UserError: In :meth:`prepare`, if the kit does not say how it was trained, or in a way that
+        UserError: In `prepare`, if the kit does not say how it was trained, or in a way that
             may not be followed.
     """
 
@@ -92,7 +92,7 @@ class Retrain(Unlearner):
 def steps_of_retraining(kit: Kit, forget: Collection[int]) -> int:
     """Return how many steps training without classes takes, by the kit's record and counts.
 
-    A kit of :class:`~geniu_lightning.callback.KitCallback` without a recipe records its batches:
+    A kit of `KitCallback` without a recipe records its batches:
     retraining takes the share of them that the retained images are of all.
 
     Raises:

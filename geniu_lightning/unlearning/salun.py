@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.losses import cross_entropy
 from geniu_lightning.unlearning.random_label import RandomLabel
 from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
 
 
 class SalUn(RandomLabel):
-    """Tunes as :class:`RandomLabel`, and holds all but the most salient weights where they were.
+    """Tunes as `RandomLabel`, and holds all but the most salient weights where they were.
 
     ``saliency = |Σ over forgotten x of ∇CE(f(x; θ_0), y)|``, in evaluation mode: first the signed
     sum, then its absolute value. The ``share`` of all parameters in which it is largest moves; at
@@ -22,14 +22,14 @@ class SalUn(RandomLabel):
 
     Args:
         share: Of all parameters together, in (0, 1]; exactly ``round(share * parameters)`` move.
-        **settings: Those of :class:`~geniu_lightning.unlearning.random_label.RandomLabel`.
+        **settings: Those of `RandomLabel`.
 
     Raises:
         UserError: If the share is outside (0, 1].
 
     Source:
         SalUn, arXiv 2310.12508; its code has share 0.5 (0.1 to 0.9 are tried), and otherwise what
-        random labels have. Departures: those of :class:`RandomLabel`; the bound of the gradient is
+        random labels have. Departures: those of `RandomLabel`; the bound of the gradient is
         taken after masking, over what moves.
     """
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.losses import cross_entropy, divergence
 from geniu_lightning.unlearning.networks import Teacher
 from geniu_lightning.unlearning.sources import Access, Batches, Sources, UnlearnBatch
@@ -33,7 +33,7 @@ class Scrub(Tuning):
         alpha: α.
         gamma: γ.
         temperature: T.
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`, without ``steps``.
+        **settings: Those of `Tuning`, without ``steps``.
 
     Raises:
         UserError: If a setting is out of range.

@@ -73,7 +73,7 @@ def unlabelled(images: Tensor, share: float = 1.0) -> UnlearnBatch:
 
     Args:
         images: Normalised, shape ``(N, C, H, W)``.
-        share: As for :func:`marked`.
+        share: As for `marked`.
     """
     labels = torch.full((len(images),), -1, device=images.device)
     return marked(images, labels, (), share)
@@ -93,7 +93,7 @@ class Batches(Protocol):
 
 
 class ReadBatches(Protocol):
-    """A loader of real images, as :meth:`geniu_lightning.data.module.ImageData.loader` gives it."""
+    """A loader of real images, as `loader` gives it."""
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -121,7 +121,7 @@ class OpenSplit(Protocol):
         """
 
 
-class Repeated:
+class RepeatBatch:
     """The same batch in every step, whole on every rank: all proxies at once.
 
     Args:
@@ -144,7 +144,7 @@ class Repeated:
         """Leave the batch whole: it is small, and equal gradients need no share."""
 
 
-class Beside:
+class ZipBatches:
     """In each step one batch of every side, put together; a side that ends begins anew.
 
     Args:
@@ -171,7 +171,7 @@ class Beside:
             side.shard(rank, world)
 
 
-class InTurn:
+class ChainBatches:
     """One sequence of batches after another: the phases of a method.
 
     Args:

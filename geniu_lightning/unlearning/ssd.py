@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.losses import cross_entropy
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
@@ -39,7 +39,7 @@ class Ssd(Tuning):
         lower: Factor of the ratio, λ.
         loss: ``cross_entropy`` or ``logit_norm``.
         chunk: Images whose gradients are held at once, ``per_sample`` alone.
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
+        **settings: Those of `Tuning`.
 
     Raises:
         UserError: If a setting is out of range.

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import ImageSpec
-from geniu_lightning.optim import OptimizerFactory, follow_first_rank
+from geniu_lightning.fitting.distributed import follow_first_rank
+from geniu_lightning.fitting.optim import OptimizerFactory
 from geniu_lightning.seeds import generator
 from geniu_lightning.unlearning.sources import UnlearnBatch
 
@@ -239,14 +240,14 @@ def synthetic_batch(images: Tensor, logits: Tensor, forget: Sequence[int]) -> Un
 
 
 def mean_of(batch: UnlearnBatch, values: Tensor) -> Tensor:
-    """Return the mean of values ``(N,)`` over a batch of :func:`synthetic_batch`."""
+    """Return the mean of values ``(N,)`` over a batch of `synthetic_batch`."""
     return batch.forget_mean(values) + batch.retain_mean(values)
 
 
 def disagreement(teacher: Tensor, student: Tensor) -> Tensor:
     """Return p_T (log p_T − log p_S) of each class; their sum over classes is KL(p_T ‖ p_S).
 
-    Unlike :func:`~geniu_lightning.unlearning.losses.divergence` it has a finite gradient towards
+    Unlike `divergence` it has a finite gradient towards
     the teacher too, where a probability is rounded to 0.
 
     Args:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import head_of
 from geniu_lightning.seeds import generator
 from geniu_lightning.unlearning.base import Unlearner

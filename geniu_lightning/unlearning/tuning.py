@@ -4,16 +4,16 @@ from collections.abc import Iterable
 from typing import ClassVar, Literal, get_args
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.sources import (
     Access,
     Batches,
-    Beside,
-    Repeated,
+    RepeatBatch,
     Sources,
     UnlearnBatch,
+    ZipBatches,
     marked,
 )
 
@@ -26,7 +26,7 @@ class Tuning(Unlearner):
     A method says in ``sides`` which it works on. With ``source="data"`` they are training images
     and ``sides`` is what it reads; with ``source="proxies"`` the kit's proxies of the same classes
     stand for them, and it reads none. A method that takes other inputs too names them in
-    ``sources_of`` and makes them in :meth:`stream`; only ``data`` reads images.
+    ``sources_of`` and makes them in `stream`; only ``data`` reads images.
 
     Args:
         source: ``data`` or ``proxies``.
@@ -70,9 +70,9 @@ class Tuning(Unlearner):
     def stream(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Batches:
         """Return ``steps`` batches of one side or of both: shuffled and augmented, or proxies."""
         if self.source == "proxies":
-            return Repeated(self.proxies(kit, sides), steps)
+            return RepeatBatch(self.proxies(kit, sides), steps)
         seed = stream("unlearn_order", self.seed)
-        return Beside([self._open(sources, side, seed) for side in sides], steps)
+        return ZipBatches([self._open(sources, side, seed) for side in sides], steps)
 
     def once(
         self, kit: Kit, sources: Sources, side: Access, limit: int | None = None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.unlearning.losses import cross_entropy
 from geniu_lightning.unlearning.networks import fresh_classifier
@@ -25,13 +25,13 @@ class UnrollingSgd(Tuning):
 
     Args:
         scale: Of the whole update; 1 is the formula.
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`. ``batch_norm`` is
+        **settings: Those of `Tuning`. ``batch_norm`` is
             that of the gradient: ``train``, as in the public code, normalises each pass by itself,
             as training did; otherwise θ_0's running statistics, 0 and 1, let activations fade from
             layer to layer, and nearly all of the gradient is two biases'.
 
     Raises:
-        UserError: If ``scale`` is negative, or, in :meth:`prepare`, if the kit's first weights or
+        UserError: If ``scale`` is negative, or, in `prepare`, if the kit's first weights or
             recipe are not known.
 
     Source:

@@ -2,17 +2,17 @@
 
 from torch import Tensor
 
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.losses import cross_entropy
 from geniu_lightning.unlearning.noise import NoiseBatches, check_noise, learned_noise
 from geniu_lightning.unlearning.phases import TwoPhases
 from geniu_lightning.unlearning.sources import (
     Access,
     Batches,
-    Beside,
-    InTurn,
+    ChainBatches,
     Sources,
     UnlearnBatch,
+    ZipBatches,
 )
 from geniu_lightning.unlearning.tuning import Tuning
 
@@ -30,11 +30,11 @@ class Unsir(TwoPhases, Tuning):
         noise_images: Noise images of each forgotten class.
         noise_steps: Of Adam on the noise.
         noise_rate: Of that Adam.
-        penalty: λ of the noise (see :func:`~geniu_lightning.unlearning.noise.learned_noise`).
+        penalty: λ of the noise (see `learned_noise`).
         impair_steps: Steps with noise.
         repair_steps: Steps without.
         repair_rate: Learning rate of these.
-        **settings: Those of :class:`~geniu_lightning.unlearning.tuning.Tuning`.
+        **settings: Those of `Tuning`.
 
     Raises:
         UserError: If a setting is out of range.
@@ -91,8 +91,11 @@ class Unsir(TwoPhases, Tuning):
         )
         noise = NoiseBatches(images, labels, self.forget, self.batch_size, self.seed)
         retained = super().stream(kit, sources, sides, steps)
-        return InTurn(
-            [Beside([noise, retained], self.impair_steps), Beside([retained], self.repair_steps)]
+        return ChainBatches(
+            [
+                ZipBatches([noise, retained], self.impair_steps),
+                ZipBatches([retained], self.repair_steps),
+            ]
         )
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:

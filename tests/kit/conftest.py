@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from tests.kit.small_kits import make_kit
 
 

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
-from geniu_lightning.kit import Kit, KitInfo, NetworkSpec
-from geniu_lightning.kit.file import checksum
+from geniu_lightning.kit.file import Kit, KitInfo, checksum
+from geniu_lightning.kit.networks import NetworkSpec
 
 CLASSES, PER_CLASS, SIZE = 3, 2, 16
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from geniu_lightning.errors import KitError
-from geniu_lightning.kit import FORMAT, Kit, KitInfo, NetworkSpec
+from geniu_lightning.kit.file import FORMAT, Kit, KitInfo
+from geniu_lightning.kit.networks import NetworkSpec
 from tests.kit.small_kits import (
     CLASSES,
     PER_CLASS,

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from geniu_lightning.errors import KitError
-from geniu_lightning.kit import Kit
 from geniu_lightning.kit import file as kit_file
+from geniu_lightning.kit.file import Kit
 from tests.kit.small_kits import (
     CLASSES,
     PER_CLASS,

@@ -11,7 +11,7 @@ from torch import nn
 
 from geniu_lightning import models
 from geniu_lightning.errors import KitError
-from geniu_lightning.kit import NetworkSpec
+from geniu_lightning.kit.networks import NetworkSpec
 from geniu_lightning.models.allcnn import AllCNN
 
 SMALL = {"channels": 1, "num_classes": 3, "width": 2}
@@ -127,8 +127,8 @@ def test_no_path_through_our_package_reaches_what_is_not_ours(target: str) -> No
     [
         "geniu_lightning.models",
         "geniu_lightning.models_of_mine.Evil",
-        "geniu_lightning.training.GeniuTraining",
-        "geniu_lightning.training.nn.Linear",
+        "geniu_lightning.training.module.GeniuModule",
+        "geniu_lightning.training.module.nn.Linear",
         "Geniu_lightning.models.vae.VAE",
         " geniu_lightning.models.vae.VAE",
         "evil.geniu_lightning.models.vae.VAE",

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from geniu_lightning.kit import Kit
-from geniu_lightning.kit.__main__ import main
+from geniu_lightning.cli.kit import main
+from geniu_lightning.kit.file import Kit
 from tests.kit.small_kits import CLASSES, PER_CLASS, forge
 
 
@@ -59,7 +59,7 @@ def test_show_of_unlearned_weights(
 def test_show_draws_the_proxies_a_row_a_class(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from geniu_lightning import pictures
+    from geniu_lightning.report import pictures
 
     seen = []
     draw = pictures.grid
@@ -123,7 +123,7 @@ def test_foreign_network_is_shown_where_that_was_allowed(
 ) -> None:
     from dataclasses import replace
 
-    from geniu_lightning.kit import NetworkSpec
+    from geniu_lightning.kit.networks import NetworkSpec
 
     (tmp_path / "shown_networks.py").write_text(
         "from geniu_lightning.models.allcnn import AllCNN\nclass Mine(AllCNN): pass\n"
@@ -142,7 +142,7 @@ def test_command_as_it_is_typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["kit", "show", str(tmp_path / "nothing")])
-    monkeypatch.delitem(sys.modules, "geniu_lightning.kit.__main__")
+    monkeypatch.delitem(sys.modules, "geniu_lightning.cli.kit")
     with pytest.raises(SystemExit) as end:
         runpy.run_module("geniu_lightning.kit", run_name="__main__")
     assert end.value.code == 2

@@ -1,6 +1,6 @@
 """The combined-loss training once more: one plain loop, no Lightning, nothing shared with ours.
 
-Written from the equations in the docstring of ``geniu_lightning.training`` and from sections 3 to
+Written from the equations in the docstring of ``geniu_lightning.training.module`` and from sections 3 to
 5 of our notes on the paper. Slow and obvious: frozen networks are deep copies, learning rates are
 closed formulas, exemplars are found image by image. Only the random streams are ours, because
 equal draws are what makes two trainings comparable.

@@ -29,7 +29,7 @@ TRAINED: dict[str, Any] = {
     },
     "model": {"_target_": "geniu_lightning.models.allcnn.AllCNN", "width": 4},
     "training": {
-        "_target_": "geniu_lightning.training.GeniuTraining",
+        "_target_": "geniu_lightning.training.module.GeniuModule",
         "batch_size": 64,
         "epochs": 3,
         "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.003},

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from geniu_lightning.cli.report import main
 from geniu_lightning.errors import UserError
 from geniu_lightning.report import files
-from geniu_lightning.report.__main__ import main
 from geniu_lightning.report.printed import as_latex, escaped
 from geniu_lightning.report.runs import find
 from geniu_lightning.report.spreadsheet import as_csv

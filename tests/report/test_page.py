@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from geniu_lightning.report.__main__ import main
+from geniu_lightning.cli.report import main
 from tests.report.examples import AREA, CURVE, change, failed, relearned, run
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from geniu_lightning.cli.report import main
 from geniu_lightning.errors import UserError
-from geniu_lightning.report.__main__ import main
 from geniu_lightning.report.rows import gather
 from geniu_lightning.report.runs import find, trained
 from geniu_lightning.report.values import sheets

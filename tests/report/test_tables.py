@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from geniu_lightning.app.oracles import RECIPE
+from geniu_lightning.cli.report import main
 from geniu_lightning.errors import UserError
 from geniu_lightning.report import runs
-from geniu_lightning.report.__main__ import main
 from geniu_lightning.report.figures import curves_of
 from geniu_lightning.report.rows import Row, gather, means
 from geniu_lightning.report.runs import find
 from geniu_lightning.report.tables import RULE, TRIVIAL, Line, Table, best_of, tables
+from geniu_lightning.runs.oracles import RECIPE
 from tests.report.examples import (
     AREA,
     CURVE,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.data.loader import IndexLoader
-from geniu_lightning.kit import Kit, KitInfo, NetworkSpec
-from geniu_lightning.kit.networks import state_digest
+from geniu_lightning.kit.file import Kit, KitInfo
+from geniu_lightning.kit.networks import NetworkSpec, state_digest
 from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.sources import Access, Sources
 

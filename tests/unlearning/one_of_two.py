@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning import Trainer
 from safetensors.torch import save_file
 
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from tests.unlearning.every_method import CONFIGS, built, run_on_its_images
 
 

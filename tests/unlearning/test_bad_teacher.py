@@ -11,7 +11,7 @@ from pytorch_lightning import Trainer
 from scipy.special import rel_entr, softmax
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.bad_teacher import BadTeacher
 from geniu_lightning.unlearning.sources import marked
 

@@ -15,10 +15,10 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
 from geniu_lightning.errors import TrainingDivergedError, UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning import base
 from geniu_lightning.unlearning.base import Clock, Unlearner
-from geniu_lightning.unlearning.sources import Access, Repeated, Sources, UnlearnBatch, marked
+from geniu_lightning.unlearning.sources import Access, RepeatBatch, Sources, UnlearnBatch, marked
 
 TrainerOf = Callable[[int], Trainer]
 rough = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=0.1)
@@ -37,7 +37,7 @@ class Toy(Unlearner):
         super().prepare(kit, sources)
         proxies = kit.proxies()
         images, labels = kit.info.spec.normalise(proxies.images), (proxies.labels + 1) % 5
-        self.batches = Repeated(marked(images, labels, (0,)), self.steps)
+        self.batches = RepeatBatch(marked(images, labels, (0,)), self.steps)
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         self.rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -153,7 +153,7 @@ def test_batches_are_shared_out_to_the_trainers_rank(
 ) -> None:
     shares: list[tuple[int, int]] = []
 
-    class Noted(Repeated):
+    class Noted(RepeatBatch):
         def shard(self, rank: int, world: int) -> None:
             shares.append((rank, world))
 

@@ -16,13 +16,13 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
-from geniu_lightning.kit import Kit, NetworkSpec
-from geniu_lightning.kit.networks import state_digest
+from geniu_lightning.kit.file import Kit
+from geniu_lightning.kit.networks import NetworkSpec, state_digest
 from geniu_lightning.unlearning import base, gkt, ispf
 from geniu_lightning.unlearning.base import Clock, Unlearner
 from geniu_lightning.unlearning.finetune import FineTune
 from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
-from geniu_lightning.unlearning.sources import Access, Repeated, UnlearnBatch, marked
+from geniu_lightning.unlearning.sources import Access, RepeatBatch, UnlearnBatch, marked
 from tests.unlearning.every_method import CONFIGS, built
 
 TrainerOf = Callable[[int], Trainer]
@@ -307,7 +307,7 @@ def test_a_run_in_bf16_stays_finite_and_leaves_weights_in_32_bits(
 # ---- the clock -------------------------------------------------------------------------------
 
 
-class Made(Repeated):
+class Made(RepeatBatch):
     """Batches that take long to make."""
 
     def __init__(self, batch: UnlearnBatch, steps: int, wait: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ from pytorch_lightning import Trainer
 from scipy.special import log_softmax
 from torch import nn
 
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.unlearning.boundary_expand import BoundaryExpand
 

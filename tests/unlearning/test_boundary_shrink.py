@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.boundary_shrink import BoundaryShrink
 from geniu_lightning.unlearning.sources import UnlearnBatch
 

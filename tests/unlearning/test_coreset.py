@@ -16,7 +16,7 @@ from geniu_lightning.data import imbalance
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.data.sources import Digits
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.coreset import Coreset, CoresetTune, images_for
 from geniu_lightning.unlearning.sources import Access, Sources
 

@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from torch import nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.emmn import Emmn
 from geniu_lightning.unlearning.sources import Access, marked
 

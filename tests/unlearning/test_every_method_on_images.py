@@ -17,11 +17,11 @@ from pytorch_lightning import Trainer
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from geniu_lightning.app.train import main as train_main
-from geniu_lightning.kit import Kit
+from geniu_lightning.cli.train import main as train_main
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.sources import Access
-from tests.app.conftest import TINY
-from tests.two_processes import run_by_two
+from tests.cli.conftest import TINY
+from tests.training.two_processes import run_by_two
 from tests.unlearning.every_method import CONFIGS, built, digest, run_on_its_images
 
 ROOT = Path(__file__).parents[2]

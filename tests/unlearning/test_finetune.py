@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Trainer
 from scipy.special import log_softmax
 
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.finetune import FineTune
 from geniu_lightning.unlearning.sources import Access, marked
 

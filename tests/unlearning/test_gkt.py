@@ -13,7 +13,7 @@ from scipy.special import rel_entr, softmax
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.models.resnet import ResNet18
 from geniu_lightning.unlearning import gkt as module

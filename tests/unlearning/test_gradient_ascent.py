@@ -12,7 +12,7 @@ from pytorch_lightning import Trainer
 from scipy.special import log_softmax, rel_entr, softmax
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.gradient_ascent import GradientAscent
 from geniu_lightning.unlearning.sources import marked
 

@@ -12,7 +12,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning import impair_repair
 from geniu_lightning.unlearning.impair_repair import ImpairRepair
 from geniu_lightning.unlearning.sources import Access, marked

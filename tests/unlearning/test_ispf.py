@@ -12,7 +12,7 @@ from scipy.special import entr, log_softmax, rel_entr, softmax
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning import ispf as module
 from geniu_lightning.unlearning.ispf import (
     Ispf,

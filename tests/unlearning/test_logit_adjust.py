@@ -14,7 +14,7 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.logit_adjust import LogitAdjust
 from geniu_lightning.unlearning.logit_mask import LogitMask
 from geniu_lightning.unlearning.sources import Access

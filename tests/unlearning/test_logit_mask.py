@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.logit_mask import LogitMask
 from geniu_lightning.unlearning.sources import Access
 

@@ -13,7 +13,7 @@ from scipy.special import log_softmax, softmax
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.lotus import Lotus
 from geniu_lightning.unlearning.sources import Access, UnlearnBatch, marked
 

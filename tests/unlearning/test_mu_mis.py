@@ -11,7 +11,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning import mu_mis
 from geniu_lightning.unlearning.mu_mis import MuMis
 from geniu_lightning.unlearning.sources import Access, UnlearnBatch, marked

@@ -12,7 +12,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from geniu_lightning.errors import KitError, UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.nearest_mean import NearestMean
 from geniu_lightning.unlearning.sources import Access
 

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.unlearning import noise
 from geniu_lightning.unlearning.noise import NoiseBatches, learned_noise

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer
 
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.none import NoUnlearning
 from geniu_lightning.unlearning.sources import Access
 

@@ -10,9 +10,15 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.phases import TwoPhases
-from geniu_lightning.unlearning.sources import Access, InTurn, Repeated, Sources, UnlearnBatch
+from geniu_lightning.unlearning.sources import (
+    Access,
+    ChainBatches,
+    RepeatBatch,
+    Sources,
+    UnlearnBatch,
+)
 from geniu_lightning.unlearning.tuning import Tuning
 
 TrainerOf = Callable[[int], Trainer]
@@ -32,7 +38,7 @@ class Toy(TwoPhases, Tuning):
 
     def stream(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Any:
         counts = ((Access.FORGET, self.impair_steps), (Access.RETAIN, self.repair_steps))
-        return InTurn([Repeated(self.proxies(kit, side), count) for side, count in counts])
+        return ChainBatches([RepeatBatch(self.proxies(kit, side), count) for side, count in counts])
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         optimizer = self.trainer.optimizers[0]

@@ -9,7 +9,8 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit, NetworkSpec
+from geniu_lightning.kit.file import Kit
+from geniu_lightning.kit.networks import NetworkSpec
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.models.resnet import ResNet18
 from geniu_lightning.seeds import stream

@@ -11,7 +11,7 @@ from pytorch_lightning import Trainer
 from scipy.special import log_softmax
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning import random_label
 from geniu_lightning.unlearning.losses import random_retained_labels
 from geniu_lightning.unlearning.random_label import RandomLabel

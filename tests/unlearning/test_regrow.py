@@ -19,8 +19,8 @@ from scipy.special import rel_entr, softmax
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit, NetworkSpec
-from geniu_lightning.kit.networks import parts_of
+from geniu_lightning.kit.file import Kit
+from geniu_lightning.kit.networks import NetworkSpec, parts_of
 from geniu_lightning.unlearning.inputs import Warped, Warps
 from geniu_lightning.unlearning.regrow import Regrow
 from geniu_lightning.unlearning.sources import Access, UnlearnBatch

@@ -13,9 +13,9 @@ from pytorch_lightning import Trainer
 from torch import nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
-from geniu_lightning.training import GeniuTraining
+from geniu_lightning.training.module import GeniuModule
 from geniu_lightning.unlearning.retrain import Retrain, steps_of_retraining
 from geniu_lightning.unlearning.sources import Access
 
@@ -135,7 +135,7 @@ def test_where_no_image_is_forgotten_it_is_what_training_makes(
 
     loader = archive.open_split("retain", 12, 7)
     optimizer = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=5e-4)
-    original = GeniuTraining(
+    original = GeniuModule(
         classifier=fresh(kit, 7),
         proxy_generator=None,
         spec=kit.info.spec,

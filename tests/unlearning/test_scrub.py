@@ -12,7 +12,7 @@ from scipy.special import log_softmax, rel_entr, softmax
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.scrub import Scrub
 from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch, marked
 

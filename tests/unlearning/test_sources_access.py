@@ -8,11 +8,11 @@ import torch
 from geniu_lightning.errors import AccessError
 from geniu_lightning.unlearning.sources import (
     Access,
-    Beside,
-    InTurn,
-    Repeated,
+    ChainBatches,
+    RepeatBatch,
     Sources,
     UnlearnBatch,
+    ZipBatches,
     marked,
 )
 
@@ -83,7 +83,7 @@ def test_batches_of_real_images_are_shared_out_among_ranks(archive: Any) -> None
 
 def test_a_repeated_batch_comes_whole_in_every_step_on_every_rank() -> None:
     batch = marked(torch.rand(6, 1, 2, 2), torch.arange(6), (2,))
-    repeated = Repeated(batch, 3)
+    repeated = RepeatBatch(batch, 3)
     repeated.shard(1, 2)
     assert len(repeated) == 3
     assert [found is batch for found in repeated] == [True, True, True]
@@ -101,7 +101,7 @@ def test_each_side_has_a_mean_of_its_own_and_an_absent_one_is_zero() -> None:
 
 def test_sides_come_beside_each_other_and_the_shorter_begins_anew(archive: Any) -> None:
     sources = archive.sources(Access.FORGET | Access.RETAIN, (1,))
-    beside = Beside([sources.forget(4, 0), sources.retain(4, 0)], 12)
+    beside = ZipBatches([sources.forget(4, 0), sources.retain(4, 0)], 12)
     batches = list(beside)
     assert len(batches) == len(beside) == 12
     # 9 images in 3 batches beside 36 in 9
@@ -119,7 +119,9 @@ def test_sides_come_beside_each_other_and_the_shorter_begins_anew(archive: Any) 
 
 def test_phases_come_one_after_the_other(archive: Any) -> None:
     sources = archive.sources(Access.FORGET | Access.RETAIN, (1,))
-    phases = InTurn([Beside([sources.forget(6, 0)], 2), Beside([sources.retain(6, 0)], 3)])
+    phases = ChainBatches(
+        [ZipBatches([sources.forget(6, 0)], 2), ZipBatches([sources.retain(6, 0)], 3)]
+    )
     assert [bool(b.forget.all()) for b in phases] == [True, True, False, False, False]
     assert len(phases) == 5
     phases.shard(0, 2)

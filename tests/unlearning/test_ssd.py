@@ -11,8 +11,8 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
-from geniu_lightning.unlearning.sources import Access, Repeated, marked
+from geniu_lightning.kit.file import Kit
+from geniu_lightning.unlearning.sources import Access, RepeatBatch, marked
 from geniu_lightning.unlearning.ssd import Ssd, dampening, percentile_alpha
 
 TrainerOf = Callable[[int], Trainer]
@@ -174,7 +174,7 @@ def test_it_forgets_and_keeps(kit: Kit, archive: Any, trainer_of: TrainerOf, sou
 def test_steps_are_refused_for_want_of_a_loss(kit: Kit, archive: Any) -> None:
     batch = marked(archive.images, archive.labels, (1, 3))
     with pytest.raises(UserError, match="Ssd has no loss"):
-        Ssd(forget=(1, 3)).loss_terms(next(iter(Repeated(batch, 1))))
+        Ssd(forget=(1, 3)).loss_terms(next(iter(RepeatBatch(batch, 1))))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from scipy.special import rel_entr, softmax
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.sources import Access
 from geniu_lightning.unlearning.synthetic_embeddings import SyntheticEmbeddings
 

@@ -17,7 +17,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from geniu_lightning.errors import AccessError
-from geniu_lightning.kit import Kit
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.sources import Access
 from tests.unlearning.every_method import CONFIGS, built, digest

@@ -1,0 +1,1 @@
+"""Commands: Hydra, the terminal and exit statuses."""

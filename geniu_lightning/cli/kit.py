@@ -1,0 +1,89 @@
+"""``python -m geniu_lightning.kit show FILE``: what is inside a kit."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from geniu_lightning.errors import UserError
+from geniu_lightning.kit.file import Kit
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Show a kit; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m geniu_lightning.kit", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    show = commands.add_parser("show", help="print what is inside, after verifying it")
+    show.add_argument("file", type=Path, help="the file, or the folder of the run that wrote it")
+    show.add_argument("--proxies", type=Path, metavar="PNG", help="draw the decoded proxies")
+    show.add_argument(
+        "--allow-custom",
+        action="store_true",
+        help="build networks that are not ours: runs their code",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        path = options.file / "kit.safetensors" if options.file.is_dir() else options.file
+        kit = Kit.load(path, options.allow_custom)
+        _describe(kit, path)
+        if options.proxies is not None:
+            draw_proxies(kit, options.proxies)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+def draw_proxies(kit: Kit, path: Path) -> None:
+    """Draw the decoded proxies, a row a class."""
+    from geniu_lightning.report.pictures import grid
+
+    proxies = kit.proxies()
+    names = [kit.info.class_names[k] for k in kit.info.remaining]
+    shape = (len(names), -1, *proxies.images.shape[1:])
+    grid(proxies.images.view(shape), names, "proxies", path)
+
+
+def _describe(kit: Kit, path: Path) -> None:
+    info = kit.info
+    sizes = {
+        name: sum(t.numel() * t.element_size() for t in network.state_dict().values())
+        for name, network in (("classifier", kit.classifier), ("generator", kit.generator))
+        if network is not None
+    }
+    if kit.prompts is not None:
+        sizes["prompts"] = kit.prompts.numel() * kit.prompts.element_size()
+    rows = {
+        "file": f"{path}, {path.stat().st_size:,} bytes, checksum right",
+        "classifier": f"{info.classifier.target} {info.classifier.arguments}",
+        "generator": f"{info.generator.target} {info.generator.arguments}"
+        if info.generator
+        else "none",
+        "prompts": "none" if kit.prompts is None else f"{tuple(kit.prompts.shape)}",
+        "bytes": ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
+        "images": f"{info.spec.channels}x{info.spec.size}x{info.spec.size},"
+        f" mean {info.spec.mean}, deviation {info.spec.std}",
+        "classes": ", ".join(
+            f"{name} ({count:,})"
+            for name, count in zip(info.class_names, info.class_counts, strict=True)
+        ),
+        "forgotten": ", ".join(info.class_names[k] for k in info.forgotten) or "none",
+        "data": f"fingerprint {info.data_fingerprint[:16]}…"
+        if info.data_fingerprint
+        else "unknown",
+        "training seed": str(info.seed),
+        "written by": f"geniu_lightning {info.library}, revision {info.revision or 'unknown'},"
+        f" format {info.format}",
+    }
+    table = Table(show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console(highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The name of a multirun: all its runs are one group, also when it is started again."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+from geniu_lightning.cli.sweeps import is_sweep
+
+# where and how the runs are carried out: the same sweep on another machine is the same group
+ASIDE = re.compile(
+    r"(out|runs|force|logger|hydra)([./@].*)?$"
+    r"|trainer\.(accelerator|threads|checkpoint_every_n_steps)$"
+)
+
+
+def join_group(config: DictConfig, command: str, words: Sequence[str]) -> None:
+    """Give a run of a multirun the multirun's name as wandb's group, unless it has one.
+
+    Args:
+        config: Of the run, changed in place.
+        command: Name of the command.
+        words: What the command was given: Hydra tells a run its own values alone.
+    """
+    wandb = (config.get("logger") or {}).get("wandb")
+    if is_sweep() and wandb is not None and wandb.group is None:
+        wandb.group = name_of(command, words)
+
+
+def name_of(command: str, words: Sequence[str]) -> str:
+    """Return a name that follows from what a multirun goes over and from all else it was given."""
+    given = [w for w in words if not w.startswith("-") and ("=" in w or w.startswith("~"))]
+    parsed = OverridesParser.create().parse_overrides(given)
+    over_kits = any(o.key_or_group == "sweep" and o.value() == "kits" for o in parsed)
+    overrides = [
+        o
+        for o in parsed
+        # sweep=kits goes over what lies in runs=
+        if not ASIDE.match(o.key_or_group) or (over_kits and o.key_or_group == "runs")
+    ]
+    swept = [o.key_or_group.rpartition(".")[2] for o in overrides if o.is_sweep_override()]
+    named = [str(o.value()) for o in overrides if o.key_or_group == "sweep"]
+    text = "\n".join(sorted(o.input_line or "" for o in overrides))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{'-'.join([command, *named, *sorted(swept)])[:80]}-{digest}"

@@ -1,1 +1,0 @@
-"""wandb's own view of many runs."""

@@ -1,0 +1,195 @@
+"""What the last layer did to a class, and whether mending it brings the class back."""
+
+import math
+import statistics
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from geniu_lightning.evaluation.context import LARGEST_LOGIT, Context, Outputs
+from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
+from geniu_lightning.evaluation.metrics.accuracy import lacking, mean_over, per_class
+from geniu_lightning.kit.networks import head_of
+
+RESOLUTION = 1e-6  # a mean of 32-bit features this near to another, relatively, is the same
+
+
+class Head(Metric):
+    """Attack on the last layer's rows: five looks at w_f and b_f of a forgotten class f.
+
+    Means are over retained classes R. With several forgotten classes the first three values are
+    means over them, and repair and transplant treat all of them at once.
+
+    - ``bias_anomaly``: (b_f - mean b) / sd b, divisor of the variance R - 1.
+    - ``row_norm``: ‖w_f‖ / mean ‖w‖.
+    - ``alignment``: cos(w_f, μ_f - μ), μ_f the mean feature of f's test images, μ that of all test
+      images; in [-1, 1].
+    - ``repair``: A_f on test after b_f is set to mean b and w_f scaled to mean ‖w‖: needs no data
+      and no training. ``repair_retain``: A_r after it.
+    - ``transplant``: A_f on test after the original's w_f and b_f are put in.
+      ``transplant_retain``: A_r after it.
+
+    A_f and A_r are means of classes' accuracies, ties divided. A row of zeros has no direction: it
+    has no alignment, and repair, which finds nothing to scale, leaves it at zero; a transplant
+    undoes such a mask, too. High recall counts as memory only where A_r stands: a row that takes
+    everything has recall 1.
+
+    Blind to erasure that turns features away from the row. The first four values also depend on
+    what no answer shows: a vector added to all rows changes no probability, but moves them.
+
+    Source:
+        Classification-Head Bias in Class-Level Machine Unlearning, arXiv 2605.08730, and An
+        Illusion of Unlearning?, arXiv 2604.08271, look at the last layer; the formulas are ours.
+    """
+
+    needs = frozenset({"original"})
+    readings: ClassVar[dict[str, MetricInfo]] = {
+        "bias_anomaly": MetricInfo("oracle", epsilon=0.1),  # in standard deviations
+        "row_norm": MetricInfo("oracle", epsilon=0.02),
+        "alignment": MetricInfo("oracle", epsilon=0.02),
+        "repair": MetricInfo("oracle"),
+        "repair_retain": MetricInfo("oracle"),
+        "transplant": MetricInfo("oracle"),
+        "transplant_retain": MetricInfo("oracle"),
+    }
+
+    def __call__(self, context: Context) -> Values:
+        """Measure the unlearned model."""
+        nothing = lacking(context, "test", context.forget)
+        if nothing is None and not context.retained:
+            nothing = Absent("no class is retained")
+        if nothing is not None:
+            return dict.fromkeys(self.readings, nothing)
+        outputs = context.outputs(context.unlearned, "test")
+        weight, bias = rows_of(context.unlearned)
+        forget, retained = context.forget, context.retained
+        repaired = repair(weight, bias, forget, retained)
+        changed = transplant(weight, bias, *rows_of(context.original), forget)
+        values: Values = {
+            "bias_anomaly": _mean(
+                [bias_anomaly(bias, k, retained) for k in forget],
+                "the biases of retained classes do not differ",
+            ),
+            "row_norm": _mean(
+                [row_norm(weight, k, retained) for k in forget],
+                "the rows of retained classes are zero",
+            ),
+            "alignment": self._alignment(weight, outputs, forget),
+        }
+        for name, (new_weight, new_bias) in (("repair", repaired), ("transplant", changed)):
+            each = accuracies(outputs, new_weight, new_bias)
+            values[name] = mean_over(each, forget)
+            values[f"{name}_retain"] = mean_over(each, retained)
+        return values
+
+    def _alignment(
+        self, weight: Tensor, outputs: Outputs, forget: tuple[int, ...]
+    ) -> float | Absent:
+        features = outputs.features.double()
+        centre = features.mean(dim=0)
+        return _mean(
+            [alignment(weight[k], features[outputs.labels == k], centre) for k in forget],
+            "a forgotten class has a row of zeros, or features like those of all others",
+        )
+
+
+def rows_of(network: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return the last layer: rows ``(K, D)`` and biases ``(K,)``, float64, on the CPU.
+
+    A bias beyond what counts as a logit, such as minus infinity, becomes the largest that does.
+    """
+    head = head_of(network)
+    bias = head.bias.detach().cpu().double().clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+    return head.weight.detach().cpu().double(), bias
+
+
+def accuracies(outputs: Outputs, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return what each class's accuracy is with another last layer, ``(K,)``.
+
+    Args:
+        outputs: What is known of the images; the logits are not looked at.
+        weight: Rows, float64, shape ``(K, D)``.
+        bias: float64, shape ``(K,)``.
+    """
+    # in 32 bits, as a network's own: the rounding of a scaled row must not decide between equals
+    logits = (outputs.features.double() @ weight.T + bias).float()
+    return per_class(Outputs(logits, outputs.features, outputs.labels), len(weight))
+
+
+def bias_anomaly(bias: Tensor, label: int, retained: tuple[int, ...]) -> float:
+    """Return how many standard deviations a bias is from retained classes' mean; NaN if none.
+
+    Args:
+        bias: Shape ``(K,)``.
+        label: Whose.
+        retained: Classes to compare with.
+    """
+    others: list[float] = bias[list(retained)].tolist()
+    if len(others) < 2 or min(others) == max(others):
+        return math.nan
+    return (float(bias[label]) - statistics.fmean(others)) / statistics.stdev(others)
+
+
+def row_norm(weight: Tensor, label: int, retained: tuple[int, ...]) -> float:
+    """Return a row's norm over the mean norm of retained rows; NaN if these are zero."""
+    norms = weight.norm(dim=1)
+    mean = norms[list(retained)].mean()
+    return float(norms[label] / mean) if mean > 0 else math.nan
+
+
+def alignment(row: Tensor, features: Tensor, centre: Tensor) -> float:
+    """Return the cosine of a row with a class's mean feature, seen from a centre.
+
+    Args:
+        row: Shape ``(D,)``.
+        features: Of images of the class, shape ``(N, D)``.
+        centre: Shape ``(D,)``; zeros for features as they are.
+
+    Returns:
+        In [-1, 1]; NaN if one of the two is zero, or there are no images.
+    """
+    mean = features.mean(dim=0)
+    away = mean - centre
+    if not away.norm() > RESOLUTION * mean.norm():
+        return math.nan
+    return float(row @ away / (row.norm() * away.norm()))
+
+
+def repair(
+    weight: Tensor, bias: Tensor, forget: tuple[int, ...], retained: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Return rows and biases with those of some classes brought to the size of retained ones.
+
+    Args:
+        weight: Shape ``(K, D)``.
+        bias: Shape ``(K,)``.
+        forget: Whose bias becomes the retained mean, and whose row is scaled to the retained mean
+            norm; a row of zeros stays.
+        retained: The others.
+    """
+    weight, bias = weight.clone(), bias.clone()
+    usual = weight[list(retained)].norm(dim=1).mean()
+    for k in forget:
+        length = weight[k].norm()
+        weight[k] *= usual / length if length > 0 else 1.0
+        bias[k] = bias[list(retained)].mean()
+    return weight, bias
+
+
+def transplant(
+    weight: Tensor,
+    bias: Tensor,
+    other_weight: Tensor,
+    other_bias: Tensor,
+    forget: tuple[int, ...],
+) -> tuple[Tensor, Tensor]:
+    """Return rows and biases with those of some classes taken from another last layer."""
+    weight, bias = weight.clone(), bias.clone()
+    weight[list(forget)] = other_weight[list(forget)]
+    bias[list(forget)] = other_bias[list(forget)]
+    return weight, bias
+
+
+def _mean(values: list[float], reason: str) -> float | Absent:
+    """Return the mean, or why there is none: one class missing would make it another quantity."""
+    return Absent(reason) if any(math.isnan(v) for v in values) else statistics.fmean(values)

@@ -1,0 +1,218 @@
+"""Whether a model tells images that it was trained on from others of the same class."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from geniu_lightning.evaluation.context import Context, Outputs, log_softmax
+from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
+from geniu_lightning.evaluation.references import EPSILON_AREA, EPSILON_SHARE
+
+SCORES = (
+    "loss",
+    "confidence",
+    "entropy",
+    "modified_entropy",
+    "retained_confidence",
+    "retained_entropy",
+)
+FALSE_POSITIVES = 0.01
+FEWEST_NON_MEMBERS = 100  # below, a rate of 1 % allows no false positive at all
+NO_SIDES = Absent("no such class has both training and test images")
+
+
+class Membership(Metric):
+    """Membership inference within each forgotten class, all values in [0, 1].
+
+    Members are the training images of a class, non-members the test images of the same class, so
+    that the class itself is no signal. Nothing is fitted: a score orders the images.
+
+    - ``<score>.auc``: P(member above non-member) + P(tie)/2.
+    - ``<score>.leak``: 1/2 + |auc - 1/2| of each class; an attacker may turn a score round.
+    - ``<score>.tpr``: share of members found at a false positive rate of at most 0.01. Coarse with
+      few non-members: chance is (floor(m/100) + 1) / (m + 1) for m of them, 0.0198 for 100.
+    - ``standard_error``: of ``auc`` by chance alone, for these numbers of images.
+    - ``retained_control``: the loss on retained classes, which are members of an oracle too.
+
+    With several forgotten classes each value is the mean over those with images on both sides.
+    Scores are those of `scores`; ``retained_…`` ones see behind a forgotten class's masked
+    logit. Ideal: an oracle saw neither side, its areas are 0.5 up to the standard error.
+
+    Sources: loss, arXiv 1709.01604; confidence and entropy, arXiv 1806.01246; modified entropy,
+    arXiv 2003.10595; rates at few false positives, arXiv 2112.03570.
+
+    Blind to traces that training and test images of a class share, hence to a mask, and to single
+    images that are remembered among many that are not.
+    """
+
+    readings: ClassVar[dict[str, MetricInfo]] = {
+        "auc": MetricInfo("oracle", 0.5, EPSILON_AREA),
+        "leak": MetricInfo("lower", 0.5, EPSILON_AREA),
+        "tpr": MetricInfo("lower", FALSE_POSITIVES, EPSILON_SHARE),
+        "standard_error": MetricInfo("oracle"),
+    }
+
+    def reading(self, name: str) -> MetricInfo:
+        """Return how a value is to be read; of retained classes oracles remember images too."""
+        if name.startswith("retained_control."):
+            return MetricInfo("oracle", None, EPSILON_AREA)
+        return super().reading(name)
+
+    def __call__(self, context: Context) -> Values:
+        """Attack the model."""
+        names = [f"{score}.{value}" for score in SCORES for value in ("auc", "leak", "tpr")]
+        control = ["retained_control.auc", "retained_control.leak"]
+        for split in ("train", "test"):
+            if split not in context.splits:
+                missing = Absent(f"the run has no {split} images")
+                return dict.fromkeys([*names, "standard_error", *control], missing)
+        train, test = (context.outputs(context.unlearned, name) for name in ("train", "test"))
+        gone = _sides(train, test, context.forget)
+        found = [_of_class(*sides, context.retained) for sides in gone]
+        values: Values = {name: mean_of([row[name] for row in found]) for name in names}
+        errors = [standard_error(len(a.labels), len(b.labels)) for a, b in gone]
+        values["standard_error"] = (
+            math.hypot(*errors) / len(errors) if errors else NO_SIDES  # classes are independent
+        )
+        areas = [auc(own(a), own(b)) for a, b in _sides(train, test, context.retained)]
+        values["retained_control.auc"] = mean_of(areas)
+        values["retained_control.leak"] = mean_of([leak(area) for area in areas])
+        return values
+
+
+def _sides(
+    train: Outputs, test: Outputs, classes: tuple[int, ...]
+) -> list[tuple[Outputs, Outputs]]:
+    """Return members and non-members of each class that has both."""
+    pairs = [(train.of((k,)), test.of((k,))) for k in classes]
+    return [(a, b) for a, b in pairs if len(a.labels) and len(b.labels)]
+
+
+def _of_class(members: Outputs, others: Outputs, retained: tuple[int, ...]) -> Values:
+    ours, theirs = (scores(side, retained) for side in (members, others))
+    values: Values = {}
+    for score in SCORES:
+        if score not in ours:
+            few = Absent("with fewer than two retained classes nothing is left to compare")
+            values |= {f"{score}.{value}": few for value in ("auc", "leak", "tpr")}
+            continue
+        area = auc(ours[score], theirs[score])
+        values[f"{score}.auc"] = area
+        values[f"{score}.leak"] = leak(area)
+        values[f"{score}.tpr"] = tpr_or_absent(ours[score], theirs[score])
+    return values
+
+
+def mean_of(values: Sequence[object]) -> float | Absent:
+    """Return the mean over classes or models; absent if one is, or if there are none."""
+    absent = [value for value in values if isinstance(value, Absent)]
+    if absent:
+        return absent[0]
+    numbers = [value for value in values if isinstance(value, float)]
+    return statistics.fmean(numbers) if numbers else NO_SIDES
+
+
+def scores(outputs: Outputs, retained: tuple[int, ...]) -> dict[str, Tensor]:
+    """Return scores that are to be higher for members, float64, each of shape ``(N,)``.
+
+    With p the probabilities and q those renormalised over retained classes, in nats:
+    ``loss`` log p_y · ``confidence`` log max p · ``entropy`` Σ p log p · ``modified_entropy`` see
+    `modified_entropy`, negated · ``retained_confidence`` and ``retained_entropy`` as above
+    of q, not there for fewer than two retained classes. Logarithms do not change an order.
+    """
+    everything = log_softmax(outputs.logits)
+    found = {
+        "loss": own(outputs),
+        "confidence": everything.max(dim=1).values,
+        "entropy": (everything.exp() * everything).sum(dim=1),
+        "modified_entropy": -modified_entropy(everything, outputs.labels),
+    }
+    if len(retained) > 1:
+        kept = log_softmax(outputs.logits[:, list(retained)])
+        found["retained_confidence"] = kept.max(dim=1).values
+        found["retained_entropy"] = (kept.exp() * kept).sum(dim=1)
+    return found
+
+
+def own(outputs: Outputs) -> Tensor:
+    """Return the log-probability of each image's own class, float64, shape ``(N,)``."""
+    return log_softmax(outputs.logits).gather(1, outputs.labels[:, None]).squeeze(1)
+
+
+def modified_entropy(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return the modified entropy (arXiv 2003.10595), nats, shape ``(N,)``.
+
+    M = -(1 - p_y) log p_y - Σ_{c≠y} p_c log(1 - p_c): unlike the entropy it is large for an answer
+    that is sure and wrong. ``inf`` where a wrong class has all probability; never NaN.
+
+    Args:
+        log_probabilities: In nats, shape ``(N, K)``; minus infinity is allowed.
+        labels: int64, shape ``(N,)``.
+    """
+    logs = log_probabilities.double()
+    columns = labels[:, None]
+    top = logs.argmax(dim=1, keepdim=True)
+    # 1 - p cancels where p is near 1, which only the largest can be: there it is the others' sum
+    rest = torch.log1p(-logs.exp().scatter(1, top, 0.0))
+    rest = rest.scatter(1, top, logs.scatter(1, top, -math.inf).logsumexp(dim=1, keepdim=True))
+    others = (logs.exp() * rest).scatter(1, columns, 0.0).sum(dim=1)
+    mine = rest.gather(1, columns).exp() * logs.gather(1, columns)
+    return -(mine.squeeze(1) + others)
+
+
+def auc(members: Tensor, non_members: Tensor) -> float:
+    """Return P(member above non-member) + P(tie)/2, the area under the ROC curve.
+
+    Args:
+        members: Scores, shape ``(N,)``, N ≥ 1; infinite ones are allowed.
+        non_members: Scores, shape ``(M,)``, M ≥ 1.
+    """
+    ordered = non_members.sort().values
+    below = torch.searchsorted(ordered, members.contiguous())
+    not_above = torch.searchsorted(ordered, members.contiguous(), right=True)
+    # counted in whole numbers, so that equal sides give exactly one half
+    return int((below + not_above).sum()) / (2 * len(members) * len(ordered))
+
+
+def leak(area: float) -> float:
+    """Return the area for an attacker who knows which way round the score is."""
+    return 0.5 + abs(area - 0.5)
+
+
+def tpr_at(members: Tensor, non_members: Tensor, fpr: float) -> float:
+    """Return the largest share of members above a threshold that few non-members pass.
+
+    Thresholds lie between scores, without interpolation: with all scores tied nothing is found.
+
+    Args:
+        members: Scores, shape ``(N,)``, N ≥ 1.
+        non_members: Scores, shape ``(M,)``, M ≥ 1.
+        fpr: Largest share of non-members that may pass.
+    """
+    allowed = math.floor(fpr * len(non_members) + 1e-9)  # 0.29 of 100 is below 29 in binary
+    if allowed >= len(non_members):
+        return 1.0
+    first_refused = non_members.sort(descending=True).values[allowed]
+    return int((members > first_refused).sum()) / len(members)
+
+
+def tpr_or_absent(members: Tensor, non_members: Tensor) -> float | Absent:
+    """Return `tpr_at` a false positive rate of 0.01, if there are enough non-members."""
+    if len(non_members) < FEWEST_NON_MEMBERS:
+        return Absent(
+            f"a false positive rate of 1 % needs at least {FEWEST_NON_MEMBERS} non-members of the"
+            f" class, there are {len(non_members)}"
+        )
+    return tpr_at(members, non_members, FALSE_POSITIVES)
+
+
+def standard_error(members: int, non_members: int) -> float:
+    """Return the deviation of `auc` when both sides follow one law (Mann–Whitney).
+
+    sqrt((n + m + 1) / (12 n m)); smaller with many ties.
+    """
+    return math.sqrt((members + non_members + 1) / (12 * members * non_members))

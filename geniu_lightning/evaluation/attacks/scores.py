@@ -1,0 +1,200 @@
+"""Single scores, for comparison with papers that print them."""
+
+import statistics
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from geniu_lightning.evaluation.context import Context
+from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
+from geniu_lightning.evaluation.metrics.accuracy import lacking, mean_over, per_class
+
+NO_PAIR = Absent("no forgotten class has both training and test images")
+
+
+class Scores(Metric):
+    """ToW, AUS and NoMUS, with accuracies that are means over classes, in [0, 1].
+
+    **None of them tells forgetting from hiding.** A logit mask gets the full score in all of them,
+    the untouched original in NoMUS if it does not overfit, and a model that memorises its
+    training images in AUS. A model that answers one class, whatever it sees, is not at 0.
+    They come last, and never alone.
+
+    Names: A_f and A_r are accuracies on forgotten and retained classes, D training and T test
+    images, o the original, u the model, Δ the difference to the oracles' mean.
+
+    - ``tow`` (arXiv 2406.01257): (1 - abs ΔA_f(D)) (1 - abs ΔA_r(D)) (1 - abs ΔA_r(T)), in [0, 1].
+      The paper has plain accuracies and all test images; means over retained classes let a dead
+      minority be seen, and a class that oracles never answer says nothing of utility.
+    - ``tow_mia``: its first factor is 1 - abs ΔM. M is the area under the curve of the attack that
+      calls images with a low loss members, within each forgotten class.
+    - ``aus`` (arXiv 2312.02052, removal of classes): (1 - (A_r(T; o) - A_r(T; u))) divided by
+      (1 + A_f(T; u)); may exceed 1. It knows no oracle. The paper's other denominator is for
+      removal of images of all classes, and would give an ideal model about ½.
+    - ``nomus`` (arXiv 2311.02240, λ = ½): ½ A_r(T) + ½ (1 - 2 abs(a - ½)), in [0, 1], a as
+      `attack_accuracy` finds it between training and test images of one class, so that
+      the class itself gives nothing away; mean over forgotten classes.
+    """
+
+    needs = frozenset({"original", "oracles"})
+    readings: ClassVar[dict[str, MetricInfo]] = {
+        name: MetricInfo("higher", 1.0) for name in ("tow", "tow_mia", "aus", "nomus")
+    }
+
+    def __call__(self, context: Context) -> Values:
+        """Measure the unlearned model."""
+        lack = {
+            split: lacking(context, split, context.forget)
+            or lacking(context, split, context.retained)
+            for split in ("test", "train")
+        }
+        nothing = lack["test"] or lack["train"]
+        values: Values = dict.fromkeys(self.readings, nothing) if nothing else {}
+        if lack["test"] is None:
+            retained = _accuracy(context, context.unlearned, "test", context.retained)
+            values["aus"] = aus(
+                _accuracy(context, context.original, "test", context.retained),
+                retained,
+                _accuracy(context, context.unlearned, "test", context.forget),
+            )
+            if nothing is None:
+                attack = _attack(context)
+                values["nomus"] = attack if isinstance(attack, Absent) else nomus(retained, attack)
+                values |= _tow(context)
+        return {name: values[name] for name in self.readings}
+
+
+def tow(model: Sequence[float], oracles: Sequence[Sequence[float]]) -> float:
+    """Return Π_i (1 - abs(m_i - mean over oracles of o_i)).
+
+    Args:
+        model: Measures in [0, 1], such as accuracies on D_f, D_r and T_r.
+        oracles: The same measures of each oracle.
+    """
+    score = 1.0
+    for value, theirs in zip(model, zip(*oracles, strict=True), strict=True):
+        score *= 1 - abs(value - statistics.fmean(theirs))
+    return score
+
+
+def aus(retained_before: float, retained_after: float, forgotten_after: float) -> float:
+    """Return (1 - (before - after)) / (1 + forgotten), the form for classes."""
+    return (1 - (retained_before - retained_after)) / (1 + forgotten_after)
+
+
+def nomus(retained: float, attack: float) -> float:
+    """Return ½ retained + ½ (1 - 2 abs(attack - ½)); an attack of ½ knows nothing."""
+    return (retained + 1 - 2 * abs(attack - 0.5)) / 2
+
+
+def attack_accuracy(members: Tensor, non_members: Tensor, generator: torch.Generator) -> float:
+    """Return how well a threshold tells members, on images that had no say in choosing it.
+
+    Both sides are halved. On one half of each the threshold, and the side of it that is called
+    members, are those with the largest balanced accuracy ½ (TPR + TNR), the lowest of equally good
+    ones; the other halves score it. Then the halves change places, and the mean is taken. Chosen
+    and scored on the same images, it would be above ½ for equal laws too.
+
+    Args:
+        members: A score of each, shape ``(N,)``, at least two; not changed.
+        non_members: Likewise, shape ``(M,)``.
+        generator: Draws the halves.
+
+    Returns:
+        In [0, 1]; ½ knows nothing.
+    """
+    one, other = _halves(members, generator), _halves(non_members, generator)
+    first, second = (one[0], other[0]), (one[1], other[1])
+    return (_chosen_then_scored(first, second) + _chosen_then_scored(second, first)) / 2
+
+
+def _halves(side: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    mixed = side[torch.randperm(len(side), generator=generator)]
+    return mixed[: len(side) // 2], mixed[len(side) // 2 :]
+
+
+def _chosen_then_scored(chosen: tuple[Tensor, Tensor], scored: tuple[Tensor, Tensor]) -> float:
+    values = torch.cat(chosen).unique()
+    if len(values) == 1:
+        return 0.5
+    thresholds = (values[1:] + values[:-1]) / 2
+    gains = _gain(*chosen, thresholds)
+    best = int(gains.abs().argmax())
+    side = 1 if gains[best] >= 0 else -1
+    return 0.5 + side * _gain(*scored, thresholds[best : best + 1]).item()
+
+
+def _gain(members: Tensor, non_members: Tensor, thresholds: Tensor) -> Tensor:
+    """Return by how much calling what is above thresholds members beats ½, shape ``(T,)``."""
+    # counted in whole numbers, so that rounding decides no tie between thresholds
+    hits, alarms = (
+        len(side) - torch.searchsorted(side.sort().values, thresholds, right=True)
+        for side in (members, non_members)
+    )
+    total = len(members) * len(non_members)
+    return (hits * len(non_members) - alarms * len(members)).double() / (2 * total)
+
+
+def _accuracy(context: Context, network: nn.Module, split: str, classes: tuple[int, ...]) -> float:
+    outputs = context.outputs(network, split)
+    found = mean_over(per_class(outputs, len(context.class_names)), classes)
+    assert isinstance(found, float)  # it was asked for before whether there are images
+    return found
+
+
+def _scores_of(context: Context, network: nn.Module) -> list[tuple[int, Tensor, Tensor]]:
+    """Return forgotten classes with log p_y of their training and their test images."""
+    found = []
+    for k in context.forget:
+        members, non_members = (
+            context.outputs(network, split).of((k,)).log_probabilities[:, k]
+            for split in ("train", "test")
+        )
+        found.append((k, members, non_members))
+    return found
+
+
+def _attack(context: Context) -> float | Absent:
+    found = [
+        attack_accuracy(members, non_members, context.generator("halves of the attack", k))
+        for k, members, non_members in _scores_of(context, context.unlearned)
+        if min(len(members), len(non_members)) > 1
+    ]
+    if not found:
+        return Absent("no forgotten class has two training and two test images to attack")
+    return statistics.fmean(found)
+
+
+def _area(context: Context, network: nn.Module) -> float | Absent:
+    from sklearn.metrics import roc_auc_score
+
+    found = [
+        float(roc_auc_score([1] * len(members) + [0] * len(others), torch.cat([members, others])))
+        for _, members, others in _scores_of(context, network)
+        if len(members) and len(others)
+    ]
+    return statistics.fmean(found) if found else NO_PAIR
+
+
+def _tow(context: Context) -> Values:
+    if not context.oracles:
+        return dict.fromkeys(("tow", "tow_mia"), Absent("there is no oracle to compare with"))
+    networks = (context.unlearned, *context.oracles)
+    forgotten = [_accuracy(context, network, "train", context.forget) for network in networks]
+    kept = [
+        [_accuracy(context, network, split, context.retained) for split in ("train", "test")]
+        for network in networks
+    ]
+    areas = [_area(context, network) for network in networks]
+    known = [area for area in areas if isinstance(area, float)]
+    return {
+        "tow": _product(forgotten, kept),
+        "tow_mia": _product(known, kept) if known else NO_PAIR,
+    }
+
+
+def _product(firsts: list[float], rests: list[list[float]]) -> float:
+    rows = [[first, *rest] for first, rest in zip(firsts, rests, strict=True)]
+    return tow(rows[0], rows[1:])

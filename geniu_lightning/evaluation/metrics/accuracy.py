@@ -1,0 +1,195 @@
+"""Accuracy by class, and its summaries over forgotten and retained classes."""
+
+import statistics
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from geniu_lightning.evaluation.context import Context, Outputs
+from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
+
+NO_IMAGE = Absent("the split has no image of such a class")
+
+
+class Accuracy(Metric):
+    """Accuracy profile on each split, all values in [0, 1].
+
+    - ``per_class``: a_c, share of a class's images that are classified right; a tie between several
+      largest logits counts as its share, for argmax would credit the smallest index.
+    - ``forget`` (A_f), ``retain`` (A_r): means of a_c over forgotten and over retained classes.
+    - ``retain_micro``: share of all images of retained classes that are right.
+    - ``retain_by_frequency``: mean of a_c over retained classes, weighted by their numbers of
+      *training* images: what a stream of images with the imbalance of training would show.
+    - ``retain_minority``, ``retain_majority``: means of a_c over the retained classes that
+      `few_and_many` calls small and large.
+    - ``worst_retained``: smallest a_c among retained classes.
+
+    Where ``train`` and ``test`` are both named, ``generalisation.forget`` and
+    ``generalisation.retain`` are training accuracy minus test accuracy, in [-1, 1].
+
+    Classes without an image in a split take no part in means. Blind to everything behind the
+    largest logit: a logit mask is perfect here.
+
+    Args:
+        splits: Which of ``test``, ``train`` and ``validation`` to measure on; one that the run does
+            not have is absent with its reason.
+    """
+
+    readings: ClassVar[dict[str, MetricInfo]] = {
+        "forget": MetricInfo("oracle", 0.0),
+        "retain": MetricInfo("higher", 1.0),
+        "retain_micro": MetricInfo("higher", 1.0),
+        "retain_by_frequency": MetricInfo("higher", 1.0),
+        "retain_minority": MetricInfo("higher", 1.0),
+        "retain_majority": MetricInfo("higher", 1.0),
+        "worst_retained": MetricInfo("higher", 1.0),
+        "per_class": MetricInfo("oracle"),
+    }
+
+    def __init__(self, splits: tuple[str, ...] | list[str] = ("test", "train")) -> None:
+        self.splits = tuple(splits)
+
+    def reading(self, name: str) -> MetricInfo:
+        """Return how a value is to be read; a generalisation gap is no accuracy."""
+        if name.startswith("generalisation."):
+            return MetricInfo("oracle", 0.0 if name.endswith(".forget") else None)
+        return super().reading(name)
+
+    def __call__(self, context: Context) -> Values:
+        """Measure the unlearned model."""
+        values: Values = {}
+        for split in self.splits:
+            if split in context.splits:
+                found = profile(context.outputs(context.unlearned, split), context)
+            else:
+                found = dict.fromkeys(self.readings, Absent(f"the run has no {split} images"))
+            values |= {f"{split}.{name}": value for name, value in found.items()}
+        if {"train", "test"} <= set(self.splits):
+            for name in ("forget", "retain"):
+                seen, unseen = values[f"train.{name}"], values[f"test.{name}"]
+                if isinstance(seen, float) and isinstance(unseen, float):
+                    values[f"generalisation.{name}"] = seen - unseen
+                else:
+                    values[f"generalisation.{name}"] = seen if isinstance(seen, Absent) else unseen
+        return values
+
+
+def shares(scores: Tensor) -> Tensor:
+    """Return how much of each answer goes to each class: 1/n to each of n largest.
+
+    Args:
+        scores: Logits or log-probabilities, shape ``(N, K)``; a row of what are no numbers
+            answers nothing.
+
+    Returns:
+        float64, shape ``(N, K)``.
+    """
+    largest = scores == scores.max(dim=1, keepdim=True).values
+    return largest.double() / largest.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def credits(outputs: Outputs) -> Tensor:
+    """Return what each image counts for: 1 right, 0 wrong, 1/n in a tie of n, shape ``(N,)``.
+
+    Logits that are no numbers are wrong.
+    """
+    return shares(outputs.logits).gather(1, outputs.labels[:, None]).squeeze(1)
+
+
+def per_class(outputs: Outputs, classes: int) -> Tensor:
+    """Return the accuracy of each class, float64, shape ``(K,)``; NaN for one without images."""
+    right = torch.zeros(classes, dtype=torch.float64)
+    right.index_add_(0, outputs.labels, credits(outputs))
+    return right / torch.bincount(outputs.labels, minlength=classes)
+
+
+def confusion(outputs: Outputs, classes: int) -> Tensor:
+    """Return how often each true class (row) is answered as each class, int64, ``(K, K)``."""
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    return multiclass_confusion_matrix(outputs.logits.argmax(dim=1), outputs.labels, classes)
+
+
+def mean_over(each: Tensor, classes: tuple[int, ...]) -> float | Absent:
+    """Return the mean of what classes have, leaving out those without images.
+
+    Args:
+        each: Of each class, shape ``(K,)``; NaN for one without images.
+        classes: To take the mean over.
+    """
+    mine = each[list(classes)]
+    mine = mine[~mine.isnan()]
+    return mine.mean().item() if len(mine) else NO_IMAGE
+
+
+def few_and_many(
+    counts: tuple[int, ...], classes: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Divide classes into those with few and those with many training images.
+
+    Few is less than the median. Where no class has less, as with one large class among equal
+    small ones, few is the median and many is more. Both are empty where all counts are equal.
+
+    Args:
+        counts: Training images of each class.
+        classes: To be divided.
+    """
+    numbers = [counts[k] for k in classes]
+    if len(set(numbers)) < 2:
+        return (), ()
+    bound = statistics.median(numbers)
+    if min(numbers) == bound:
+        bound = min(number for number in numbers if number > bound)
+    few = tuple(k for k in classes if counts[k] < bound)
+    return few, tuple(k for k in classes if counts[k] >= bound)
+
+
+def profile(outputs: Outputs, context: Context) -> Values:
+    """Return the values that `Accuracy` describes for one split."""
+    each = per_class(outputs, len(context.class_names))
+    retained = context.retained
+    right = credits(outputs.of(retained))
+    few, many = few_and_many(context.class_counts, retained)
+    equal = Absent("all retained classes have the same number of training images")
+    measured = [k for k in retained if not each[k].isnan()]
+    weights = torch.tensor([context.class_counts[k] for k in measured], dtype=torch.float64)
+    by_frequency = (
+        (weights @ each[measured] / weights.sum()).item()
+        if weights.sum() > 0
+        else Absent("no retained class has both training images and images in the split")
+    )
+    return {
+        "forget": mean_over(each, context.forget),
+        "retain": mean_over(each, retained),
+        "retain_micro": right.mean().item() if len(right) else NO_IMAGE,
+        "retain_by_frequency": by_frequency,
+        "retain_minority": mean_over(each, few) if few else equal,
+        "retain_majority": mean_over(each, many) if many else equal,
+        "worst_retained": each[measured].min().item() if measured else NO_IMAGE,
+        "per_class": [None if value != value else value for value in each.tolist()],
+    }
+
+
+def balanced_mean(values: Tensor, labels: Tensor, classes: tuple[int, ...]) -> Tensor:
+    """Return the mean over images of each class, then over classes.
+
+    So that of several classes a large one does not speak for a small one.
+
+    Args:
+        values: One row an image, shape ``(N, ...)``.
+        labels: int64, shape ``(N,)``.
+        classes: To take the mean over; those without images are left out.
+
+    Returns:
+        Shape ``(...)``; NaN if none of them has images.
+    """
+    means = [values[labels == k].mean(dim=0) for k in classes if (labels == k).any()]
+    return torch.stack(means).mean(dim=0) if means else values[:0].mean(dim=0)
+
+
+def lacking(context: Context, split: str, classes: tuple[int, ...]) -> Absent | None:
+    """Return why nothing can be said of some classes on a split; ``None`` if something can."""
+    if split not in context.splits:
+        return Absent(f"the run has no {split} images")
+    return None if len(context.splits[split].positions_of(classes)) else NO_IMAGE

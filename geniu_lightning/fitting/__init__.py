@@ -1,0 +1,1 @@
+"""What training and unlearning share about a fit: optimizers, processes, guards."""

@@ -1,0 +1,58 @@
+"""Memory layout and compilation of a classifier while it is fitted."""
+
+import os
+import shutil
+from typing import Any, cast
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from geniu_lightning.errors import UserError
+
+
+class CompileAndMemoryFormat(Callback):
+    """Fits ``module.classifier`` in another layout or compiled, and leaves it as it was.
+
+    Kits, evaluations and whatever edits weights afterwards see neither.
+
+    Args:
+        channels_last: Keep weights of convolutions, and so what they put out, with channels last.
+        compiled: Compile calls of the network by ``torch.compile``, and of its features where the
+            module has them taken by ``features_of``. Copies of the network are plain ones.
+
+    Raises:
+        UserError: If there is no compiler.
+    """
+
+    def __init__(self, channels_last: bool = False, compiled: bool = False) -> None:
+        self.channels_last = channels_last
+        self.compiled = compiled
+        names = filter(None, (os.environ.get("CXX"), "g++", "clang++", "cl"))
+        if compiled and not any(map(shutil.which, names)):
+            raise UserError("trainer.compile=true needs a C++ compiler, and there is no g++")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Change the classifier, before processes share their gradients by its layout."""
+        network: Any = pl_module.classifier  # ours have one
+        if self.channels_last:
+            network.to(memory_format=torch.channels_last)
+        if self.compiled:
+            torch.compiler.set_stance("default")
+            network.compile()
+            if hasattr(pl_module, "features_of"):
+
+                def features_of(images: Tensor) -> Tensor:
+                    return cast(Tensor, network.features(images))
+
+                whole: Any = pl_module
+                whole.features_of = torch.compile(features_of)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Change it back."""
+        network: Any = pl_module.classifier
+        if self.channels_last:
+            network.to(memory_format=torch.contiguous_format)
+        if self.compiled:
+            # what follows has other shapes, each of which would be compiled for a call or two
+            torch.compiler.set_stance("force_eager")

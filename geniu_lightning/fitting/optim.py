@@ -1,0 +1,33 @@
+"""Optimizers and learning-rate schedules that training and unlearning share."""
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
+
+from geniu_lightning.errors import UserError
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+Schedule = Literal["onecycle", "cosine", "none"]
+
+
+def schedule_of(optimizer: Optimizer, schedule: Schedule, steps: int) -> LRScheduler:
+    """Return the course of the learning rate over ``steps`` steps.
+
+    ``onecycle`` rises to the optimizer's rate over the first 30 % and falls to nearly zero,
+    ``cosine`` falls from it to zero, ``none`` keeps it.
+
+    Raises:
+        UserError: If there is no such schedule.
+    """
+    if schedule == "onecycle":
+        # OneCycleLR asks for a step more than it is given when steps == 1
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return OneCycleLR(optimizer, rates, total_steps=max(2, steps), cycle_momentum=False)
+    if schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=max(1, steps))
+    if schedule == "none":
+        return LambdaLR(optimizer, lambda step: 1.0)
+    raise UserError(f"schedule must be onecycle, cosine or none, got {schedule!r}")

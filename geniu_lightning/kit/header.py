@@ -1,0 +1,77 @@
+"""What a kit says of itself, read from the file's header without importing torch; unverified."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from geniu_lightning.data.classes import class_indices
+from geniu_lightning.errors import UserError
+
+KIT = "kit.safetensors"
+
+
+def kit_path(named: str) -> Path:
+    """Return the file of a kit that was named by itself or by its folder."""
+    path = Path(named).expanduser()
+    return path / KIT if path.is_dir() else path
+
+
+def kit_metadata(path: Path) -> dict[str, str]:
+    """Return a kit's metadata from its header, without importing torch; unverified.
+
+    Raises:
+        UserError: If the file is missing or no safetensors file.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no kit at {path}; train one, or set kit=FILE")
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            if not 0 < length < 1 << 27:
+                raise ValueError
+            metadata = json.loads(file.read(length)).get("__metadata__") or {}
+        except (ValueError, AttributeError):
+            raise UserError(f"{path} is truncated or is no safetensors file") from None
+    if "geniu" not in metadata:
+        raise UserError(f"{path} is a safetensors file, but no kit of geniu_lightning")
+    return dict(metadata)
+
+
+def description_of(metadata: dict[str, str]) -> dict[str, Any]:
+    """Return what a kit says of itself, unverified.
+
+    Raises:
+        UserError: If that cannot be read.
+    """
+    try:
+        found = json.loads(metadata["geniu"])
+        found["class_names"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError("the kit's description cannot be read") from None
+    return dict(found)
+
+
+def forgotten(
+    wanted: Any, kit: dict[str, Any]
+) -> tuple[int, ...]:  # what was written after forget=
+    """Return the classes to forget, those that the kit has forgotten already among them.
+
+    Raises:
+        UserError: If none is asked for, one that there is not or that is forgotten, or all.
+    """
+    names = kit["class_names"]
+    wanted = wanted if wanted is not None else []
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+        wanted = [wanted]
+    forget = class_indices(list(wanted), names)
+    if not forget:
+        raise UserError("say what to forget: forget=[0], forget=[3,5] or forget=[ship]")
+    before = kit.get("forgotten", ())
+    again = [names[k] for k in forget if k in before]
+    if again:
+        raise UserError(f"{', '.join(again)}: forgotten already, by this kit's own account")
+    forget = tuple(sorted({*forget, *before}))
+    if len(forget) == len(names):
+        raise UserError("all classes are to be forgotten: then there is nothing to retain")
+    return forget

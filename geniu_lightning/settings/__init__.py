@@ -1,0 +1,1 @@
+"""Settings: where defaults lie, and the one check of types, ranges and names."""

@@ -1,0 +1,128 @@
+"""The check of a constructor's arguments against its annotations, by pydantic.
+
+A constructor says what a setting may hold in its signature and nowhere else:
+
+    def __init__(self, *, steps: NonNegativeInt, beta: Annotated[float, Field(ge=0, le=1)] = 0.95)
+
+What depends on two settings at once is checked by hand, in the constructor, with `SettingError`.
+"""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
+
+from geniu_lightning.errors import SettingError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+C = TypeVar("C", bound=type)
+VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+
+
+def checked(cls: C) -> C:
+    """Make a class check the arguments of its constructor; return the class.
+
+    Arguments are passed on as they were given: nothing is converted, and no word is read as a
+    number. A subclass that hands `**settings` to its base is checked part by part.
+
+    Raises:
+        SettingError: From the constructor, in one sentence that names the setting, what it may
+            hold and what it holds; for an unknown one the nearest known one.
+    """
+    target: Any = cls
+    construct = target.__init__
+
+    @functools.wraps(construct)
+    def checking(self: Any, *args: Any, **kwargs: Any) -> None:
+        check(type(self), construct, (self, *args), kwargs)
+        construct(self, *args, **kwargs)
+
+    target.__init__ = checking
+    return cls
+
+
+def check(
+    cls: type, construct: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Raise `SettingError` unless arguments fit the annotations of `cls`'s constructor."""
+    signature = inspect.signature(construct)
+    if not any(p.kind in VARIADIC for p in signature.parameters.values()):
+        for name in kwargs:
+            if name not in signature.parameters:
+                raise unknown(name, known_settings(cls), cls.__name__)
+    try:
+        given = signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        raise SettingError(f"{cls.__name__}: {error}") from error
+    adapters = _adapters(construct)
+    for name, value in given.items():
+        if name in adapters:
+            check_value(name, value, adapters[name])
+
+
+def check_value(name: str, value: Any, adapter: TypeAdapter[Any]) -> None:
+    """Raise `SettingError` unless a value fits a type."""
+    try:
+        adapter.validate_python(value, strict=True)
+    except ValidationError as error:
+        # of a union the last branch's complaint is the constraint, the others say "or null"
+        found = error.errors(include_url=False)
+        wanted = (
+            found[0]["msg"]
+            .removeprefix("Input should be ")
+            .replace("a valid integer", "an integer")
+            .replace("a valid ", "a ")
+        )
+        nullable = any(e["type"] == "none_required" for e in found)
+        raise SettingError(
+            f"must be {wanted}{' or null' if nullable else ''}, got {value!r}", key=name
+        ) from error
+
+
+def unknown(name: str, known: list[str], owner: str) -> SettingError:
+    """Return the error of a setting that does not exist, with the nearest one that does."""
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]}?" if nearest else f"; it has {', '.join(known) or 'none'}"
+    return SettingError(f"is no setting of {owner}{hint}", key=name)
+
+
+def known_settings(cls: type) -> list[str]:
+    """Return the names of a class's settings, those of its bases among them, sorted."""
+    names: set[str] = set()
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        names |= {p.name for p in parameters if p.kind not in VARIADIC and p.name != "self"}
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return sorted(names)
+
+
+@functools.cache
+def _adapters(construct: Callable[..., None]) -> dict[str, TypeAdapter[Any]]:
+    hints = get_type_hints(construct, include_extras=True)
+    variadic = {
+        p.name for p in inspect.signature(construct).parameters.values() if p.kind in VARIADIC
+    }
+    config = ConfigDict(arbitrary_types_allowed=True)
+    return {
+        name: _adapter(hint, config)
+        for name, hint in hints.items()
+        if name not in variadic | {"return"}
+    }
+
+
+def _adapter(hint: Any, config: ConfigDict) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(hint, config=config)
+    except PydanticUserError:  # dataclasses and models have a configuration of their own
+        return TypeAdapter(hint)

@@ -1,0 +1,76 @@
+"""The shipped configuration files, and objects made of settings."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from geniu_lightning.errors import SettingError, UserError
+
+PACKAGE = Path(__file__).parents[1]
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+
+
+def plain(config: Any) -> Any:  # the same tree without OmegaConf's types
+    """Return a resolved copy in plain lists and dictionaries."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def built(config: Any, key: str = "", **more: Any) -> Any:  # whatever the target makes
+    """Return the object that a configuration with `_target_` describes.
+
+    Args:
+        config: Mapping with `_target_` and its arguments.
+        key: Path of the configuration, such as `unlearner`; named in errors.
+        **more: Further arguments.
+
+    Raises:
+        UserError: If the target cannot be made of its settings.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(config, **more)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, SettingError):
+            raise (cause.below(key) if key else cause) from error
+        if isinstance(cause, UserError):
+            raise cause from error
+        target = config.get("_target_") if isinstance(config, Mapping) else config
+        raise UserError(f"{target} cannot be made: {cause or error}") from error
+
+
+def method_names() -> list[str]:
+    """Return the names of all unlearning methods, sorted."""
+    return sorted(path.stem for path in (CONF / "unlearner").glob("*.yaml"))
+
+
+def method_settings(name: str) -> dict[str, Any]:
+    """Return the settings in a method's yaml, plain; those of the constructor, and `_target_`.
+
+    Raises:
+        UserError: If there is no such method.
+    """
+    from omegaconf import OmegaConf
+
+    if name not in method_names():
+        raise UserError(f"there is no method {name!r}; there are {', '.join(method_names())}")
+    settings: dict[str, Any] = plain(OmegaConf.load(CONF / "unlearner" / f"{name}.yaml"))
+    for not_the_methods in ("name", "search"):
+        settings.pop(not_the_methods, None)
+    return settings
+
+
+def methods_without_data() -> tuple[list[str], list[str]]:
+    """Return the methods that read no training image, and those that read none with proxies."""
+    always, with_proxies = [], []
+    for name in method_names():
+        settings = method_settings(name)
+        if not built(settings, forget=(0,)).access:
+            always.append(name)
+        elif "source" in settings and not built(settings, forget=(0,), source="proxies").access:
+            with_proxies.append(name)
+    return always, with_proxies

@@ -1,0 +1,1 @@
+"""Loggers, charts and the wandb workspace."""

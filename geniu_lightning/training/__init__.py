@@ -1,0 +1,1 @@
+"""Training of classifier, prompts and generator by one combined loss."""

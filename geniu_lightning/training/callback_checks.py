@@ -1,0 +1,190 @@
+"""What a callback is handed by somebody else's module, loader and trainer, and what it refuses."""
+
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor, nn
+
+from geniu_lightning.data.images import ImageSpec
+from geniu_lightning.errors import KitError, UserError
+from geniu_lightning.kit.networks import NetworkSpec, features_of, head_of, refuse_no_classifier
+from geniu_lightning.models.frozen import frozen
+
+TOLERANCE = 0.1  # by which augmentation may leave [0, 1]
+
+
+def pairs(batch: Any) -> tuple[Tensor, Tensor]:
+    """Return images and labels of a batch that begins with them.
+
+    Raises:
+        UserError: If it does not.
+    """
+    if not (isinstance(batch, tuple | list) and len(batch) >= 2):
+        raise UserError(
+            f"the batch is a {type(batch).__name__} and no pair of images and labels: pass"
+            " KitCallback(reader=...), a function that returns both of a batch"
+        )
+    return batch[0], batch[1]
+
+
+def network_of(
+    module: LightningModule, where: str | Callable[[LightningModule], nn.Module]
+) -> nn.Module:
+    """Return a module's classifier, found by attribute or function.
+
+    Raises:
+        UserError: If there is none.
+    """
+    try:
+        network: Any = attrgetter(where)(module) if isinstance(where, str) else where(module)
+    except AttributeError as error:
+        raise UserError(
+            f"{type(module).__name__} has no classifier to be found by {where!r} ({error}): pass"
+            " KitCallback(classifier=...), an attribute's name or a function"
+        ) from error
+    network = getattr(network, "_orig_mod", network)  # what torch.compile wraps
+    if not isinstance(network, nn.Module):
+        raise UserError(f"the classifier is a {type(network).__name__} and no torch.nn.Module")
+    return network
+
+
+def spec_of(network: nn.Module, arguments: Mapping[str, Any]) -> NetworkSpec:
+    """Return a network's class path and the arguments that it was constructed with."""
+    kind = type(network)
+    return NetworkSpec(f"{kind.__module__}.{kind.__qualname__}", dict(arguments))
+
+
+def rebuilt(network: nn.Module, arguments: Mapping[str, Any], classes: int) -> nn.Module:
+    """Return a new network of the classifier's kind, as whoever loads the kit builds it.
+
+    Raises:
+        UserError: If that fails or makes another network, or the classifier is none.
+    """
+    spec = spec_of(network, arguments)
+    refuse_no_classifier(network, spec.target)
+    rows = head_of(network).out_features
+    if rows != classes:
+        raise UserError(f"the head of {spec.target} has {rows} rows for {classes} class names")
+    if any(p.is_floating_point() and p.dtype != torch.float32 for p in network.parameters()):
+        raise UserError(
+            "KitCallback needs weights in 32 bits: train with precision=32-true or bf16-mixed"
+        )
+    if spec.target.startswith("__main__.") or "<locals>" in spec.target:
+        raise UserError(
+            f"{spec.target} cannot be imported by whoever loads the kit: move the class of the"
+            " classifier into a module of its own"
+        )
+    try:
+        with torch.random.fork_rng():
+            built = spec.build_classifier()
+    except KitError as error:
+        raise UserError(
+            f"the classifier cannot be rebuilt; pass KitCallback(arguments=...): {error}"
+        ) from error
+    shapes = [{k: v.shape for k, v in n.state_dict().items()} for n in (network, built)]
+    wrong = [k for k in shapes[0] | shapes[1] if shapes[0].get(k) != shapes[1].get(k)]
+    if wrong:
+        raise UserError(
+            f"{spec.target} built with {spec.arguments} is another network than the classifier, as"
+            f" {wrong[0]} shows: pass KitCallback(arguments=...)"
+        )
+    return built
+
+
+def refuse_strategy(trainer: Trainer) -> None:
+    """Let pass what keeps a whole classifier in every process.
+
+    Raises:
+        UserError: If the strategy shards networks.
+    """
+    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        raise UserError(
+            "KitCallback needs a whole classifier in every process, which"
+            f" {type(trainer.strategy).__name__} does not keep: use one device or ddp"
+        )
+
+
+def batches_of(trainer: Trainer) -> int:
+    """Return the batches of an epoch.
+
+    Raises:
+        UserError: If their number is not known.
+    """
+    count = trainer.num_training_batches
+    if not isinstance(count, int):
+        raise UserError(
+            "the training loader has no length, over which the kit's training is spread: set"
+            " Trainer(limit_train_batches=...) to a number of batches"
+        )
+    return count
+
+
+def epochs_of(trainer: Trainer, wanted: int | None) -> int:
+    """Return the epochs of a fit.
+
+    Raises:
+        UserError: If their number is not known.
+    """
+    epochs = wanted or trainer.max_epochs
+    if epochs is None or epochs < 1:
+        raise UserError(
+            "the trainer does not say how many epochs there will be, over which the kit's training"
+            " is spread: pass KitCallback(epochs=...) or Trainer(max_epochs=...)"
+        )
+    return epochs
+
+
+def refuse_batch(images: Any, labels: Any, spec: ImageSpec, classes: int) -> None:
+    """Let pass normalised images of the spec's form and a class for each.
+
+    Raises:
+        UserError: If they are not.
+    """
+    shape = (spec.channels, spec.size, spec.size)
+    fits = isinstance(images, Tensor) and images.dim() == 4 and images.shape[1:] == shape
+    if not fits or not images.is_floating_point():
+        raise UserError(
+            f"images must be floats of the shape (N, {', '.join(map(str, shape))}), as the spec"
+            f" says, got {_form(images)}: pass KitCallback(reader=...) or another spec"
+        )
+    whole = isinstance(labels, Tensor) and labels.dim() == 1 and len(labels) == len(images)
+    if not whole or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise UserError(f"labels must be one integer for each image, got {_form(labels)}")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise UserError(
+            f"labels must lie in 0 to {classes - 1}, as there are {classes} class names, got"
+            f" {int(labels.min())} to {int(labels.max())}"
+        )
+
+
+def _form(found: Any) -> str:
+    if not isinstance(found, Tensor):
+        return type(found).__name__
+    return f"{str(found.dtype).removeprefix('torch.')} of {tuple(found.shape)}"
+
+
+def refuse_unlike(network: nn.Module, images: Tensor, spec: ImageSpec) -> None:
+    """Let pass images that are normalised as the spec says, and a network that is its head.
+
+    Raises:
+        UserError: If the kit would be one of other images, or of a network that it cannot tune.
+    """
+    pixels = spec.restore(images.float())
+    least, most = float(pixels.min()), float(pixels.max())
+    if least < -TOLERANCE or most > 1 + TOLERANCE:
+        raise UserError(
+            f"images reach from {least:.2f} to {most:.2f} where mean {spec.mean} and deviation"
+            f" {spec.std} are undone, and not from 0 to 1: give the spec the normalisation of your"
+            " data"
+        )
+    with torch.no_grad(), frozen(network):
+        composed = head_of(network)(features_of(network, images))
+        if not torch.allclose(network(images), composed, rtol=1e-3, atol=1e-3, equal_nan=True):
+            raise UserError(
+                f"{type(network).__name__} does not answer with head(features(images)), on which"
+                " unlearning relies"
+            )

@@ -1,0 +1,107 @@
+"""Commands run in this process, on real digits and a tiny network."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from geniu_lightning.cli.evaluate import main as evaluate_main
+from geniu_lightning.cli.train import main as train_main
+from geniu_lightning.cli.unlearn import main as unlearn_main
+
+ROOT = Path(__file__).parents[2]
+TINY = (
+    "model.width=4",
+    "training.epochs=2",
+    "training.min_generator_steps=8",
+    "training.proxies_per_class=2",
+    "imbalance.ratio=0.3",
+    "trainer.threads=1",
+)
+
+
+MEASURED = (  # of a run's cost, what another time is another number
+    *("seconds", "seconds_each", "peak_memory_bytes", "retrain_seconds"),
+    *("step_seconds", "generator_overhead", "training_overhead", "next_kit_seconds", "ended"),
+)
+
+
+@dataclass
+class Outcome:
+    status: int
+    out: str
+    err: str
+
+
+MAINS = {"train": train_main, "unlearn": unlearn_main, "evaluate": evaluate_main}
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run ``train``, ``unlearn`` or ``evaluate`` as a person would, without starting a process."""
+
+    def run(name: str, *arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+        status = 0
+        try:
+            MAINS[name]()
+        except SystemExit as ending:
+            status = int(ending.code or 0)
+        return Outcome(status, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one finished training run, not to be changed."""
+    folder = tmp_path_factory.mktemp("trained run")  # with a space, as on many a desktop
+    before = sys.argv
+    sys.argv = ["train.py", *TINY, "seed=1", f"out={folder}"]
+    try:
+        train_main()
+    finally:
+        sys.argv = before
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bank(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bank of three oracles of the trained kit, not to be changed."""
+    folder = tmp_path_factory.mktemp("the bank")
+    before = sys.argv
+    arguments = ("sweep=oracles", f"kit={trained}", "forget=[0]", f"oracles.folder={folder}")
+    sys.argv = ["unlearn.py", "-m", *arguments, "oracles.add=1,2,3"]
+    sys.argv += ["trainer.threads=1", "oracles.count=3"]
+    try:
+        unlearn_main()
+    finally:
+        sys.argv = before
+    return folder
+
+
+def started_and_at_its_first_checkpoint(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    # or the process that is killed would log through wandb's service of this one, which lives on
+    own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments, f"out={folder}"],
+        env=own,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored behind a `&`
+    )
+    deadline = time.monotonic() + 120
+    while not list((folder / "checkpoints").glob("*.ckpt")):
+        assert process.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process

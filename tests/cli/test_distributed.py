@@ -1,0 +1,102 @@
+"""Two processes on one machine, each test in subprocesses of its own with a time limit."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.cli.conftest import MEASURED, TINY
+from tests.tracking.offline import offline_runs
+
+ROOT = Path(__file__).parents[2]
+TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
+
+pytestmark = pytest.mark.slow
+
+
+def run(script: str, *arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    for name in MEASURED:
+        document["cost"].pop(name, None)
+    return document
+
+
+def test_training_by_two_twice_finds_the_same_and_leaves_one_folder(tmp_path: Path) -> None:
+    arguments = (*TINY, *TWO, "training.every_n_steps=4", "seed=1")
+    for name in ("a", "b"):
+        run("train.py", *arguments, f"out={tmp_path / name}")
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+    a, b = (load_file(tmp_path / name / "kit.safetensors") for name in ("a", "b"))
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_two_nodes_find_what_two_processes_of_one_find(tmp_path: Path) -> None:
+    arguments = (*TINY, "training.every_n_steps=4", "seed=1", "trainer=ddp")
+    arguments = (*arguments, "trainer.accelerator=cpu")
+    run("train.py", *arguments, "trainer.devices=2", f"out={tmp_path / 'one'}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = (*arguments, "trainer.devices=1", "trainer.num_nodes=2", f"out={tmp_path / 'two'}")
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *words],
+            env={
+                **os.environ,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "NODE_RANK": str(rank),
+            },
+        )
+        for rank in (0, 1)
+    ]
+    assert [node.wait(timeout=300) for node in nodes] == [0, 0]
+    one, two = (load_file(tmp_path / n / "kit.safetensors") for n in ("one", "two"))
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+
+
+def test_tuning_on_proxies_by_two_is_the_same_as_by_one(trained: Path, tmp_path: Path) -> None:
+    arguments = (f"kit={trained}", "forget=[0]", "trainer.threads=1")
+    run("unlearn.py", *arguments, f"out={tmp_path / 'one'}")
+    run("unlearn.py", *arguments, *TWO, f"out={tmp_path / 'two'}")
+    one, two = (load_file(tmp_path / n / "unlearned.safetensors") for n in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=1e-4, rtol=1e-3)
+
+
+def test_retraining_by_two_reads_each_image_once_an_epoch(trained: Path, tmp_path: Path) -> None:
+    arguments = (f"kit={trained}", "forget=[0]", "unlearner=retrain", "trainer.threads=1")
+    run("unlearn.py", *arguments, f"out={tmp_path / 'one'}")
+    run("unlearn.py", *arguments, *TWO, f"out={tmp_path / 'two'}")
+    reads = [metrics(tmp_path / n)["cost"]["training_images_read"] for n in ("one", "two")]
+    assert reads[0] == reads[1] > 0
+
+
+def test_training_by_two_is_one_run_of_wandb_with_each_step_once(tmp_path: Path) -> None:
+    more = ("training.log_every_n_steps=1", "logger=wandb", f"out={tmp_path}")
+    run("train.py", *TINY, *TWO, *more)
+    (found,) = offline_runs(tmp_path)
+    curves = found.curves()
+    assert sorted(curves) == list(range(max(found.history)))
+    assert found.repeated == []
+    assert found.exits == [0]
+    assert found.summary["accuracy.test.retain"] > 0

@@ -1,0 +1,142 @@
+"""Two requests one after the other: the second begins with the kit that the first one left."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+from sklearn.datasets import load_digits
+from sklearn.svm import SVC
+from torch import Tensor
+
+from geniu_lightning.kit.file import Kit
+from tests.cli.conftest import Command
+
+FIRST, SECOND = 3, 5
+CLASSES = 10
+
+
+@pytest.fixture(scope="module")
+def judge() -> SVC:
+    """Return a classifier that has nothing to do with ours, of all ten digits at 8×8 pixels."""
+    digits = load_digits()
+    return SVC(gamma=0.001).fit(digits.data, digits.target)
+
+
+def seen_by(judge: SVC, images: Tensor) -> np.ndarray:
+    """Return what the judge calls images in [0, 1]."""
+    small = torch.nn.functional.interpolate(images, size=(8, 8), mode="area")
+    return np.asarray(judge.predict((16 * small).flatten(1).numpy()))
+
+
+def above_chance(judge: SVC, images: Tensor, k: int) -> bool:
+    """Whether the judge calls more of the images k than one of ten that know nothing would be."""
+    found = int((seen_by(judge, images) == k).sum())
+    return bool(binomtest(found, len(images), 1 / CLASSES, "greater").pvalue < 0.05)
+
+
+def accuracies(folder: Path) -> dict[str, float]:
+    found = json.loads((folder / "metrics.json").read_text())["metrics"]["accuracy"]["test"]
+    return {side: found[side]["value"] for side in ("forget", "retain")}
+
+
+def test_the_second_request_never_sees_the_first_class_again(
+    command: Command, judge: SVC, tmp_path: Path
+) -> None:
+    def unlearn(kit: Path, forget: int, out: Path, *words: str) -> None:
+        ended = command(
+            *("unlearn", f"kit={kit}", f"forget=[{forget}]", f"out={out}", "trainer.threads=1"),
+            *("unlearner=regrow", "unlearner.steps=400", "evaluation=accuracy", *words),
+        )
+        assert ended.status == 0, ended.err
+
+    folders = [tmp_path / name for name in ("kit", "first", "second")]
+    trained = command(
+        *(
+            "train",
+            f"out={folders[0]}",
+            "data=digits",
+            "data.image_size=16",
+            "imbalance=none",
+            "model.width=12",
+        ),
+        *("generator.width=16", "training.proxies_per_class=5"),
+        *("training.epochs=6", "training.min_generator_steps=400", "trainer.threads=1", "seed=1"),
+    )
+    assert trained.status == 0, trained.err
+    unlearn(folders[0], FIRST, folders[1])
+    unlearn(folders[1], SECOND, folders[2])
+
+    original, after_first, after_second = (Kit.load(f / "kit.safetensors") for f in folders)
+    assert after_first.info.forgotten == (FIRST,)
+    assert after_second.info.forgotten == (FIRST, SECOND)
+    for kit, gone in ((after_first, [FIRST]), (after_second, [FIRST, SECOND])):
+        rest = kit.proxies()
+        assert set(rest.labels.tolist()) == set(range(CLASSES)) - set(gone)
+        assert (seen_by(judge, rest.images) == rest.labels.numpy()).mean() > 0.7  # still a kit
+        for k in gone:
+            assert not above_chance(judge, rest.images, k)
+            deleted = original.prompts_of([k]).images  # somebody may have kept them
+            assert above_chance(judge, original.decode(deleted), k)
+            assert not above_chance(judge, kit.decode(deleted), k)
+    for name in ("first", "second"):
+        found = accuracies(tmp_path / name)
+        assert found["forget"] <= 0.01
+        assert found["retain"] > 0.7
+
+    again = command(
+        "unlearn", f"kit={folders[1]}", f"forget=[{FIRST}]", f"out={tmp_path / 'again'}"
+    )
+    assert again.status != 0
+    assert "forgotten already" in again.err
+
+
+def test_a_kit_is_left_out_where_none_is_asked_for(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
+    for wanted in ("null", "true", "false"):
+        out = tmp_path / wanted
+        ended = command(
+            *("unlearn", f"kit={trained}", "forget=[0]", "unlearner=logit_mask", f"out={out}"),
+            *("trainer.threads=1", f"next_kit={wanted}", "evaluation=none"),
+        )
+        assert ended.status == 0, ended.err
+        assert (out / "kit.safetensors").is_file() == (wanted != "false")
+
+
+def test_a_job_of_a_sweep_leaves_no_kit_unless_it_is_asked_for(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
+    words = (f"kit={trained}", "forget=[0]", "trainer.threads=1", "evaluation=none")
+    for wanted, number in (((), 0), (("next_kit=true",), 2)):
+        runs = tmp_path / str(number)
+        ended = command(
+            *("unlearn", "-m", *words, *wanted, "unlearner=none,logit_mask", f"runs={runs}")
+        )
+        assert ended.status == 0, ended.err
+        assert len(list(runs.glob("unlearn/*/kit.safetensors"))) == number
+
+
+def test_nor_does_one_of_two_processes(command: Command, trained: Path, tmp_path: Path) -> None:
+    words = ("unlearn", "-m", f"kit={trained}", "forget=[0]", "unlearner=logit_mask")
+    more = ("trainer.devices=2", "trainer.accelerator=cpu", "evaluation=none", f"runs={tmp_path}")
+    ended = command(*words, *more)
+    assert ended.status == 0, ended.err
+    assert list(tmp_path.glob("unlearn/*/done.json"))
+    assert not list(tmp_path.glob("unlearn/*/kit.safetensors"))
+    assert "already done" in command(*words, *more).out
+
+
+def test_a_kit_that_a_sweep_left_out_is_grown_when_it_is_asked_for(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
+    words = (f"kit={trained}", "forget=[0]", "unlearner=logit_mask", "trainer.threads=1")
+    out = (f"out={tmp_path / 'run'}", "evaluation=none")
+    assert command("unlearn", "-m", *words, *out).status == 0
+    assert not (tmp_path / "run" / "kit.safetensors").exists()
+    assert command("unlearn", *words, *out).status == 0
+    assert (tmp_path / "run" / "kit.safetensors").is_file()
+    assert "already done" in command("unlearn", *words, *out).out
+    assert "already done" in command("unlearn", "-m", *words, *out).out

@@ -1,0 +1,140 @@
+"""The tools of attacks: areas, steps and pauses, what a batch holds, rows that are reset."""
+
+import copy
+import math
+from collections import Counter
+from itertools import chain, islice
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from geniu_lightning.evaluation.attacks.fine_tuning import (
+    accuracy_at,
+    area,
+    few_shot,
+    fine_tune,
+    forgotten,
+    reset_rows,
+    retained,
+    spread,
+)
+from geniu_lightning.evaluation.context import Context, Split
+from tests.evaluation.attacks.test_relearning import TEST, TRAIN, TwoLayers
+
+
+def marked(labels: list[int]) -> Split:
+    """Return images that hold their own position, so that it is seen which were read."""
+    return Split(torch.tensor(labels), lambda positions: positions.float()[:, None])
+
+
+def about(train: Split, forget: tuple[int, ...]) -> Context:
+    nothing = TwoLayers(0).eval()
+    return Context(nothing, nothing, forget, tuple("abcde"), (9,) * 5, {"train": train})
+
+
+def test_a_batch_shows_k_images_of_each_forgotten_class_beside_as_many_retained_ones() -> None:
+    train = marked([0] * 30 + [1] * 5 + [2] * 300 + [3] * 40)
+    given = Context(*[TwoLayers(0).eval()] * 2, (0, 3), tuple("abcd"), (9,) * 4, {"train": train})
+    first = list(islice(few_shot(given, 4)(0), 60))
+    shown = {tuple(images.flatten()[:8].tolist()) for images, _ in first}
+    assert len(shown) == 1  # the same few in every step
+    others: Counter[int] = Counter()
+    for images, labels in first:
+        positions = images.flatten().long()
+        assert len(set(positions[:8].tolist())) == 8
+        assert labels.tolist() == train.labels[positions].tolist()
+        assert sorted(labels[:8].tolist()) == [0] * 4 + [3] * 4
+        assert set(labels[8:].tolist()) <= {1, 2}
+        assert len(labels) == 16
+        others.update(labels[8:].tolist())
+    assert 0.4 < others[1] / others.total() < 0.6  # classes are equally likely, large or small
+    again, another = (next(few_shot(given, 4)(draw))[0] for draw in (0, 1))
+    assert torch.equal(again, first[0][0])
+    assert set(again[:8].flatten().tolist()) != set(another[:8].flatten().tolist())
+
+
+def test_retained_and_forgotten_batches_hold_their_own_side_alone() -> None:
+    given = about(marked([0] * 7 + [1] * 5 + [4] * 9), (0,))
+    seen = [labels for _, labels in islice(retained(given, 6, 0), 30)]
+    assert {len(labels) for labels in seen} == {6}
+    assert set(torch.cat(seen).tolist()) == {1, 4}
+    epoch = [images.flatten().tolist() for images, _ in islice(forgotten(given, 3, 0), 3)]
+    assert [len(part) for part in epoch] == [3, 3, 1]
+    assert sorted(chain.from_iterable(epoch)) == list(range(7))  # every image once an epoch
+
+
+def test_scored_images_are_spread_equally_over_classes() -> None:
+    split = marked([0] * 50 + [1] * 500 + [2] * 3)
+    positions = spread(split, (0, 1, 2), 30, torch.Generator().manual_seed(0))
+    assert torch.bincount(split.labels[positions]).tolist() == [10, 10, 3]
+    assert len(positions.unique()) == len(positions)
+
+
+def test_accuracy_shares_ties_and_what_is_no_number_is_wrong() -> None:
+    network = TwoLayers(0).eval().requires_grad_(False)
+    positions = torch.arange(0, 200, 7)
+    answers = network(TEST.read(positions)).argmax(dim=1)
+    right = (answers == TEST.labels[positions]).double().mean().item()
+    assert accuracy_at(network, TEST, positions) == pytest.approx(right)
+    network.head.weight.zero_()
+    network.head.bias.zero_()
+    assert accuracy_at(network, TEST, positions) == pytest.approx(0.2)
+    network.head.bias.fill_(torch.nan)
+    assert accuracy_at(network, TEST, positions) == 0.0
+
+
+def test_steps_are_those_of_adam_written_out() -> None:
+    network = TwoLayers(0).eval()
+    expected = copy.deepcopy(network)
+    parts = [torch.arange(9 * k, 9 * k + 9) for k in range(4)]
+    batches = [(TRAIN.read(part), TRAIN.labels[part]) for part in parts]
+    list(fine_tune(network, iter(batches), (0, 4), 0.01))
+    weights = list(expected.parameters())
+    first, second = ([torch.zeros_like(w) for w in weights] for _ in range(2))
+    for step, (images, labels) in enumerate(batches, 1):
+        slopes = torch.autograd.grad(F.cross_entropy(expected(images), labels), weights)
+        with torch.no_grad():
+            for w, m, v, slope in zip(weights, first, second, slopes, strict=True):
+                m.mul_(0.9).add_(0.1 * slope)
+                v.mul_(0.999).add_(0.001 * slope**2)
+                w -= 0.01 * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+    for ours, theirs in zip(network.parameters(), weights, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_area_is_over_the_logarithm_of_steps_and_a_share() -> None:
+    steps, curve = (0, 1, 2, 5, 20), [0.0, 0.2, 0.5, 0.7, 1.0]
+    places = np.log1p(steps)
+    assert area(steps, curve) == pytest.approx(np.trapezoid(curve, places) / math.log(21))
+    assert area(steps, [1.0] * 5) == pytest.approx(1)
+
+
+def test_fine_tuning_pauses_before_the_first_step_and_after_each_named_one() -> None:
+    network, asked = TwoLayers(0).eval(), []
+
+    def batches():
+        while True:
+            asked.append(None)
+            yield TRAIN.read(torch.arange(6)), TRAIN.labels[:6]
+
+    seen = [(step, len(asked)) for step in fine_tune(network, batches(), (0, 1, 4), 1e-3)]
+    assert seen == [(0, 0), (1, 1), (4, 4)]
+    assert not network.training
+
+
+def test_reset_rows_point_to_the_mean_feature_with_the_others_norm_and_bias() -> None:
+    network = TwoLayers(0).eval().requires_grad_(False)
+    images, labels = TRAIN.read(torch.tensor([0, 5, 3])), torch.tensor([0, 0, 3])
+    others = [1, 2, 4]
+    norm = network.head.weight[others].norm(dim=1).mean()
+    bias = network.head.bias[others].mean()
+    untouched = network.head.weight[others].clone()
+    reset_rows(network, images, labels)
+    for k in (0, 3):
+        mean = network.features(images)[labels == k].mean(dim=0)
+        expected = norm * mean / mean.norm()
+        torch.testing.assert_close(network.head.weight[k], expected)
+        assert network.head.bias[k] == bias
+    assert torch.equal(network.head.weight[others], untouched)

@@ -1,0 +1,198 @@
+"""A training of a few steps on generated images, and what is asked of it."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import fromarray
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+from geniu_lightning.data.images import ImageSpec
+from geniu_lightning.data.loader import IndexLoader
+from geniu_lightning.data.module import ImageData
+from geniu_lightning.data.sources import Pictures
+from geniu_lightning.models.allcnn import AllCNN
+from geniu_lightning.models.vae import VAE
+from geniu_lightning.training.exemplars import Exemplars
+from geniu_lightning.training.module import GeniuModule
+
+CLASSES, PER_CLASS, SIZE = 3, 2, 16
+BATCH, BATCHES, EPOCHS = 6, 4, 3
+SPEC = ImageSpec.of(SIZE, 1, 0.4, 0.3)
+LABELS = torch.tensor([0] * 10 + [1] * 8 + [2] * 6)
+PIXELS = (
+    torch.randint(0, 85, (len(LABELS), 1, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
+    + 85 * LABELS.view(-1, 1, 1, 1)
+).to(torch.uint8)
+IMAGES = PIXELS / 255
+# the test's own settings, so that a change of ours cannot move it
+SETTINGS: dict[str, Any] = {
+    "optimizer": partial(torch.optim.Adam, lr=0.01),
+    "schedule": "onecycle",
+    "generator_optimizer": partial(torch.optim.Adam, lr=0.001),
+    "prompt_optimizer": partial(torch.optim.Adam, lr=0.1),
+    "every_n_steps": 2,
+    "min_generator_steps": 10,
+    "prompt_batch": 4,
+    "exemplars_until": 0.67,
+    "seed": 3,
+}
+
+
+class DroppedOut(AllCNN):
+    """A classifier that draws random numbers while it is trained."""
+
+    def features(self, images: Tensor) -> Tensor:
+        return nn.functional.dropout(super().features(images), 0.3, self.training)
+
+
+def networks(kind: type[AllCNN] = AllCNN) -> tuple[AllCNN, VAE]:
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        return kind(1, CLASSES, width=2), VAE(1, SIZE, latent=8)
+
+
+def loader_of(images: Tensor = IMAGES, seed: int = 3) -> IndexLoader:
+    return IndexLoader(
+        lambda rows, _: (SPEC.normalise(images[rows]), LABELS[rows]),
+        torch.arange(len(LABELS)),
+        BATCH,
+        seed,
+    )
+
+
+class Synthetic:
+    """The same images as a source of the data module."""
+
+    def __init__(self, name: str, root: str | None) -> None:
+        """Take what the data module tells any source; there is nothing to look up."""
+
+    def key(self) -> str:
+        return "synthetic"
+
+    def read(self, split: str) -> Pictures:
+        return Pictures(map(fromarray, PIXELS[:, 0].numpy()), LABELS.tolist(), ("a", "b", "c"))
+
+
+def data_in(folder: Path) -> ImageData:
+    return ImageData(
+        name="synthetic",
+        source=Synthetic,
+        image_size=SIZE,
+        channels=1,
+        imbalance=lambda labels, names: torch.arange(len(labels)),
+        batch_size=BATCH,
+        mean=0.4,
+        std=0.3,
+        pad=1,
+        seed=3,
+        cache_folder=str(folder),
+    )
+
+
+def module_of(
+    *, with_generator: bool = True, kind: type[AllCNN] = AllCNN, **changed: Any
+) -> GeniuModule:
+    classifier, vae = networks(kind)
+    exemplars = Exemplars(LABELS, torch.arange(len(LABELS)), CLASSES, PER_CLASS, seed=3)
+    standard: dict[str, Any] = {
+        "classifier": classifier,
+        "proxy_generator": vae if with_generator else None,
+        "spec": SPEC,
+        "exemplars": exemplars if with_generator else None,
+        "exemplar_images": lambda rows: IMAGES[rows],
+        "steps_per_epoch": BATCHES,
+        "epochs": EPOCHS,
+    }
+    return GeniuModule(**standard | SETTINGS | changed)
+
+
+def ready(**changed: Any) -> GeniuModule:
+    """Return a module that has seen an epoch, so that its generator has something to learn."""
+    module = module_of(**changed)
+    module.train()
+    for batch in loader_of():
+        module.classifier_terms(batch)
+    assert module.exemplars is not None
+    module.exemplars.select()
+    module.on_fit_start()
+    return module
+
+
+def trainer_of(module: GeniuModule, folder: Path, *callbacks: Callback, **more: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=module.cadence.max_epochs,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        **{"limit_val_batches": 0} | more,
+    )
+
+
+def fit(module: GeniuModule, folder: Path, *callbacks: Callback, **more: Any) -> Trainer:
+    trainer = trainer_of(module, folder, *callbacks)
+    trainer.fit(module, more.pop("data", None) or loader_of(), **more)
+    return trainer
+
+
+def part(module: GeniuModule, name: str) -> dict[str, Tensor]:
+    """Return copies of the tensors of the classifier, the generator or the prompts."""
+    return {k: v.clone() for k, v in module.state_dict().items() if k.startswith(name)}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+PARTS = ("classifier", "proxy_generator", "prompts")
+
+
+class Watch(Callback):
+    """Says after each batch which parts moved, and keeps the state after each epoch."""
+
+    def __init__(self) -> None:
+        self.moved: dict[str, list[int]] = {name: [] for name in PARTS}
+        self.after_epoch: list[dict[str, dict[str, Tensor]]] = []
+        self.chosen: list[list[list[int]]] = []
+
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        self.before = {name: part(module, name) for name in PARTS}
+        self.start = self.before
+        self.tick = 0
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
+        now = {name: part(module, name) for name in PARTS}
+        for name in PARTS:
+            if not same(now[name], self.before[name]):
+                self.moved[name].append(self.tick)
+        self.before = now
+        self.tick += 1
+
+    def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
+        self.after_epoch.append(self.before)
+        if module.exemplars is not None and module.exemplars.chosen is not None:
+            self.chosen.append(module.exemplars.chosen.tolist())
+
+
+def tensors_in(thing: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(thing, Tensor):
+        yield path, thing
+    elif isinstance(thing, dict):
+        for key, value in thing.items():
+            yield from tensors_in(value, f"{path}/{key}")
+    elif isinstance(thing, list | tuple | set):
+        for key, value in enumerate(thing):
+            yield from tensors_in(value, f"{path}/{key}")
+    else:
+        assert thing is None or isinstance(thing, int | float | str | bool), f"{path}: {thing!r}"
