@@ -6,14 +6,14 @@ import torch
 
 
 def stream(kind: str, *keys: int) -> int:
-    """Return the seed of the stream ``kind`` at the counters ``keys``.
+    """Return the seed of the stream `kind` at the counters `keys`.
 
     Equal integers of two kinds give unrelated streams, so a training seed of 1 shares
     nothing with an evaluation seed of 1. As a stream needs no state, a resumed run draws
     what an uninterrupted one would have drawn.
 
     Args:
-        kind: Name of the stream, such as ``"order"``.
+        kind: Name of the stream, such as `"order"`.
         keys: Counters, such as the seed of the run and the epoch.
 
     Returns:
@@ -28,5 +28,5 @@ def stream(kind: str, *keys: int) -> int:
 
 
 def generator(kind: str, *keys: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a torch generator at the start of ``stream(kind, *keys)``."""
+    """Return a torch generator at the start of `stream(kind, *keys)`."""
     return torch.Generator(device).manual_seed(stream(kind, *keys))

@@ -1,7 +1,7 @@
 """Configuration to objects."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,14 +24,23 @@ from geniu_lightning.settings.configs import built, plain
 OURS = "geniu_lightning.data."
 
 
-def data_of(settings: Mapping[str, Any], imbalance: Mapping[str, Any], **more: Any) -> ImageData:
+def data_of(
+    settings: Mapping[str, Any],
+    imbalance: Mapping[str, Any],
+    on_decode: Callable[[str, int, int], None] | None = None,
+    **more: Any,
+) -> ImageData:
     """Return the images of a run.
 
     Raises:
         UserError: If a setting does not fit.
         DataNotFoundError: If the images are nowhere.
     """
-    return cast(ImageData, built(dict(settings), imbalance=built(dict(imbalance)), **more))
+    bound = built(dict(imbalance), "imbalance")
+    data = cast(ImageData, built(dict(settings), "data", imbalance=bound, **more))
+    data.prepare_data(on_decode)
+    data.setup()
+    return data
 
 
 def recorded_data(

@@ -1,1 +1,1 @@
-"""Images: where they come from, how they are kept, and which of them a run may see."""
+"""Images: sources, the cache of decoded pictures, index sets, and batches."""

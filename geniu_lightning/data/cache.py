@@ -1,13 +1,12 @@
-"""A data set decoded once into tensors on disk, memory-mapped ever after."""
+"""Data sets decoded once into tensors on disk, and memory-mapped after that."""
 
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -18,9 +17,10 @@ from geniu_lightning.data.sources import Pictures, Source
 from geniu_lightning.errors import UserError
 
 FORMAT = 1
-# what Pillow raises for a damaged file, and what comes of a value that is no picture
+# of Pillow for a damaged file, and of a value that is no picture
 UNREADABLE = (OSError, SyntaxError, DecompressionBombError, AttributeError, ValueError)
 SPLITS = ("train", "test")
+OnDecode = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Decoded:
     """A data set as tensors.
 
     Args:
-        images: By split, uint8, shape ``(N, channels, size, size)``, mapped from the file.
-        labels: By split, int64, shape ``(N,)``.
+        images: By split, uint8, shape `(N, channels, size, size)`, mapped from the file.
+        labels: By split, int64, shape `(N,)`.
         names: Class names.
         fingerprint: SHA-256 over all pixels and labels: equal data have equal fingerprints
-            wherever they came from.
+            whatever their source.
     """
 
     images: dict[str, Tensor]
@@ -42,7 +42,7 @@ class Decoded:
 
 
 def cache_root(folder: str | None) -> Path:
-    """Return the folder of caches: the given one, else ``$GENIU_CACHE``, else the user's own."""
+    """Return the folder of caches: the given one, else `$GENIU_CACHE`, else the user's own."""
     own = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "geniu_lightning"
     return Path(folder or os.environ.get("GENIU_CACHE") or own).expanduser()
 
@@ -52,83 +52,75 @@ def load(
     size: int,
     channels: int,
     folder: str | None = None,
-    on_decode: Callable[[str, int, int], None] | None = None,
+    on_decode: OnDecode | None = None,
 ) -> Decoded:
-    """Return the decoded set, decoding it first where no cache has it.
+    """Return a decoded data set; decode it first if no cache has it.
 
-    Several processes may race: each decodes into a folder of its own, the first rename wins, and
-    a reader never sees half a cache.
+    Several processes may race: each decodes into a folder of its own, and the first one that
+    renames its folder wins. A reader never sees an incomplete cache.
 
     Args:
-        source: Where the pictures come from.
+        source: The pictures.
         size: Side of the square images; others are resized bilinearly.
         channels: 1 (grey) or 3 (colour).
         folder: Folder of caches; see `cache_root`.
-        on_decode: Called with (split, images done, images in all) now and then while decoding.
+        on_decode: Called with (split, images done, images in all), every 2,000 images.
 
     Raises:
-        UserError: If the splits do not have the same classes, or a split is empty.
+        UserError: If the splits do not have the same classes, a split is empty, or a picture
+            cannot be decoded.
     """
-    what = f"{FORMAT}|{source.key()}|{size}|{channels}"
-    place = cache_root(folder) / hashlib.sha256(what.encode()).hexdigest()[:24]
+    content = f"{FORMAT}|{source.key()}|{size}|{channels}"
+    place = cache_root(folder) / hashlib.sha256(content.encode()).hexdigest()[:24]
     if not (place / "meta.json").exists():
-        _decode(source, size, channels, place, on_decode)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".decoding-", dir=place.parent) as temporary:
+            work = Path(temporary) / "set"
+            work.mkdir()
+            _decode(source, size, channels, work, on_decode)
+            try:
+                work.rename(place)
+            except OSError:  # another process was first
+                if not (place / "meta.json").exists():
+                    raise
     return _open(place)
 
 
 def _decode(
-    source: Source,
-    size: int,
-    channels: int,
-    place: Path,
-    on_decode: Callable[[str, int, int], None] | None,
+    source: Source, size: int, channels: int, folder: Path, on_decode: OnDecode | None
 ) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".decoding-", dir=place.parent))
-    try:
-        digest = hashlib.sha256()
-        counts: dict[str, int] = {}
-        names: tuple[str, ...] = ()
-        for split in SPLITS:
-            pictures = source.read(split)
-            counts[split] = len(pictures.labels)
-            if not counts[split]:
-                raise UserError(f"the {split} split of the data set is empty")
-            if names and pictures.names != names:
-                raise UserError(
-                    f"the train and test splits have different classes: {', '.join(names[:10])}"
-                    f" and {', '.join(pictures.names[:10])}"
-                )
-            names = pictures.names
-            labels = np.asarray(pictures.labels, dtype=np.int64)
-            labels.tofile(work / f"{split}.labels")
-            digest.update(labels.tobytes())
-            with (work / f"{split}.images").open("wb") as file:
-                for pixels in _pixels(pictures, split, size, channels, on_decode):
-                    file.write(pixels)
-                    digest.update(pixels)
-        meta = {
-            "counts": counts,
-            "shape": [channels, size, size],
-            "names": names,
-            "fingerprint": digest.hexdigest(),
-        }
-        (work / "meta.json").write_text(json.dumps(meta))
-        try:
-            work.rename(place)
-        except OSError:
-            if not (place / "meta.json").exists():
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    digest = hashlib.sha256()
+    counts: dict[str, int] = {}
+    names: tuple[str, ...] = ()
+    for split in SPLITS:
+        pictures = source.read(split)
+        counts[split] = len(pictures.labels)
+        if not counts[split]:
+            raise UserError(f"the {split} split of the data set is empty")
+        if names and pictures.names != names:
+            raise UserError(
+                f"the train and test splits have different classes: {', '.join(names[:10])}"
+                f" and {', '.join(pictures.names[:10])}"
+            )
+        names = pictures.names
+        labels = np.asarray(pictures.labels, dtype=np.int64)
+        labels.tofile(folder / f"{split}.labels")
+        digest.update(labels.tobytes())
+        with (folder / f"{split}.images").open("wb") as file:
+            for pixels in _pixels(pictures, split, size, channels, on_decode):
+                file.write(pixels)
+                digest.update(pixels)
+    meta = {
+        "counts": counts,
+        "shape": [channels, size, size],
+        "names": names,
+        "fingerprint": digest.hexdigest(),
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
 
 
 def _pixels(
-    pictures: Pictures,
-    split: str,
-    size: int,
-    channels: int,
-    on_decode: Callable[[str, int, int], None] | None,
+    pictures: Pictures, split: str, size: int, channels: int, on_decode: OnDecode | None
 ) -> Iterator[bytes]:
     total = len(pictures.labels)
     images = iter(pictures.images)

@@ -1,14 +1,18 @@
 """Class names and indices as a person writes them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from geniu_lightning.errors import UserError
 
 
-def class_indices(wanted: Sequence[int | str], names: Sequence[str]) -> tuple[int, ...]:
-    """Translate class names and indices into sorted indices without repetition.
+def class_indices(wanted: Any, names: Sequence[str]) -> tuple[int, ...]:  # what a person wrote
+    """Return class names and indices as sorted indices without repetition.
 
-    An integer is always an index; a string is a name, or an index where no class has that name.
+    Args:
+        wanted: One class or several. An integer is an index; a string is a name, or an index
+            where no class has that name.
+        names: Class names, in the order of their indices.
 
     Raises:
         UserError: If a class does not exist.
@@ -17,12 +21,12 @@ def class_indices(wanted: Sequence[int | str], names: Sequence[str]) -> tuple[in
         >>> class_indices(["ship", 0], ["plane", "ship"])
         (0, 1)
     """
-    if isinstance(wanted, str):
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
         wanted = [wanted]
     return tuple(sorted({_class_index(one, names) for one in wanted}))
 
 
-def _class_index(wanted: int | str, names: Sequence[str]) -> int:
+def _class_index(wanted: Any, names: Sequence[str]) -> int:
     if isinstance(wanted, str) and wanted in names:
         return list(names).index(wanted)
     index = str(wanted)

@@ -1,4 +1,4 @@
-"""Batches as index look-ups: no worker processes, exact shares of ranks, exact resume."""
+"""Batches by index: no worker processes, exact shares of ranks, exact resume."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from geniu_lightning.seeds import generator, stream
 
 
 class Batch(NamedTuple):
-    """What training and evaluation read.
+    """A batch of training or evaluation.
 
     Attributes:
-        images: Normalised, float32, shape ``(N, C, H, W)``.
-        labels: int64, shape ``(N,)``.
-        indices: Positions in the data set, int64, shape ``(N,)``.
-        weight: What the mean over this share of a batch weighs in the mean over all ranks' shares;
-            1 up to the one image by which shares differ.
+        images: Normalised, float32, shape `(N, C, H, W)`.
+        labels: int64, shape `(N,)`.
+        indices: Positions in the data set, int64, shape `(N,)`.
+        weight: Weight of this rank's mean in the mean over all ranks: its share of the batch times
+            the number of ranks.
     """
 
     images: Tensor
@@ -30,15 +30,15 @@ class Batch(NamedTuple):
 class IndexLoader:
     """Batches of nearly equal size over a set of indices.
 
-    The order is a function of (seed, epoch) alone, and each rank takes its share of each batch, so
-    any number of ranks sees the same batches. The epoch and the position in it are the whole
-    state: a loader that is given them back goes on with the very next batch.
+    The order is a function of (seed, epoch), and each rank takes its share of each batch, so any
+    number of ranks sees the same batches. The state is the epoch and the position in it: a loader
+    that loads it goes on with the next batch.
 
     Args:
-        read: Function from (indices, augmentation seed or ``None``) to (images, labels).
-        indices: Positions in the data set, int64, shape ``(N,)``.
+        read: Function from (indices, augmentation seed or `None`) to (images, labels).
+        indices: Positions in the data set, int64, shape `(N,)`.
         batch_size: Images in a batch, all ranks together.
-        seed: Key of order and augmentation; ``None`` keeps the order and does not augment.
+        seed: Key of order and augmentation; `None` keeps the order and does not augment.
 
     Raises:
         UserError: If there are no images.
@@ -62,7 +62,7 @@ class IndexLoader:
         self.position = 0
 
     def shard(self, rank: int, world: int) -> None:
-        """Take the share of one of ``world`` processes.
+        """Restrict the batches to the share of one of `world` processes.
 
         Raises:
             UserError: If a process would be left with fewer than two images of a training batch.
@@ -79,7 +79,7 @@ class IndexLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         if self.seed is None:
-            self.position = 0  # nothing to resume, and whoever broke off begins again
+            self.position = 0  # an evaluation that was interrupted begins again
         if self.position >= len(self):
             self.epoch, self.position = self.epoch + 1, 0
         order = self.indices
@@ -102,7 +102,7 @@ class IndexLoader:
             yield Batch(images, labels, mine, len(mine) * self.world / len(chosen))
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin an epoch, or go on where it stands if that is this one."""
+        """Begin an epoch; go on with it if it is the present one."""
         if epoch != self.epoch:
             self.epoch, self.position = epoch, 0
 
@@ -111,5 +111,5 @@ class IndexLoader:
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where ``state`` was taken."""
+        """Go on from a state."""
         self.epoch, self.position = state["epoch"], state["position"]

@@ -1,7 +1,7 @@
-"""Where images come from: a name turned into pictures, labels and class names.
+"""Sources of images: a name becomes pictures, labels and class names.
 
-A source is a small object with two methods. ``key()`` says in a few words what would be read, and
-is cheap: it names the cache. ``read(split)`` reads it, and is called once for each split.
+A source has two methods. `key()` names its content in a few words and is cheap: the cache is found
+by it. `read(split)` returns the pictures, and is called once for each split.
 """
 
 import glob
@@ -9,17 +9,20 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from PIL.Image import Image, fromarray, registered_extensions
+from torch import Tensor
 
 from geniu_lightning.errors import DataNotFoundError, UserError
+from geniu_lightning.settings.checked import checked
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """One split as it was found: pictures of any size, decoded one by one while iterating."""
+    """One split: pictures of any size, decoded one by one while iterating."""
 
     images: Iterator[Image]
     labels: Sequence[int]
@@ -33,9 +36,10 @@ class Source(Protocol):
         """Return what would be read, down to sizes and times of files; changes when they do."""
 
     def read(self, split: str) -> Pictures:
-        """Read ``"train"`` or ``"test"``."""
+        """Read `"train"` or `"test"`."""
 
 
+@checked
 class Digits:
     """Scikit-learn's 1,797 handwritten digits, 8×8 grey; no network, no files.
 
@@ -47,10 +51,10 @@ class Digits:
     """
 
     def __init__(self, name: str = "digits", root: str | None = None) -> None:
-        """Take, and not need, what the other sources need."""
+        """Ignore the arguments of a source: the set ships with scikit-learn."""
 
     def key(self) -> str:
-        """Return a constant: the set ships with scikit-learn."""
+        """Return a constant: the set does not change."""
         return "digits-1"
 
     def read(self, split: str) -> Pictures:
@@ -72,17 +76,18 @@ class Digits:
         )
 
 
+@checked
 class HubSet:
     """An image-classification set: a local copy where there is one, else the Hugging Face Hub.
 
     Args:
-        name: Folder of the local copy below ``root``.
-        root: Folder of local copies; ``None`` is ``$GENIU_DATA``, else ``data``.
-        hub_id: Id on the Hub, such as ``"ylecun/mnist"``; ``None`` looks at the local copy only.
+        name: Folder of the local copy below `root`.
+        root: Folder of local copies; `None` is `$GENIU_DATA`, else `data`.
+        hub_id: Id on the Hub, such as `"ylecun/mnist"`; `None` looks at the local copy only.
         config: Configuration of the set on the Hub, where it has several.
         revision: Commit or tag on the Hub.
         image_column: Column of the pictures.
-        label_column: Column of the labels: a ``ClassLabel``, integers or strings.
+        label_column: Column of the labels: a `ClassLabel`, integers or strings.
         train_split: Name of the training split.
         test_split: Name of the test split.
     """
@@ -162,12 +167,13 @@ class HubSet:
         )
 
 
+@checked
 class ImageFolder(HubSet):
-    """A folder of one's own: ``<root>/<name>/{train,test}/<class>/*.png`` (or jpg, …).
+    """A folder of images: `<root>/<name>/{train,test}/<class>/*.png` (or jpg, …).
 
     Args:
-        name: Folder below ``root``.
-        root: Folder of local sets; ``None`` is ``$GENIU_DATA``, else ``data``.
+        name: Folder below `root`.
+        root: Folder of local sets; `None` is `$GENIU_DATA`, else `data`.
     """
 
     def __init__(self, name: str, root: str | None = None) -> None:
@@ -184,8 +190,8 @@ class ImageFolder(HubSet):
                     f"{self.local / part} does not exist or has no folders of classes; a folder"
                     " of images is <data.root>/<data.name>/{train,test}/<class>/*.png"
                 )
-        # files by name: left to itself, the builder takes a class folder named train for a split
-        # (and a pattern for a name with brackets), an archive for more pictures
+        # files by name: the builder would take a class folder named train for a split, a name with
+        # brackets for a pattern, and an archive for more pictures
         files = [
             glob.escape(str(path))
             for path in sorted(folder.glob("*/*"))
@@ -199,6 +205,101 @@ class ImageFolder(HubSet):
             raise UserError(
                 f"{self.local} cannot be read as a folder of images: {error}"
             ) from error
+
+
+@runtime_checkable
+class MapStyle(Protocol):
+    """A map-style `torch.utils.data.Dataset` of (image, label)."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Return one sample, a pair of image and label."""
+
+
+@checked
+class MapDataset:
+    """Two map-style torch data sets of (image, label), with transforms of their own.
+
+    An image is a PIL picture or a tensor of shape `(C, H, W)` or `(H, W)`, uint8 or float in
+    [0, 1]. Every sample is read twice when the cache is made, once for its label and once for its
+    image, and never again: a random transform is therefore frozen at its first draw. Random
+    shifts and mirrored images are `pad` and `flip` of `ImageData`, normalisation its `mean` and
+    `std`.
+
+    Args:
+        name: Name of the set; part of the cache's key.
+        root: Not used.
+        train: Training set.
+        test: Test set.
+        names: Class names, in the order of their labels; `None` takes `train.classes`, else the
+            labels themselves.
+        version: Part of the cache's key: change it when samples or transforms change.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | None = None,
+        *,
+        train: MapStyle,
+        test: MapStyle,
+        names: Sequence[str] | None = None,
+        version: str = "",
+    ) -> None:
+        self.name = name
+        self.sets = {"train": train, "test": test}
+        self.names = names
+        self.version = version
+
+    def key(self) -> str:
+        """Name the set, its version, and the type and length of each split."""
+        splits = [(type(s).__module__, type(s).__qualname__, len(s)) for s in self.sets.values()]
+        return f"map|{self.name}|{self.version}|{splits}"
+
+    def read(self, split: str) -> Pictures:
+        """Return one split.
+
+        Raises:
+            UserError: If a sample is no pair, or a label is no class.
+        """
+        samples = self.sets[split]
+        try:
+            labels = [int(samples[k][1]) for k in range(len(samples))]
+        except (TypeError, ValueError, LookupError) as error:
+            raise UserError(
+                f"a sample of the {split} set must be a pair of an image and an integer label:"
+                f" {_first_line(error)}"
+            ) from error
+        names = self.names or getattr(self.sets["train"], "classes", None)
+        if names is None:
+            names = range(1 + max(labels, default=0))
+        if labels and not 0 <= min(labels) <= max(labels) < len(names):
+            raise UserError(
+                f"the labels of the {split} set lie in {min(labels)} to {max(labels)}, but there"
+                f" are {len(names)} classes"
+            )
+        images = (_picture_of(samples[k][0]) for k in range(len(samples)))
+        return Pictures(images, labels, tuple(map(str, names)))
+
+
+def _picture_of(image: Any) -> Image:
+    """Return a picture of a data set's image, whose type its author chose."""
+    if not isinstance(image, Tensor):
+        return image  # type: ignore[no-any-return]  # the cache refuses what is no picture
+    if image.dtype != torch.uint8:
+        if not image.is_floating_point() or image.min() < 0 or image.max() > 1:
+            raise ValueError(
+                "a tensor must be uint8 or floats in [0, 1], without normalisation: set data.mean"
+                f" and data.std instead (got {image.dtype} from {image.min()} to {image.max()})"
+            )
+        image = image.mul(255).round().to(torch.uint8)
+    if image.dim() == 3 and image.shape[0] in (1, 3):
+        image = image.permute(1, 2, 0).squeeze(2) if image.shape[0] == 1 else image.permute(1, 2, 0)
+    elif image.dim() != 2:
+        raise ValueError(f"a tensor must have shape (1 or 3, H, W) or (H, W), got {image.shape}")
+    return fromarray(image.contiguous().numpy())
 
 
 def _listing(folder: Path) -> str:

@@ -1,1 +1,1 @@
-"""The kit: what leaves training, and all that unlearning may see."""
+"""The kit: the file that training writes and unlearning reads."""

@@ -1,8 +1,6 @@
 """One safetensors file that holds a kit, or the weights that unlearning made of it."""
 
-import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,30 +12,33 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
-from geniu_lightning.errors import KitError
-from geniu_lightning.kit.networks import NetworkSpec
+from geniu_lightning.errors import KitError, SettingError
+from geniu_lightning.files import replacing
+from geniu_lightning.kit.networks import NetworkSpec, tensor_digest
+from geniu_lightning.settings.checked import checked
 from geniu_lightning.version import __version__
 
 FORMAT = 1
 
 
+@checked
 @dataclass(frozen=True)
 class KitInfo:
-    """What a kit says of itself.
+    """Description of a kit.
 
     Args:
         classifier: Class and arguments of the classifier.
-        generator: Those of the generator; ``None`` without one.
+        generator: Those of the generator; `None` without one.
         class_names: In the order of their indices.
         spec: Form and normalisation of the images.
         class_counts: Training images of each class that the classifier saw, for priors.
-        data_fingerprint: SHA-256 over the whole data set's pixels and labels; empty where they
-            came from somebody else's loader.
+        data_fingerprint: SHA-256 over the whole data set's pixels and labels; empty if they came
+            from a user's own loader.
         seed: Training seed.
         settings: The resolved configuration of training, to find the data and to retrain.
         forgotten: Classes that were unlearned, by index; a kit holds no prompts of them.
-        prior_taken: How much of the imbalance unlearning has taken out of the classifier's answers:
-            τ of ``z − τ log π``.
+        prior_taken: τ of `z − τ log π`: the share of the class prior that unlearning has removed
+            from the logits.
         library: Version of this package that wrote the file.
         revision: Its git revision, where it ran from a checkout.
         format: Version of the file's form.
@@ -59,7 +60,7 @@ class KitInfo:
 
     @property
     def remaining(self) -> tuple[int, ...]:
-        """Classes that were not unlearned, by index; prompts stand in this order."""
+        """Classes that were not unlearned, by index: the order of the prompts."""
         return tuple(k for k in range(len(self.class_names)) if k not in self.forgotten)
 
     @classmethod
@@ -75,13 +76,10 @@ class KitInfo:
                 raw[name] = tuple(raw[name])
             for name in ("classifier", "generator"):
                 raw[name] = raw[name] and NetworkSpec(**raw[name])
-            specs = [raw["classifier"], *filter(None, [raw["generator"]])]
-            if not all(isinstance(s, NetworkSpec) and isinstance(s.target, str) for s in specs):
-                raise ValueError("a network without a name")
             spec = raw["spec"]
             raw["spec"] = ImageSpec(**spec | {k: tuple(spec[k]) for k in ("mean", "std")})
             return cls(**raw)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, SettingError) as error:
             raise KitError(f"the kit's description cannot be read: {error!r}") from error
 
     def to_json(self) -> str:
@@ -91,11 +89,11 @@ class KitInfo:
 
 @dataclass(frozen=True)
 class Proxies:
-    """Decoded stand-ins for training images, or the prompts that they are decoded from.
+    """Proxies of training images, or the prompts that they are decoded from.
 
     Attributes:
-        images: In [0, 1] where decoded, float32, shape ``(N, C, H, W)``.
-        labels: int64, shape ``(N,)``.
+        images: In [0, 1] where decoded, float32, shape `(N, C, H, W)`.
+        labels: int64, shape `(N,)`.
     """
 
     images: Tensor
@@ -108,10 +106,10 @@ class Kit:
 
     Args:
         classifier: In evaluation mode, without gradients.
-        info: What it says of itself.
-        generator: ``None`` where there is none: classifier-only training, or unlearned weights.
-        prompts: Learned noise of the classes that remain, shape ``(classes, per class, C, H, W)``;
-            ``None`` likewise.
+        info: Description.
+        generator: `None` after training without one, and for unlearned weights.
+        prompts: Learned noise of the classes that remain, shape `(classes, per class, C, H, W)`;
+            `None` likewise.
     """
 
     classifier: nn.Module
@@ -140,12 +138,9 @@ class Kit:
             for k, v in tensors.items()
         }
         text = self.info.to_json()
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            save_file(tensors, partial, metadata={"geniu": text, "sha256": checksum(tensors, text)})
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        digest = tensor_digest(tensors, text)
+        with replacing(path) as partial:
+            save_file(tensors, partial, metadata={"geniu": text, "sha256": digest})
 
     @classmethod
     def load(cls, path: Path, allow_custom: bool = False) -> "Kit":
@@ -153,7 +148,7 @@ class Kit:
 
         Args:
             path: The file.
-            allow_custom: Build networks from outside this package too, which runs their code.
+            allow_custom: Also build networks from outside this package, which runs their code.
 
         Raises:
             KitError: If the file is missing, no kit, truncated, altered, of another format
@@ -173,11 +168,11 @@ class Kit:
     def proxies(
         self, classes: Sequence[int] | None = None, per_class: int | None = None
     ) -> Proxies:
-        """Decode the prompts of some classes: the mean of each latent code, so always the same.
+        """Return the decoded prompts of some classes: the means of the codes, so deterministic.
 
         Args:
-            classes: Class indices; ``None`` takes all that remain.
-            per_class: The first so many prompts of each class; ``None`` takes all.
+            classes: Class indices; `None` takes all that remain.
+            per_class: Number of prompts of each class, from the first; `None` takes all.
 
         Raises:
             KitError: If the kit has no generator, or fewer prompts a class.
@@ -188,7 +183,7 @@ class Kit:
     def prompts_of(
         self, classes: Sequence[int] | None = None, per_class: int | None = None
     ) -> Proxies:
-        """Return the prompts of some classes: noise as the classifier reads it, not decoded.
+        """Return the prompts of some classes, not decoded: noise on the normalised scale.
 
         Arguments and errors are those of `proxies`.
         """
@@ -214,7 +209,7 @@ class Kit:
 
     @torch.no_grad()
     def decode(self, prompts: Tensor) -> Tensor:
-        """Return images in [0, 1] of prompts ``(N, C, H, W)``: each latent code's mean, decoded.
+        """Return images in [0, 1] of prompts `(N, C, H, W)`: each latent code's mean, decoded.
 
         Raises:
             KitError: If the kit has no generator.
@@ -233,19 +228,6 @@ class Kit:
         return self
 
 
-def checksum(tensors: dict[str, Tensor], text: str) -> str:
-    """Return SHA-256 over names, types, shapes and bytes in sorted order, and the text."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(
-            tensor.view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
-        )
-    digest.update(text.encode())
-    return digest.hexdigest()
-
-
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     if not path.is_file():
         raise KitError(f"there is no kit at {path}")
@@ -261,12 +243,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     version = _format_of(text)
     if version != FORMAT:
         raise KitError(f"{path} has format version {version}; this version reads {FORMAT}")
-    if metadata.get("sha256") != checksum(tensors, text):
+    if metadata.get("sha256") != tensor_digest(tensors, text):
         raise KitError(f"{path} was altered after it was written: its checksum does not match")
     return tensors, text
 
 
-def _format_of(text: str) -> Any:  # whatever the file says
+def _format_of(text: str) -> Any:  # any JSON value
     try:
         return json.loads(text).get("format")
     except (ValueError, AttributeError):
@@ -274,7 +256,7 @@ def _format_of(text: str) -> Any:  # whatever the file says
 
 
 def _check(info: KitInfo, tensors: dict[str, Tensor], path: Path) -> None:
-    """Refuse a file whose parts contradict each other, however right its checksum is."""
+    """Refuse a file whose parts contradict each other: a right checksum does not exclude it."""
     classes, spec = len(info.class_names), info.spec
     prefixes = ("classifier.", "generator.") if info.generator else ("classifier.",)
     foreign = [k for k in tensors if not k.startswith(prefixes) and k != "prompts"]

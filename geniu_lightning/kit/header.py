@@ -1,7 +1,6 @@
-"""What a kit says of itself, read from the file's header without importing torch; unverified."""
+"""A kit's description from the file's header, without importing torch; unverified."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,13 @@ KIT = "kit.safetensors"
 
 
 def kit_path(named: str) -> Path:
-    """Return the file of a kit that was named by itself or by its folder."""
+    """Return the file of a kit that is named by its file or its folder."""
     path = Path(named).expanduser()
     return path / KIT if path.is_dir() else path
 
 
 def kit_metadata(path: Path) -> dict[str, str]:
-    """Return a kit's metadata from its header, without importing torch; unverified.
+    """Return a kit's metadata from its header, unverified.
 
     Raises:
         UserError: If the file is missing or no safetensors file.
@@ -39,10 +38,10 @@ def kit_metadata(path: Path) -> dict[str, str]:
 
 
 def description_of(metadata: dict[str, str]) -> dict[str, Any]:
-    """Return what a kit says of itself, unverified.
+    """Return the description in a kit's metadata, unverified.
 
     Raises:
-        UserError: If that cannot be read.
+        UserError: If it cannot be read.
     """
     try:
         found = json.loads(metadata["geniu"])
@@ -52,19 +51,18 @@ def description_of(metadata: dict[str, str]) -> dict[str, Any]:
     return dict(found)
 
 
-def forgotten(
-    wanted: Any, kit: dict[str, Any]
-) -> tuple[int, ...]:  # what was written after forget=
-    """Return the classes to forget, those that the kit has forgotten already among them.
+def forgotten(wanted: Any, kit: dict[str, Any]) -> tuple[int, ...]:  # the value of forget=
+    """Return the classes to forget, with those that the kit has forgotten before.
+
+    Args:
+        wanted: One class or several, by index or name.
+        kit: Its description.
 
     Raises:
-        UserError: If none is asked for, one that there is not or that is forgotten, or all.
+        UserError: If there is no class, an unknown one, one that is forgotten already, or all.
     """
     names = kit["class_names"]
-    wanted = wanted if wanted is not None else []
-    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
-        wanted = [wanted]
-    forget = class_indices(list(wanted), names)
+    forget = class_indices([] if wanted is None else wanted, names)
     if not forget:
         raise UserError("say what to forget: forget=[0], forget=[3,5] or forget=[ship]")
     before = kit.get("forgotten", ())

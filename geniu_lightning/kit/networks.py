@@ -1,24 +1,27 @@
-"""Networks by class path and arguments: how a kit says what to rebuild, and what it may not."""
+"""Networks by class path and arguments, the classifier's interface, and hashes of weights."""
 
 import hashlib
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from geniu_lightning.errors import KitError
+from geniu_lightning.errors import KitError, SettingError
+from geniu_lightning.settings.checked import checked
 
 OURS = "geniu_lightning.models."
 
 
+@checked
 @dataclass(frozen=True)
 class NetworkSpec:
     """A network's class and arguments.
 
     Args:
-        target: Dotted path of an ``nn.Module`` class.
+        target: Dotted path of an `nn.Module` class.
         arguments: Its keyword arguments, plain values.
     """
 
@@ -29,8 +32,8 @@ class NetworkSpec:
         """Return a new network with fresh weights.
 
         Args:
-            allow_custom: Also build classes from outside ``geniu_lightning.models``, which means
-                importing their code.
+            allow_custom: Also build classes from outside `geniu_lightning.models`, which runs
+                their code.
 
         Raises:
             KitError: If the class is not allowed, cannot be imported, is no network, or does not
@@ -50,15 +53,15 @@ class NetworkSpec:
             raise KitError(f"{self.target} is no torch.nn.Module class")
         try:
             built: nn.Module = network(**self.arguments)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, SettingError) as error:
             raise KitError(f"{self.target} cannot be built: {error}") from error
         return built
 
     def build_classifier(self, allow_custom: bool = True) -> nn.Module:
-        """Return a new classifier, having checked that it keeps to the interface of one.
+        """Return a new classifier with the interface that `refuse_no_classifier` checks.
 
         Raises:
-            KitError: As `build`, and if ``features`` or a linear ``head`` is missing.
+            KitError: As `build`, and if `features` or a linear `head` is missing.
         """
         classifier = self.build(allow_custom)
         refuse_no_classifier(classifier, self.target)
@@ -66,10 +69,10 @@ class NetworkSpec:
 
 
 def refuse_no_classifier(network: nn.Module, name: str) -> None:
-    """Let pass what keeps to the interface of a classifier.
+    """Refuse a network without the interface of a classifier.
 
     Raises:
-        KitError: If ``features`` or a linear ``head`` with a bias is missing.
+        KitError: If `features` or a linear `head` with a bias is missing.
     """
     head = getattr(network, "head", None)
     linear = isinstance(head, nn.Linear) and head.bias is not None
@@ -81,12 +84,18 @@ def refuse_no_classifier(network: nn.Module, name: str) -> None:
 
 
 def state_digest(network: nn.Module) -> str:
-    """Return SHA-256 over names, types, shapes and bytes of all parameters and buffers, sorted."""
+    """Return the `tensor_digest` of all parameters and buffers."""
+    return tensor_digest(network.state_dict())
+
+
+def tensor_digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """Return SHA-256 over names, types, shapes and bytes of tensors, sorted, and a text."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(raw.numpy().tobytes())
+    digest.update(text.encode())
     return digest.hexdigest()
 
 
@@ -96,15 +105,12 @@ def head_of(classifier: nn.Module) -> nn.Linear:
 
 
 def features_of(classifier: nn.Module, images: Tensor) -> Tensor:
-    """Return penultimate features of normalised images ``(N, C, H, W)``, shape ``(N, D)``."""
+    """Return penultimate features of normalised images `(N, C, H, W)`, shape `(N, D)`."""
     return cast(Tensor, classifier.features(images))  # type: ignore[operator]  # the interface
 
 
 def parts_of(network: nn.Module) -> list[nn.Module]:
-    """Return what a classifier is made of before its head, ``blocks`` one by one.
-
-    In the order in which the network declares them, which ours is run in.
-    """
+    """Return a classifier's layers before its head, in their order, `blocks` one by one."""
     parts: list[nn.Module] = []
     for name, child in network.named_children():
         if child is head_of(network):

@@ -1,4 +1,4 @@
-"""Weights of a classifier from a file, whoever wrote it."""
+"""Weights of a classifier from a file of any common format."""
 
 import pickle
 import zipfile
@@ -19,13 +19,13 @@ def classifier_from(path: Path, spec: NetworkSpec, allow_custom: bool = False) -
     """Return a classifier with the weights in a file, in evaluation mode without gradients.
 
     Args:
-        path: A file of ours; or a state dict of the network in safetensors or as torch saves it,
-            bare, or under ``state_dict`` with a prefix before every name, as Lightning does.
+        path: A kit, or unlearned weights; or a state dict of the network, written by safetensors or
+            torch, alone or under `state_dict` with a prefix before every name, as Lightning does.
         spec: The network.
         allow_custom: Build networks from outside this package, which runs their code.
 
     Raises:
-        KitError: If the file is missing, none of these, or of another network.
+        KitError: If the file is missing, has another format, or holds another network.
     """
     if not path.is_file():
         raise KitError(f"there are no weights at {path}")
@@ -61,7 +61,7 @@ def _pickled(path: Path) -> dict[str, Tensor]:
     if not zipfile.is_zipfile(path):  # as torch has written its files since 1.6
         raise KitError(f"{path} is truncated, or neither a safetensors file nor one of torch.save")
     try:
-        # tensors and plain values alone: a pickle of anything else runs code when it is read
+        # weights_only: unpickling anything but tensors and plain values would run code
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
@@ -76,13 +76,13 @@ def _pickled(path: Path) -> dict[str, Tensor]:
 
 
 def _without_prefix(state: dict[str, Tensor], names: set[str]) -> dict[str, Tensor]:
-    """Return that part of a module's state whose names, less a prefix, are a network's."""
+    """Return the entries of a state dict that are a network's after a prefix is removed."""
     if names <= state.keys():
         return state
     one = min(names)
     for key in state:
         prefix = key.removesuffix(one)
         if prefix != key and all(f"{prefix}{name}" in state for name in names):
-            # what else has the prefix stays, for a network that lacks it is another one
+            # other entries with the prefix stay: load_state_dict refuses them as another network
             return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     return state

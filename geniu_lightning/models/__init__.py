@@ -1,1 +1,1 @@
-"""Networks, and nothing about losses, data or Lightning."""
+"""Networks: plain `nn.Module`s, without losses, data or Lightning."""

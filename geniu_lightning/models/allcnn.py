@@ -1,8 +1,10 @@
-"""AllCNN: convolutions alone, the classifier of GENIU's experiments."""
+"""AllCNN: a classifier of convolutions, used in GENIU's experiments."""
 
 from typing import cast
 
 from torch import Tensor, nn
+
+from geniu_lightning.settings.checked import PositiveInt, checked
 
 # (width multiple, kernel, stride) of each block, arXiv 2412.13790 and 2201.05629
 BLOCKS = (
@@ -17,6 +19,7 @@ BLOCKS = (
 )
 
 
+@checked
 class AllCNN(nn.Module):
     """Eight blocks of convolution, batch norm and ReLU, a global average, a linear head.
 
@@ -29,10 +32,12 @@ class AllCNN(nn.Module):
     Source:
         Springenberg et al., Striving for Simplicity, arXiv 1412.6806; layers as in the public
         experiments on zero-shot unlearning (arXiv 2201.05629). Departure: the average is over the
-        whole map, which is theirs at 28 and 32 pixels and admits other sizes.
+        whole map, which equals theirs at 28 and 32 pixels and admits other sizes.
     """
 
-    def __init__(self, channels: int = 1, num_classes: int = 10, width: int = 96) -> None:
+    def __init__(
+        self, channels: PositiveInt = 1, num_classes: PositiveInt = 10, width: PositiveInt = 96
+    ) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
         inputs = channels
@@ -50,9 +55,9 @@ class AllCNN(nn.Module):
         self.head = nn.Linear(inputs, num_classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return penultimate features: normalised images ``(N, C, H, W)`` to ``(N, 2 width)``."""
+        """Return penultimate features: normalised images `(N, C, H, W)` to `(N, 2 width)`."""
         return cast(Tensor, self.blocks(images)).mean(dim=(2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits, shape ``(N, classes)``."""
+        """Return logits, shape `(N, classes)`."""
         return cast(Tensor, self.head(self.features(images)))

@@ -1,4 +1,4 @@
-"""A network at rest for a while."""
+"""A network without training mode and gradients, for the time of a block."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ from torch import nn
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Put a network in evaluation mode and its parameters out of reach of gradients.
+    """Set a network to evaluation mode and its parameters to no gradient, then restore both.
 
-    Gradients still flow through it to its inputs, and its running statistics do not change. The
-    mode of each layer and the flag of each parameter are restored afterwards.
+    Gradients flow through it to its inputs, and its running statistics do not change. Restored are
+    the mode of each layer and the flag of each parameter.
     """
     modes = [(layer, layer.training) for layer in network.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]

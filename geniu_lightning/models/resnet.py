@@ -5,9 +5,12 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geniu_lightning.settings.checked import PositiveInt, checked
+
 STAGES = ((1, 1), (2, 2), (4, 2), (8, 2))  # (width multiple, stride), two blocks each
 
 
+@checked
 class ResNet18(nn.Module):
     """ResNet-18 with a 3×3 stem and no max-pooling, as is usual for images of 28 to 64 pixels.
 
@@ -21,7 +24,9 @@ class ResNet18(nn.Module):
         He et al., Deep Residual Learning, arXiv 1512.03385, section 4.2 for the small stem.
     """
 
-    def __init__(self, channels: int = 3, num_classes: int = 10, width: int = 64) -> None:
+    def __init__(
+        self, channels: PositiveInt = 3, num_classes: PositiveInt = 10, width: PositiveInt = 64
+    ) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
@@ -36,16 +41,16 @@ class ResNet18(nn.Module):
         self.head = nn.Linear(inputs, num_classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return penultimate features: normalised images ``(N, C, H, W)`` to ``(N, 8 width)``."""
+        """Return penultimate features: normalised images `(N, C, H, W)` to `(N, 8 width)`."""
         return cast(Tensor, self.blocks(self.stem(images))).mean(dim=(2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits, shape ``(N, classes)``."""
+        """Return logits, shape `(N, classes)`."""
         return cast(Tensor, self.head(self.features(images)))
 
 
 class Residual(nn.Module):
-    """Two 3×3 convolutions beside a shortcut, a 1×1 convolution where the shape changes."""
+    """Two 3×3 convolutions and a shortcut: the identity, or a 1×1 convolution to another shape."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -63,5 +68,5 @@ class Residual(nn.Module):
             )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return the activated sum of both ways."""
+        """Return ReLU of the sum of both branches."""
         return F.relu(self.body(maps) + self.shortcut(maps))

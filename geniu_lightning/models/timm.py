@@ -4,31 +4,38 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from geniu_lightning.settings.checked import PositiveInt, checked
 
+
+@checked
 class Timm(nn.Module):
     """A network of timm by its name, its last layer replaced by a linear head.
 
-    Weights are always fresh: a kit has to be rebuilt without a network, and an oracle that never
-    saw a class cannot begin with weights that may have. No other argument of timm's is taken, for
-    some of them load files, and a kit may come from anyone.
+    Weights are always fresh: a kit is rebuilt without a network connection, and pretrained weights
+    may have seen a class that an oracle must never see. Other arguments of timm are refused: some
+    load files, and a kit may come from a stranger.
 
     Args:
-        name: As ``timm.list_models()`` has it, such as ``resnet18``.
+        name: As `timm.list_models()` has it, such as `resnet18`.
         channels: Channels of the images.
         num_classes: Outputs of the head.
-        image_size: Side of the images, for networks that are built for one size (``vit_*``, …);
-            ``None`` for the others.
+        image_size: Side of the images, for networks that are built for one size (`vit_*`, …);
+            `None` for the others.
 
     Raises:
         RuntimeError: If timm is not installed.
-        ValueError: If it has no such network, or the network cannot be built so.
+        ValueError: If timm has no such network, or cannot build it with these arguments.
 
     Source:
         Wightman, PyTorch Image Models, https://github.com/huggingface/pytorch-image-models.
     """
 
     def __init__(
-        self, name: str, channels: int = 3, num_classes: int = 10, image_size: int | None = None
+        self,
+        name: str,
+        channels: PositiveInt = 3,
+        num_classes: PositiveInt = 10,
+        image_size: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         timm = _timm()
@@ -41,16 +48,16 @@ class Timm(nn.Module):
         self.backbone: nn.Module = timm.create_model(
             name, pretrained=False, in_chans=channels, num_classes=0, **size
         )
-        # some have a hidden layer between pooling and head, and then it is that one's width
+        # some networks have a hidden layer between pooling and head
         width = getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features
         self.head = nn.Linear(cast(int, width), num_classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return penultimate features: normalised images ``(N, C, H, W)`` to ``(N, D)``."""
+        """Return penultimate features: normalised images `(N, C, H, W)` to `(N, D)`."""
         return cast(Tensor, self.backbone(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits, shape ``(N, classes)``."""
+        """Return logits, shape `(N, classes)`."""
         return cast(Tensor, self.head(self.features(images)))
 
 

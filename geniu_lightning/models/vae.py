@@ -1,17 +1,20 @@
-"""The proxy generator: a variational autoencoder that turns a noise prompt into an image."""
+"""The proxy generator: a variational autoencoder from noise prompts to images."""
 
-from typing import NamedTuple, cast
+from typing import Annotated, NamedTuple, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
+
+from geniu_lightning.settings.checked import PositiveInt, checked
 
 
 class Generated(NamedTuple):
-    """What a generator makes of prompts.
+    """Output of a generator.
 
     Attributes:
-        images: In the data's own range [0, 1], shape ``(N, C, H, W)``.
-        mean: Of the latent code, shape ``(N, latent)``.
+        images: In the data's own range [0, 1], shape `(N, C, H, W)`.
+        mean: Of the latent code, shape `(N, latent)`.
         log_variance: Of the latent code, same shape.
     """
 
@@ -20,26 +23,23 @@ class Generated(NamedTuple):
     log_variance: Tensor
 
 
-MULTIPLES = (1, 2, 4, 8)  # of the width: GENIU's encoder; everything else here is our reading of it
-CODE_SIDE = 4  # of the last maps, at most
+MULTIPLES = (1, 2, 4, 8)  # channels of GENIU's encoder, as multiples of the width
+CODE_SIDE = 4  # largest side of the last maps
 
 
+@checked
 class VAE(nn.Module):
-    """Strided 3×3 blocks down to a Gaussian latent code, as many up to an image.
+    """Strided 3×3 blocks to a Gaussian latent code, and mirrored blocks back to an image.
 
-    Four blocks up to 64 pixels. Beyond, where the maps before the code would be larger than 4×4 and
-    the layers between them and the code the largest of all, blocks of the last width are added:
-    five up to 128 pixels, six up to 256.
+    Images up to 64 pixels have four blocks. Larger ones have more blocks of the last width (five up
+    to 128 pixels, six up to 256), so that the maps next to the code are at most 4×4.
 
     Args:
         channels: Channels of prompts and images.
-        image_size: Side of prompts and images, in pixels, at least 16.
+        image_size: Side of prompts and images, in pixels.
         latent: Width of the latent code; 128 gives 1,180,641 parameters for grey images of 28 or
             32 pixels.
         width: Channels of the first block; the others have 2, 4 and 8 times as many.
-
-    Raises:
-        ValueError: If the size is below 16, or a width below 1.
 
     Source:
         GENIU, arXiv 2406.07885: channels 32, 64, 128, 256 and a symmetric decoder. Kernels, norm,
@@ -48,13 +48,13 @@ class VAE(nn.Module):
     """
 
     def __init__(
-        self, channels: int = 1, image_size: int = 28, latent: int = 128, width: int = 32
+        self,
+        channels: PositiveInt = 1,
+        image_size: Annotated[int, Field(ge=16)] = 28,
+        latent: PositiveInt = 128,
+        width: PositiveInt = 32,
     ) -> None:
         super().__init__()
-        if image_size < 16:
-            raise ValueError(f"image_size must be at least 16, got {image_size}")
-        if min(latent, width) < 1:
-            raise ValueError(f"latent and width must be at least 1, got {latent} and {width}")
         widths = [multiple * width for multiple in MULTIPLES]
         sizes = [image_size]
         for _ in widths:
@@ -80,24 +80,24 @@ class VAE(nn.Module):
         self.to_image = nn.Conv2d(widths[0], channels, 3, 1, 1)
 
     def encode(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log variance of the latent code of prompts ``(N, C, H, W)``."""
+        """Return mean and log variance of the latent code of prompts `(N, C, H, W)`."""
         code = self.encoder(prompts).flatten(1)
         return self.mean(code), self.log_variance(code)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Return images in [0, 1] of latent codes, shape ``(N, latent)``."""
+        """Return images in [0, 1] of latent codes, shape `(N, latent)`."""
         maps = self.decoder(self.expand(latent).view(-1, *self.code_shape))
         return cast(Tensor, self.to_image(maps)).sigmoid()
 
     def forward(
         self, prompts: Tensor, sample: bool = True, generator: torch.Generator | None = None
     ) -> Generated:
-        """Return the images of prompts ``(N, C, H, W)``.
+        """Return the images of prompts `(N, C, H, W)`.
 
         Args:
             prompts: Noise in the form of images.
             sample: Draw the latent code; otherwise decode its mean, which is deterministic.
-            generator: Stream that the code is drawn from, on the CPU.
+            generator: Random stream of the code, on the CPU.
         """
         mean, log_variance = self.encode(prompts)
         latent = mean
@@ -114,6 +114,6 @@ def _down(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _up(inputs: int, outputs: int, small: int, large: int) -> nn.Sequential:
-    # an odd side was rounded up on the way down, so the way back adds a pixel or not
+    # an even side needs one pixel more than 2 * small - 1
     layer = nn.ConvTranspose2d(inputs, outputs, 3, 2, 1, output_padding=large - (2 * small - 1))
     return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2))

@@ -1,4 +1,4 @@
-"""The check of a constructor's arguments against its annotations, by pydantic.
+"""The check of arguments against their annotations, by pydantic.
 
 A constructor says what a setting may hold in its signature and nowhere else:
 
@@ -11,7 +11,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
 
@@ -23,34 +23,41 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 
-C = TypeVar("C", bound=type)
+C = TypeVar("C", bound=Callable[..., Any])
 VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
-def checked(cls: C) -> C:
-    """Make a class check the arguments of its constructor; return the class.
+def checked(target: C) -> C:
+    """Make a class check the arguments of its constructor, or a function its own; return it.
 
     Arguments are passed on as they were given: nothing is converted, and no word is read as a
-    number. A subclass that hands `**settings` to its base is checked part by part.
+    number. A subclass that hands `**settings` to its base is checked part by part. Of a function
+    the settings are its keyword-only arguments.
 
     Raises:
-        SettingError: From the constructor, in one sentence that names the setting, what it may
-            hold and what it holds; for an unknown one the nearest known one.
+        SettingError: When called, in one sentence that names the setting, what it may hold and
+            what it holds; for an unknown one the nearest known one.
     """
-    target: Any = cls
-    construct = target.__init__
+    owner: Any = target
+    is_class = isinstance(owner, type)
+    inner: Callable[..., Any] = owner.__init__ if is_class else target
 
-    @functools.wraps(construct)
-    def checking(self: Any, *args: Any, **kwargs: Any) -> None:
-        check(type(self), construct, (self, *args), kwargs)
-        construct(self, *args, **kwargs)
+    @functools.wraps(inner)
+    def checking(*args: Any, **kwargs: Any) -> Any:
+        check(type(args[0]) if is_class else target, inner, args, kwargs)
+        return inner(*args, **kwargs)
 
-    target.__init__ = checking
-    return cls
+    if is_class:
+        owner.__init__ = checking
+        return target
+    return cast(C, checking)
 
 
 def check(
-    cls: type, construct: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, Any]
+    cls: Callable[..., Any],
+    construct: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> None:
     """Raise `SettingError` unless arguments fit the annotations of `cls`'s constructor."""
     signature = inspect.signature(construct)
@@ -94,9 +101,12 @@ def unknown(name: str, known: list[str], owner: str) -> SettingError:
     return SettingError(f"is no setting of {owner}{hint}", key=name)
 
 
-def known_settings(cls: type) -> list[str]:
-    """Return the names of a class's settings, those of its bases among them, sorted."""
+def known_settings(cls: Callable[..., Any]) -> list[str]:
+    """Return the names of the settings of a class and its bases, or of a function, sorted."""
     names: set[str] = set()
+    if not isinstance(cls, type):
+        own = inspect.signature(cls).parameters.values()
+        return sorted(p.name for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY)
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
@@ -108,7 +118,7 @@ def known_settings(cls: type) -> list[str]:
 
 
 @functools.cache
-def _adapters(construct: Callable[..., None]) -> dict[str, TypeAdapter[Any]]:
+def _adapters(construct: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
     hints = get_type_hints(construct, include_extras=True)
     variadic = {
         p.name for p in inspect.signature(construct).parameters.values() if p.kind in VARIADIC
