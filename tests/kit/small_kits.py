@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
-from geniu_lightning.kit.file import Kit, KitInfo, checksum
-from geniu_lightning.kit.networks import NetworkSpec
+from geniu_lightning.kit.file import Kit, KitInfo
+from geniu_lightning.kit.networks import NetworkSpec, tensor_digest
 
 CLASSES, PER_CLASS, SIZE = 3, 2, 16
 
@@ -61,7 +61,7 @@ def forge(
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     text = json.dumps(info | (changed or {}), sort_keys=True)
     tensors = {k: v for k, v in (tensors | (more or {})).items() if v is not None}
-    save_file(tensors, path, metadata={"geniu": text, "sha256": checksum(tensors, text)})
+    save_file(tensors, path, metadata={"geniu": text, "sha256": tensor_digest(tensors, text)})
 
 
 def bits(tensor: Tensor) -> bytes:

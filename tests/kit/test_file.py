@@ -1,0 +1,173 @@
+"""The file of a kit: bitwise the same after a round trip, and written whole or not at all."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from geniu_lightning.errors import KitError
+from geniu_lightning.kit import file as kit_file
+from geniu_lightning.kit.file import Kit
+from geniu_lightning.kit.networks import NetworkSpec
+from tests.kit.small_kits import (
+    CLASSES,
+    PER_CLASS,
+    SIZE,
+    assert_same_state,
+    bits,
+    content,
+    make_kit,
+)
+
+
+@pytest.mark.parametrize("classifier", ["allcnn.AllCNN", "resnet.ResNet18"])
+def test_a_round_trip_is_bitwise_whatever_the_random_state(classifier: str, tmp_path: Path) -> None:
+    kit, path = make_kit(classifier=classifier), tmp_path / "kit.safetensors"
+    odd = torch.tensor([-0.0, 1e-45, torch.inf, torch.nan])
+    kit.classifier.head.weight.data.view(-1)[:4] = odd  # type: ignore[union-attr, operator]
+    kit.save(path)
+    loaded = Kit.load(path)
+    torch.manual_seed(2)
+    assert torch.equal(Kit.load(path).proxies().images, kit.proxies().images)
+    assert loaded.info == kit.info
+    assert_same_state(loaded.classifier, kit.classifier)
+    assert_same_state(loaded.generator, kit.generator)
+    assert loaded.prompts is not None
+    assert kit.prompts is not None
+    assert bits(loaded.prompts) == bits(kit.prompts)
+    loaded.save(tmp_path / "again.safetensors")
+    assert content(tmp_path / "again.safetensors") == content(path)
+    for network in (loaded.classifier, loaded.generator):
+        assert network is not None
+        assert not any(module.training for module in network.modules())
+        assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_the_file_holds_weights_and_prompts_alone_in_one_layout(kit: Kit, saved: Path) -> None:
+    tensors = load_file(saved)
+    expected = {f"classifier.{k}" for k in kit.classifier.state_dict()} | {"prompts"}
+    expected |= {f"generator.{k}" for k in kit.generator.state_dict()}  # type: ignore[union-attr]
+    assert set(tensors) == expected
+    with safe_open(saved, framework="pt") as file:
+        assert set(file.metadata()) == {"geniu", "sha256"}
+    header = 8 + int.from_bytes(saved.read_bytes()[:8], "little")
+    assert saved.stat().st_size == header + sum(len(bits(t)) for t in tensors.values())
+    # neither a memory format nor a larger storage behind a tensor gets into the file
+    before = content(saved)
+    assert kit.prompts is not None
+    behind = torch.full((100, *kit.prompts.shape), 0.123)
+    behind[50] = kit.prompts
+    kit.prompts = behind[50]
+    kit.classifier.to(memory_format=torch.channels_last)
+    kit.save(saved)
+    assert content(saved) == before
+
+
+def test_proxies_are_the_decoded_means_in_the_order_of_their_classes(kit: Kit) -> None:
+    proxies = kit.proxies()
+    assert proxies.images.shape == (CLASSES * PER_CLASS, 1, SIZE, SIZE)
+    assert 0 <= proxies.images.min() < proxies.images.max() <= 1
+    assert proxies.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert kit.prompts is not None
+    for place, image in enumerate(proxies.images):
+        prompt = kit.prompts[place // PER_CLASS, place % PER_CLASS]
+        mean, _ = kit.generator.encode(prompt[None])  # type: ignore[union-attr, operator]
+        alone = kit.generator.decode(mean)[0]  # type: ignore[union-attr, operator]
+        torch.testing.assert_close(image, alone)
+    every = proxies.images.view(CLASSES, PER_CLASS, 1, SIZE, SIZE)
+    for classes, count, labels in (
+        ([2, 0], None, [2, 2, 0, 0]),
+        (None, 1, [0, 1, 2]),
+        ([1], 1, [1]),
+    ):
+        some = kit.proxies(classes, count)
+        assert some.labels.tolist() == labels
+        wanted = every[classes or list(range(CLASSES)), :count].flatten(0, 1)
+        torch.testing.assert_close(some.images, wanted)
+    for count in (0, -1, PER_CLASS + 1):
+        with pytest.raises(KitError, match=f"has {PER_CLASS} prompts a class, {count} were asked"):
+            kit.proxies(per_class=count)
+    for wanted in ([CLASSES], [-1]):
+        with pytest.raises(KitError, match="has prompts of the classes 0, 1, 2, not of"):
+            kit.proxies(wanted)
+
+
+def test_proxies_skip_forgotten_classes(kit: Kit) -> None:
+    assert kit.prompts is not None
+    less = Kit(
+        kit.classifier, replace(kit.info, forgotten=(1,)), kit.generator, kit.prompts[[0, 2]]
+    )
+    assert less.proxies().labels.tolist() == [0, 0, 2, 2]
+    torch.testing.assert_close(less.proxies([2]).images, kit.proxies([2]).images)
+
+
+def test_unlearned_weights_load_by_the_same_loader_and_have_no_proxies(
+    unlearned: Kit, tmp_path: Path
+) -> None:
+    path = tmp_path / "unlearned.safetensors"
+    unlearned.save(path)
+    loaded = Kit.load(path)
+    assert loaded.info == unlearned.info
+    assert loaded.info.forgotten == (1,)
+    assert (loaded.generator, loaded.prompts) == (None, None)
+    assert_same_state(loaded.classifier, unlearned.classifier)
+    assert all(k.startswith("classifier.") for k in load_file(path))
+    with pytest.raises(KitError, match=r"no generator and no prompts.*generator=vae"):
+        loaded.proxies()
+    assert loaded.to(torch.device("cpu")) is loaded
+
+
+def test_a_custom_network_loads_where_that_was_allowed(
+    kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_networks.py").write_text(
+        "from geniu_lightning.models.allcnn import AllCNN\nclass Mine(AllCNN): pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = NetworkSpec("my_networks.Mine", kit.info.classifier.arguments)
+    kit.info = replace(kit.info, classifier=spec)
+    kit.save(tmp_path / "kit.safetensors")
+    with pytest.raises(KitError, match=r"my_networks.Mine is not one of ours.*allow_custom=true"):
+        Kit.load(tmp_path / "kit.safetensors")
+    loaded = Kit.load(tmp_path / "kit.safetensors", allow_custom=True)
+    assert type(loaded.classifier).__name__ == "Mine"
+    assert_same_state(loaded.classifier, kit.classifier)
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_failed_save_keeps_the_old_file_and_leaves_no_other(
+    existing: bool, kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "kit.safetensors"
+    if existing:
+        kit.save(path)
+    old = path.read_bytes() if existing else b""
+    changed = Kit(kit.classifier, replace(kit.info, seed=8), kit.generator, kit.prompts)
+
+    def fill_up(tensors: Any, filename: Any, metadata: Any) -> None:
+        assert Path(filename).parent == path.parent  # elsewhere the rename would not be atomic
+        Path(filename).write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kit_file, "save_file", fill_up)
+        with pytest.raises(OSError, match="No space"):
+            changed.save(path)
+    assert [p.name for p in tmp_path.iterdir()] == (["kit.safetensors"] if existing else [])
+    assert not existing or path.read_bytes() == old
+    changed.save(path)
+    assert Kit.load(path).info.seed == 8
+
+
+def test_a_kit_whose_parts_contradict_its_description_cannot_be_made(kit: Kit) -> None:
+    for info, generator, prompts in (
+        (kit.info, None, None),
+        (kit.info, kit.generator, None),
+        (replace(kit.info, generator=None), kit.generator, kit.prompts),
+    ):
+        with pytest.raises(ValueError, match="come together or not at all"):
+            Kit(kit.classifier, info, generator, prompts)
