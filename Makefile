@@ -1,11 +1,16 @@
 # make demo   train on handwritten digits, forget a class, compare with retrained models
-# make test   the default tests; make test-all adds those that need minutes; make check lints
+# make test   the default tests; make test-all adds those that need minutes; both in WORKERS processes
+# make check  linter, format, types, and which room may import which
 # make clean  removes the virtual environment; what was computed, runs/, stays
 PYTHON ?= python3
 # 2.13.0 is what the project is tested with; TORCH=torch takes the newest that pyproject admits
 TORCH ?= torch==2.13.0
+# a number, or auto: one process a core
+WORKERS ?= auto
 BIN := .venv/bin
 READY := .venv/.ready
+# a file's tests stay in one process, which builds their fixtures once
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: demo test test-all check clean
 
@@ -17,15 +22,16 @@ demo: $(READY)
 	@echo "Results: runs/demo/train (proxies.png, ...), runs/demo/geniu (metrics.json, receipt.md, ...), ..."
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }

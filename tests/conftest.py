@@ -1,13 +1,13 @@
-"""What all tests share: no user cache, no network, no account."""
+"""Isolation of all tests: one thread, no user cache, no network, no account."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-# before torch is imported anywhere: small networks gain nothing from more, and bits depend on it
+# before torch is imported: small networks gain nothing from more threads, and bits depend on them
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# before datasets is: it looks once
+# before datasets is imported: it reads this once
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
@@ -21,8 +21,8 @@ def _alone(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def shared_data() -> Path:
-    """Real data sets beside the checkout, where there are any."""
+    """Folder of real data sets next to the checkout; the test is skipped without it."""
     folder = Path(__file__).parents[2] / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("the folder of shared data sets is not beside this checkout")
+        pytest.skip("there is no folder shared/data next to this checkout")
     return folder

@@ -38,23 +38,17 @@ def test_a_network_of_timm_is_a_classifier_that_a_kit_may_name(
     assert features.dim() == 2
     assert torch.equal(classifier(images), classifier.head(features))
     assert classifier(images).shape == (2, 7)
-    # nothing of timm's own head is left, which nobody would train
+    # a head of timm's own would get no gradient
     classifier.train()(torch.randn(4, channels, 64, 64)).square().sum().backward()
     assert [n for n, p in classifier.named_parameters() if p.grad is None] == []
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet_of_mine", "hf-hub:timm/resnet18.a1_in1k", "local-dir:/tmp/resnet18", ""]
-)
 @pytest.mark.usefixtures("timm")
-def test_only_names_that_timm_builds_from_its_own_code_are_taken(name: str) -> None:
-    with pytest.raises(KitError, match=r"timm has no network .* names all"):
-        spec(name).build(allow_custom=False)
-
-
-@pytest.mark.usefixtures("timm")
-def test_a_kit_cannot_make_timm_load_a_file() -> None:
-    with pytest.raises(KitError, match="unexpected keyword argument 'checkpoint_path'"):
+def test_a_kit_names_networks_of_timms_own_code_and_loads_no_file() -> None:
+    for name in ("resnet_of_mine", "hf-hub:timm/resnet18.a1_in1k", "local-dir:/tmp/resnet18", ""):
+        with pytest.raises(KitError, match=r"timm has no network .* names all"):
+            spec(name).build(allow_custom=False)
+    with pytest.raises(KitError, match="checkpoint_path is no setting of Timm"):
         spec("test_resnet", checkpoint_path="/tmp/x").build(allow_custom=False)
 
 
