@@ -36,7 +36,8 @@ def data_of(
         UserError: If a setting does not fit.
         DataNotFoundError: If the images are nowhere.
     """
-    bound = built(dict(imbalance), "imbalance")
+    # kits record these settings without _convert_, and a setting must be plain to be checked
+    bound = built({**imbalance, "_convert_": "all"}, "imbalance")
     data = cast(ImageData, built(dict(settings), "data", imbalance=bound, **more))
     data.prepare_data(on_decode)
     data.setup()

@@ -32,7 +32,7 @@ def composed(primary: str, *overrides: str):  # type: ignore[no-untyped-def]  # 
 def test_data(name: str) -> None:
     config = composed("train", f"data={name}")
     assert config.data._target_ == "geniu_lightning.data.module.ImageData"
-    missing = [] if name not in ("hub", "folder") else ["???"]
+    missing = [] if name not in ("hub", "folder", "dataset") else ["???"]
     config.data.name = name
     if missing:
         return
@@ -43,7 +43,8 @@ def test_data(name: str) -> None:
 @pytest.mark.parametrize("name", names("imbalance"))
 def test_imbalance(name: str) -> None:
     counts = ["imbalance.counts=[5,0.5,1.0]"] if name == "custom" else []
-    function = instantiate(composed("train", f"imbalance={name}", *counts).imbalance)
+    config = composed("train", f"imbalance={name}", *counts).imbalance
+    function = instantiate(config, _convert_="all")
     labels = torch.arange(30) % 3
     kept = function(labels, ["a", "b", "c"])
     assert 0 < len(kept) <= 30

@@ -106,14 +106,14 @@ def test_a_loss_that_is_no_number_stops_the_run(command: Command, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["imbalance.ratio=0"], "imbalance.ratio must lie in (0, 1], got 0"),
-        (["imbalance.ratio=1.5"], "imbalance.ratio must lie in (0, 1], got 1.5"),
+        (["imbalance.ratio=0"], "imbalance.ratio must be greater than 0, got 0"),
+        (["imbalance.ratio=1.5"], "imbalance.ratio must be less than or equal to 1, got 1.5"),
         (["imbalance.majority=[ship]"], "there is no class 'ship'; the classes are: 0 0, 1 1"),
         (
             ["imbalance=custom", "imbalance.counts=[900,1,1,1,1,1,1,1,1,1]"],
             "imbalance.counts[0] asks for 900 images of class '0', which has",
         ),
-        (["data.image_size=8"], "image_size must be at least 16, got 8"),
+        (["data.image_size=8"], "image_size must be greater than or equal to 16, got 8"),
         (["data=mnist", "data.root=nowhere"], "neither at nowhere/mnist"),
         (["training.epochs=1"], "training.epochs of at least 2"),
         (
