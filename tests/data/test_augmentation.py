@@ -66,13 +66,3 @@ def test_every_shift_and_both_sides_come_up_equally_often() -> None:
     assert len(counts) == 18
     # chi-square, 17 degrees of freedom, p = 0.001
     assert sum((count - 100) ** 2 / 100 for count in counts.values()) < 40.8
-
-
-def test_augmentation_is_a_function_of_its_generator() -> None:
-    images = torch.rand(16, 1, 6, 6, generator=stream())
-    first = augment(images, 2, True, stream(3))
-    running = stream(3)
-    torch.rand(5)
-    assert torch.equal(augment(images, 2, True, running), first)
-    assert not torch.equal(augment(images, 2, True, running), first)
-    assert torch.equal(augment(images, 0, False, running), images)
