@@ -78,19 +78,19 @@ def test_proxies_are_the_decoded_means_in_the_order_of_their_classes(kit: Kit) -
         mean, _ = kit.generator.encode(prompt[None])  # type: ignore[union-attr, operator]
         alone = kit.generator.decode(mean)[0]  # type: ignore[union-attr, operator]
         torch.testing.assert_close(image, alone)
-    every = proxies.images.view(CLASSES, PER_CLASS, 1, SIZE, SIZE)
     for classes, count, labels in (
         ([2, 0], None, [2, 2, 0, 0]),
         (None, 1, [0, 1, 2]),
         ([1], 1, [1]),
     ):
-        some = kit.proxies(classes, count)
+        some = kit.prompts_of(classes, count)
         assert some.labels.tolist() == labels
-        wanted = every[classes or list(range(CLASSES)), :count].flatten(0, 1)
-        torch.testing.assert_close(some.images, wanted)
+        wanted = kit.prompts[classes or list(range(CLASSES)), :count].flatten(0, 1)
+        assert torch.equal(some.images, wanted)
+        assert torch.equal(kit.proxies(classes, count).images, kit.decode(wanted))
     less = Kit(kit.classifier, replace(kit.info, forgotten=(1,)), kit.generator, kit.prompts[::2])
     assert less.proxies().labels.tolist() == [0, 0, 2, 2]
-    torch.testing.assert_close(less.proxies([2]).images, every[2])
+    assert torch.equal(less.prompts_of([2]).images, kit.prompts[2])
     for count in (0, -1, PER_CLASS + 1):
         with pytest.raises(KitError, match=f"has {PER_CLASS} prompts a class, {count} were asked"):
             kit.proxies(per_class=count)
