@@ -211,11 +211,8 @@ class ImageFolder(HubSet):
 class MapStyle(Protocol):
     """A map-style `torch.utils.data.Dataset` of (image, label)."""
 
-    def __len__(self) -> int:
-        """Return the number of samples."""
-
-    def __getitem__(self, index: int, /) -> Any:
-        """Return one sample, a pair of image and label."""
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 @checked
@@ -272,34 +269,33 @@ class MapDataset:
                 f"a sample of the {split} set must be a pair of an image and an integer label:"
                 f" {_first_line(error)}"
             ) from error
-        names = self.names or getattr(self.sets["train"], "classes", None)
-        if names is None:
-            names = range(1 + max(labels, default=0))
+        numbers = range(1 + max(labels, default=0))
+        classes = self.names or getattr(self.sets["train"], "classes", None) or numbers
+        names = tuple(map(str, classes))
         if labels and not 0 <= min(labels) <= max(labels) < len(names):
             raise UserError(
                 f"the labels of the {split} set lie in {min(labels)} to {max(labels)}, but there"
                 f" are {len(names)} classes"
             )
         images = (_picture_of(samples[k][0]) for k in range(len(samples)))
-        return Pictures(images, labels, tuple(map(str, names)))
+        return Pictures(images, labels, names)
 
 
-def _picture_of(image: Any) -> Image:
-    """Return a picture of a data set's image, whose type its author chose."""
+def _picture_of(image: Any) -> Any:  # a PIL picture, or what its author made; the cache checks it
+    """Return a picture of a tensor; other images as they are."""
     if not isinstance(image, Tensor):
-        return image  # type: ignore[no-any-return]  # the cache refuses what is no picture
+        return image
     if image.dtype != torch.uint8:
-        if not image.is_floating_point() or image.min() < 0 or image.max() > 1:
+        if not (image.is_floating_point() and image.min() >= 0 and image.max() <= 1):
             raise ValueError(
                 "a tensor must be uint8 or floats in [0, 1], without normalisation: set data.mean"
                 f" and data.std instead (got {image.dtype} from {image.min()} to {image.max()})"
             )
         image = image.mul(255).round().to(torch.uint8)
-    if image.dim() == 3 and image.shape[0] in (1, 3):
-        image = image.permute(1, 2, 0).squeeze(2) if image.shape[0] == 1 else image.permute(1, 2, 0)
-    elif image.dim() != 2:
+    if image.dim() not in (2, 3) or (image.dim() == 3 and image.shape[0] not in (1, 3)):
         raise ValueError(f"a tensor must have shape (1 or 3, H, W) or (H, W), got {image.shape}")
-    return fromarray(image.contiguous().numpy())
+    pixels = image.reshape(-1, *image.shape[-2:]).permute(1, 2, 0)
+    return fromarray(pixels.squeeze(2).contiguous().numpy())
 
 
 def _listing(folder: Path) -> str:
