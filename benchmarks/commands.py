@@ -1,4 +1,4 @@
-"""What the commands take: unlearning beside retraining, start-up, jobs side by side."""
+"""Cost of the commands: unlearning and retraining, start-up, parallel jobs, memory."""
 
 import json
 import os
@@ -56,8 +56,8 @@ def unlearning() -> None:
             for other in ("retrain", "unsir")
         }
         peaks = [cost["peak_memory_bytes"] for cost in costs[method]]
-        told = ", ".join(f"{r:.4f} of {other}" for other, r in ratios.items())
-        print(f"  {method:12} {own:7.2f} s, {told}, {max(peaks) / 2**20:.0f} MiB added")
+        shares = ", ".join(f"{r:.4f} of {other}" for other, r in ratios.items())
+        print(f"  {method:12} {own:7.2f} s, {shares}, {max(peaks) / 2**20:.0f} MiB added")
 
 
 def startup() -> None:
@@ -74,7 +74,7 @@ def startup() -> None:
             found.append(log.stat().st_ctime - start)
         again = command("unlearn.py", *words, f"out={out}")[0]
     print(f"  {statistics.median(found):.1f} s ({min(found):.1f} to {max(found):.1f})")
-    print(f"  a finished run says so in {again:.1f} s")
+    print(f"  a finished run ends in {again:.1f} s")
 
 
 def jobs() -> None:
@@ -94,12 +94,12 @@ def jobs() -> None:
 
 
 def memory() -> None:
-    """Peak of resident memory of both commands, beside that of a process that imports torch."""
+    """Peak of resident memory of both commands and of a process that imports torch."""
     with tempfile.TemporaryDirectory() as name:
         kit = Path(name) / "kit"
         words = (f"data={DATA}", "imbalance.ratio=0.1", "training.epochs=2", "evaluation=none")
         unlearn = (f"kit={kit}", "forget=[0]", "evaluation=none", f"out={Path(name) / 'out'}")
-        for told, arguments in (
+        for name_of, arguments in (
             ("import torch", ("-c", "import torch")),
             (f"train.py, {DATA}, AllCNN width 96", (str(ROOT / "train.py"), *words, f"out={kit}")),
             ("unlearn.py, geniu", (str(ROOT / "unlearn.py"), *unlearn)),
@@ -107,6 +107,6 @@ def memory() -> None:
             process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
             _, status, used = os.wait4(process.pid, 0)
             if status:
-                sys.exit(f"{told} failed")
+                sys.exit(f"{name_of} failed")
             unit = 1 if sys.platform == "darwin" else 1024
-            print(f"  {told}: {used.ru_maxrss * unit / 2**20:.0f} MiB", flush=True)
+            print(f"  {name_of}: {used.ru_maxrss * unit / 2**20:.0f} MiB", flush=True)

@@ -1,4 +1,4 @@
-"""What a step of training costs, beside the same step written or set up otherwise."""
+"""Cost of a training step, compared with the same step in another form."""
 
 import itertools
 import statistics
@@ -29,7 +29,7 @@ CLASSES, PER_CLASS, EVERY, AT_LEAST = 10, 10, 4, 1000  # conf/training/default.y
 
 
 class StepTimes(Callback):
-    """When each step of the second epoch began, in seconds: all that lies between is counted."""
+    """Start of each step of the second epoch, in seconds."""
 
     def __init__(self) -> None:
         self.begun: list[float] = []
@@ -103,7 +103,7 @@ def in_turns(
         second: Likewise.
         turns: How often each is measured, after once to warm up caches and imports.
         names: What to call them.
-        middle: What stands for the steps of one turn.
+        middle: Average over the steps of one turn.
     """
     first(), second()
     pairs = [(middle(first()), middle(second())) for _ in range(turns)]

@@ -111,15 +111,17 @@ def test_a_local_copy_is_read_with_its_class_labels_in_the_sets_order(tmp_path: 
     assert greys(swapped.read("train")) == [110, 111]
 
 
-@pytest.mark.parametrize(
-    ("labels", "names"), [(["dog", "ant", "dog"], ("ant", "dog")), ([10, 9, 10], ("9", "10"))]
-)
-def test_bare_labels_are_sorted_into_classes(
-    tmp_path: Path, labels: list[Any], names: tuple[str, ...]
-) -> None:
-    write_set(tmp_path / "set", labels, sorted(set(labels)), names=None)
-    pictures = HubSet("set", str(tmp_path)).read("train")
-    assert (list(pictures.labels), pictures.names) == ([1, 0, 1], names)
+def test_bare_labels_are_sorted_into_classes_and_missing_ones_are_refused(tmp_path: Path) -> None:
+    for labels, names in ((["dog", "ant", "dog"], ("ant", "dog")), ([10, 9, 10], ("9", "10"))):
+        write_set(tmp_path / names[0], labels, labels, names=None)
+        pictures = HubSet(names[0], str(tmp_path)).read("train")
+        assert (list(pictures.labels), pictures.names) == ([1, 0, 1], names)
+    for k, (bad, of) in enumerate(
+        (([0, -1], ("a", "b")), ([0, None], ("a", "b")), ([1, None], None))
+    ):
+        write_set(tmp_path / str(k), bad, bad, of)
+        with pytest.raises(UserError, match=r"^the column 'label' has images without a label$"):
+            HubSet(str(k), str(tmp_path)).read("test")
 
 
 def test_a_missing_column_or_split_is_refused_with_those_that_exist(tmp_path: Path) -> None:
@@ -202,17 +204,6 @@ def test_the_key_names_the_content_and_a_changed_copy_is_decoded_anew(tmp_path: 
         for revision in (None, "v1")
     }
     assert len(remote) == 8
-
-
-@pytest.mark.parametrize(
-    ("labels", "names"), [([0, -1], ("cat", "dog")), ([0, None], ("cat", "dog")), ([1, None], None)]
-)
-def test_images_without_a_label_are_refused(
-    tmp_path: Path, labels: Sequence[Any], names: Sequence[str] | None
-) -> None:
-    write_set(tmp_path / "pets", labels, labels, names)
-    with pytest.raises(UserError, match=r"^the column 'label' has images without a label$"):
-        HubSet("pets", str(tmp_path)).read("test")
 
 
 # --- folders of images ---
