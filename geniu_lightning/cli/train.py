@@ -182,7 +182,7 @@ class _Training:
                 strategy=settings.exemplar_strategy,
                 seed=config.seed,
             )
-        module = GeniuModule(
+        return GeniuModule(
             classifier=classifier,
             generator=generator,
             exemplars=exemplars,
@@ -192,7 +192,6 @@ class _Training:
             seed=config.seed,
             finished=config.weights is not None,
         )
-        return module
 
     def _checkpoints(self) -> list[Any]:
         from pytorch_lightning.callbacks import ModelCheckpoint

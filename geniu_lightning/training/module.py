@@ -119,9 +119,10 @@ class GeniuModule(LightningModule):
         """
         optimizer = self.settings.optimizer(self.classifier.parameters())
         steps = self.settings.epochs * self.update_schedule.steps_per_epoch
-        optimizers, schedules = [optimizer], [
-            lr_schedule_of(optimizer, self.settings.schedule, steps)
-        ]
+        optimizers, schedules = (
+            [optimizer],
+            [lr_schedule_of(optimizer, self.settings.schedule, steps)],
+        )
         if self.proxy_trainer is not None:
             more = self.proxy_trainer.configure_optimizers()
             optimizers, schedules = optimizers + more[0], schedules + more[1]

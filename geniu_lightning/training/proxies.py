@@ -184,9 +184,7 @@ class _Trained(NamedTuple):
         self.lr_schedule.step()
 
 
-def _trained(
-    parameters: Iterable[nn.Parameter], factory: OptimizerFactory, steps: int
-) -> _Trained:
+def _trained(parameters: Iterable[nn.Parameter], factory: OptimizerFactory, steps: int) -> _Trained:
     held = list(parameters)
     optimizer = factory(held)
     return _Trained(held, optimizer, lr_schedule_of(optimizer, "cosine", steps))

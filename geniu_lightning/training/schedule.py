@@ -37,9 +37,7 @@ class UpdateSchedule:
         done = step - self.first_step
         if not 0 <= done < self.steps:
             return Updates(0, 0)
-        return Updates(
-            *((done + 1) * n // self.steps - done * n // self.steps for n in self.total)
-        )
+        return Updates(*((done + 1) * n // self.steps - done * n // self.steps for n in self.total))
 
     def left(self, step: int) -> Updates:
         """Return the updates from a step on, that step's included."""
