@@ -1,4 +1,4 @@
-"""A kit beside somebody else's training, which is not to notice it."""
+"""`KitCallback`: a kit from a user's own training, which stays the same bit for bit."""
 
 import math
 from pathlib import Path
@@ -10,26 +10,25 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from geniu_lightning import KitCallback, load_kit, unlearn
-from geniu_lightning.cli.build import plain
 from geniu_lightning.errors import KitError, UserError
 from geniu_lightning.kit.networks import state_digest
-from geniu_lightning.settings.configs import CONF
-from geniu_lightning.training import callback as own
+from geniu_lightning.settings.configs import CONF, built
+from geniu_lightning.training.exemplars import entropy
+from geniu_lightning.training.settings import ProxySettings
 from geniu_lightning.unlearning.retrain import steps_of_retraining
-from tests.cli.conftest import Command
-from tests.cli.conftest import command as command
 from tests.training.foreign import (
     BATCH,
     EPOCHS,
+    NAMES,
+    SPEC,
     ByHand,
     Digits,
     Foreign,
     fit,
     images_and_labels,
+    kit_callback,
     seeded,
 )
-from tests.training.growing import NAMES, SPEC, kit_callback
-from tests.training.two_processes import run_by_two
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +43,14 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Foreign, KitC
 # ---- the user's training ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [Foreign, ByHand])
-@pytest.mark.parametrize("exemplar_strategy", ["max_entropy", "random"])
+@pytest.mark.parametrize(
+    ("kind", "strategy"), [(Foreign, "nearest_mean"), (ByHand, "max_entropy"), (Foreign, "random")]
+)
 def test_the_users_training_is_the_same_bit_for_bit(
-    tmp_path: Path, kind: type[Foreign], exemplar_strategy: str
+    tmp_path: Path, kind: type[Foreign], strategy: str
 ) -> None:
     found = []
-    for callbacks in ((), (kit_callback(tmp_path / "kit", exemplar_strategy=exemplar_strategy),)):
+    for callbacks in ((), (kit_callback(tmp_path / "kit", exemplar_strategy=strategy),)):
         module = seeded(kind)
         module.net.layers[1].eval()  # somebody froze a layer
         trainer = fit(module, tmp_path, *callbacks)
@@ -109,69 +109,61 @@ def test_what_retraining_would_take_follows_from_the_kit(
     assert found == math.ceil(trained * retained / len(labels))
 
 
-def test_prompts_and_generator_have_learned(grown: tuple[Path, Foreign, KitCallback]) -> None:
+def test_prompts_and_generator_have_learned_of_images_of_their_class(
+    grown: tuple[Path, Foreign, KitCallback],
+) -> None:
     path, _, callback = grown
     kit = load_kit(path, allow_custom=True)
     prompts = kit.prompts_of()
     right = kit.classifier(prompts.images).argmax(dim=1) == prompts.labels
     assert right.float().mean() > 0.9
-    chosen = callback.gallery.chosen
-    assert chosen is not None
+    chosen = callback.state_dict()["exemplars"]["images"]
     errors = []
     for generator in (kit.generator, kit.info.generator.build().eval()):
         made = generator(prompts.images, sample=False).images.detach()
-        errors.append(float((made - chosen.flatten(0, 1)).square().mean()))
+        errors.append(float((made - chosen).square().mean()))
     assert errors[0] < 0.6 * errors[1]
-
-
-def test_exemplars_are_the_uncertain_images_of_their_class(
-    grown: tuple[Path, Foreign, KitCallback],
-) -> None:
-    chosen = grown[2].gallery.chosen
     images, labels = images_and_labels()
     pixels = SPEC.restore(images)
+    for k, of_class in enumerate(chosen.view(10, 2, 1, 16, 16)):
+        for exemplar in of_class:
+            assert (pixels[labels == k] - exemplar).abs().amax(dim=(1, 2, 3)).min() < 1e-6
+
+
+def test_exemplars_are_scored_by_the_classifier_before_its_step(tmp_path: Path) -> None:
+    entropies: dict[tuple[int, ...], float] = {}
+
+    class Scored(Foreign):
+        """Scores each batch as the callback should, where its own step begins."""
+
+        def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+            images, labels = batch
+            self.net.eval()
+            for image, k, h in zip(images, labels, entropy(self.net(images)), strict=True):
+                row = (int(k), *SPEC.restore(image).flatten().tolist())
+                entropies.setdefault(row, float(h.detach()))  # of the first epoch
+            self.net.train()
+            return super().training_step(batch, batch_idx)
+
+    callback = kit_callback(tmp_path / "kit", exemplars_until=0.1)
+    fit(seeded(Scored), tmp_path, callback, max_epochs=2, limit_train_batches=6)
+    first = list(entropies)[:240]  # the loader shuffles, the second epoch reads others
+    chosen = callback.state_dict()["exemplars"]["images"].view(10, 2, -1)
     for k in range(10):
-        of_class = pixels[labels == k]
-        for exemplar in chosen[k]:
-            assert (of_class - exemplar).abs().amax(dim=(1, 2, 3)).min() < 1e-6
+        best = sorted((row for row in first if row[0] == k), key=lambda row: -entropies[row])
+        assert chosen[k].tolist() == [list(row[1:]) for row in best[:2]]
 
 
-def test_a_class_is_unlearned_from_the_kit_by_the_command_and_from_python(
-    grown: tuple[Path, Foreign, KitCallback], command: Command, tmp_path: Path
-) -> None:
+def test_a_class_is_unlearned_from_the_kit(grown: tuple[Path, Foreign, KitCallback]) -> None:
     path = grown[0]
-    outcome = command(
-        "unlearn",
-        f"kit={path}",
-        "forget=[digit 3]",
-        "unlearner.steps=100",
-        "evaluation=none",
-        "allow_custom=true",
-        f"out={tmp_path}",
-    )
-    assert outcome.status == 0, outcome.err
-    written = load_kit(tmp_path / "unlearned.safetensors", allow_custom=True)
     classifier, _ = unlearn(load_kit(path, allow_custom=True), forget="digit 3", steps=100)
-    assert state_digest(written.classifier) == state_digest(classifier)
     images, labels = images_and_labels()
-    found = [grown[1].net.eval()(images), classifier(images)]
-    right = [(said.argmax(1) == labels)[labels == 3].float().mean() for said in found]
+    right = [
+        (network(images).argmax(1) == labels)[labels == 3].float().mean()
+        for network in (grown[1].net.eval(), classifier)
+    ]
     assert right[0] > 0.9
     assert right[1] < 0.2
-    tuned = unlearn(
-        load_kit(path, allow_custom=True), 3, "finetune", data=(images, labels), steps=2
-    )
-    assert tuned.cost.training_images_read > 0
-    refused = command(
-        "unlearn", f"kit={path}", "forget=[3]", "allow_custom=true", f"runs={tmp_path}"
-    )
-    assert refused.status == 2
-    assert "does not say how it was trained: no 'data'" in refused.err
-    words = ("forget=[3]", "evaluation=accuracy", "allow_custom=true", f"out={tmp_path / 'left'}")
-    refused = command("unlearn", f"kit={path}", *words)
-    assert refused.status == 2
-    assert "nothing can be measured: set evaluation=none" in refused.err
-    assert not (tmp_path / "left" / "unlearned.safetensors").exists()
 
 
 def test_settings_of_the_users_let_a_method_retrain(tmp_path: Path) -> None:
@@ -191,19 +183,15 @@ def test_settings_of_the_users_let_a_method_retrain(tmp_path: Path) -> None:
 
 
 def test_its_defaults_are_those_of_training(tmp_path: Path) -> None:
-    training = plain(OmegaConf.load(CONF / "training" / "default.yaml"))
+    training = built(OmegaConf.load(CONF / "training" / "default.yaml"), "training")
     callback = KitCallback(tmp_path / "kit", NAMES, SPEC)
-    for name, value in callback._record().items():
-        assert training.get(name, 0) == value, name
-    for name, factory in (
-        ("generator_optimizer", own.GENERATOR_OPTIMIZER),
-        ("prompt_optimizer", own.PROMPT_OPTIMIZER),
-    ):
-        expected = {k: v for k, v in training[name].items() if not k.startswith("_")}
-        assert (factory.func, factory.keywords) == (torch.optim.Adam, expected)
+    for name in ProxySettings.__dataclass_fields__:
+        ours, theirs = getattr(training, name), getattr(callback.proxy_settings, name)
+        for value in (ours, theirs):
+            assert not callable(value) or value.func is torch.optim.Adam
+        assert getattr(ours, "keywords", ours) == getattr(theirs, "keywords", theirs), name
     made = callback.generator_spec.build()
-    vae = plain(OmegaConf.load(CONF / "generator" / "vae.yaml"))
-    assert made.mean.out_features == vae["latent"]
+    assert made.mean.out_features == OmegaConf.load(CONF / "generator" / "vae.yaml")["latent"]
 
 
 # ---- resume ----------------------------------------------------------------------------------
@@ -228,14 +216,14 @@ def test_a_resumed_training_grows_the_same_kit(tmp_path: Path) -> None:
         assert kit.info == expected.info
 
 
-def test_a_training_resumed_for_longer_ends_its_courses_at_its_end(tmp_path: Path) -> None:
+def test_a_training_resumed_for_longer_ends_its_lr_schedules_at_its_end(tmp_path: Path) -> None:
     saves = ModelCheckpoint(tmp_path / "saved", filename="{epoch}", save_top_k=-1)
     fit(seeded(), tmp_path, kit_callback(tmp_path / "kit"), saves, enable_checkpointing=True)
     resumed = kit_callback(tmp_path / "longer")
     fit(seeded(), tmp_path, resumed, resume=str(tmp_path / "saved" / "epoch=3.ckpt"), max_epochs=8)
-    for course in resumed._growth.state_dict()["courses"]:
-        assert course["last_epoch"] == course["T_max"]
-        assert course["_last_lr"][0] == pytest.approx(0, abs=1e-9)
+    for lr_schedule in resumed.state_dict()["proxies"]["lr_schedules"]:
+        assert lr_schedule["last_epoch"] == lr_schedule["T_max"]
+        assert lr_schedule["_last_lr"][0] == pytest.approx(0, abs=1e-9)
 
 
 class Entries(DummyLogger):
@@ -278,22 +266,3 @@ def test_a_checkpoint_without_a_kit_is_where_one_begins(tmp_path: Path) -> None:
     fit(module, tmp_path, callback, resume=str(tmp_path / "epoch=1.ckpt"))
     kit = load_kit(tmp_path / "kit", allow_custom=True)
     assert sum(kit.info.class_counts) == 400  # of one epoch, the first of the kit's own
-
-
-# ---- several processes -----------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_two_processes_grow_one_kit_and_leave_the_users_training_alone(tmp_path: Path) -> None:
-    run_by_two("tests.training.callback_one_of_two", str(tmp_path), timeout=180)
-    first, second = (torch.load(tmp_path / f"rank{r}", weights_only=True) for r in (0, 1))
-    for part in ("prompts", "chosen", "counts"):
-        assert torch.equal(first[part], second[part]), part
-    for name, tensor in first["generator"].items():
-        assert torch.equal(second["generator"][name], tensor), name
-    assert int(first["counts"].sum()) == 400
-    kit = load_kit(tmp_path / "kit.safetensors", allow_custom=True)
-    assert torch.equal(kit.prompts, first["prompts"])
-    for name, tensor in kit.classifier.state_dict().items():
-        assert torch.equal(first["net"][name], tensor), name
-        assert torch.equal(first["net without"][name], tensor), name
