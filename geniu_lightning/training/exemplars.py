@@ -39,8 +39,9 @@ class ExemplarSelector:
 
     Scores are those of the classifier before it takes its step on a batch. The choice is exact over
     the epoch and equal on all processes. Among equal scores the image that comes first is chosen:
-    by number, or, where images have none, by when it was read. An image that is chosen again keeps
-    its place, so that no prompt is given another target without need.
+    by number, or, where images have none, by when it was read, the first process's images before
+    the second's. An image that is chosen again keeps its place, so that no prompt is given another
+    target without need.
 
     The two kinds differ in what they store: `IndexedExemplars` the scores of numbered images,
     `streamed_exemplars.StreamedExemplars` the images.

@@ -30,16 +30,6 @@ from tests.training.foreign import (
     seeded,
 )
 
-
-@pytest.fixture(scope="module")
-def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Foreign, KitCallback]:
-    """A kit, the module that it grew beside, and the callback; not to be changed."""
-    path = tmp_path_factory.mktemp("grown") / "deep" / "kit.safetensors"
-    callback, module = kit_callback(path, min_generator_steps=300), seeded()
-    fit(module, path.parents[1], callback)
-    return path, module, callback
-
-
 # ---- the user's training ---------------------------------------------------------------------
 
 
