@@ -14,7 +14,7 @@ from geniu_lightning.cli.command import entry, say
 from geniu_lightning.cli.device import device_of
 from geniu_lightning.cli.objective import objective_of, terms_of
 from geniu_lightning.cli.sweeps import Note, apart, runs_apart
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import SettingError, UserError
 from geniu_lightning.files import sha256_of, write_json
 from geniu_lightning.kit.header import KIT
 from geniu_lightning.runs.folder import RunFolder, folder_of, identity_of, revision
@@ -182,16 +182,19 @@ class _Training:
                 strategy=settings.exemplar_strategy,
                 seed=config.seed,
             )
-        return GeniuModule(
-            classifier=classifier,
-            generator=generator,
-            exemplars=exemplars,
-            spec=data.spec,
-            settings=settings,
-            steps_per_epoch=-(-len(data.indices("train")) // settings.batch_size),
-            seed=config.seed,
-            finished=config.weights is not None,
-        )
+        try:
+            return GeniuModule(
+                classifier=classifier,
+                generator=generator,
+                exemplars=exemplars,
+                spec=data.spec,
+                settings=settings,
+                steps_per_epoch=-(-len(data.indices("train")) // settings.batch_size),
+                seed=config.seed,
+                finished=config.weights is not None,
+            )
+        except SettingError as error:
+            raise error.below("training") from error
 
     def _checkpoints(self) -> list[Any]:
         from pytorch_lightning.callbacks import ModelCheckpoint
