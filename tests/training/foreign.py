@@ -114,10 +114,12 @@ def seeded(kind: Callable[..., LightningModule] = Foreign, **of_net: Any) -> Any
     return kind(**of_net)
 
 
+def vae(width: int) -> NetworkSpec:
+    form = {"channels": 1, "image_size": SIZE, "latent": 16, "width": width}
+    return NetworkSpec("geniu_lightning.models.vae.VAE", form)
+
+
 def kit_callback(path: Path, **settings: Any) -> KitCallback:
-    vae = NetworkSpec(
-        "geniu_lightning.models.vae.VAE",
-        {"channels": 1, "image_size": SIZE, "latent": 16, "width": 8},
-    )
-    few = {"proxies_per_class": 2, "min_generator_steps": 60, "prompt_batch": 8, "generator": vae}
-    return KitCallback(path, NAMES, SPEC, **{"classifier": "net", **few} | settings)
+    few = {"proxies_per_class": 2, "min_generator_steps": 20, "prompt_batch": 8}
+    usual = {"classifier": "net", "generator": vae(width=4), **few}
+    return KitCallback(path, NAMES, SPEC, **usual | settings)

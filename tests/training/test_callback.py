@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 
 from geniu_lightning import KitCallback, load_kit, unlearn
 from geniu_lightning.errors import KitError, UserError
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.settings.configs import CONF, built
 from geniu_lightning.training.exemplars import entropy
@@ -34,16 +36,21 @@ from tests.training.foreign import (
 
 
 @pytest.mark.parametrize(
-    ("kind", "strategy"), [(Foreign, "nearest_mean"), (ByHand, "max_entropy"), (Foreign, "random")]
+    ("kind", "strategy", "more"),
+    [
+        (Foreign, "nearest_mean", {"accumulate_grad_batches": 4}),
+        (ByHand, "max_entropy", {}),
+        (Foreign, "random", {}),
+    ],
 )
 def test_the_users_training_is_the_same_bit_for_bit(
-    tmp_path: Path, kind: type[Foreign], strategy: str
+    tmp_path: Path, kind: type[Foreign], strategy: str, more: dict[str, Any]
 ) -> None:
     found = []
     for callbacks in ((), (kit_callback(tmp_path / "kit", exemplar_strategy=strategy),)):
         module = seeded(kind)
         module.net.layers[1].eval()  # somebody froze a layer
-        trainer = fit(module, tmp_path, *callbacks)
+        trainer = fit(module, tmp_path, *callbacks, **more)
         momentum = trainer.optimizers[0].state_dict()["state"]
         found.append(
             (
@@ -57,15 +64,6 @@ def test_the_users_training_is_the_same_bit_for_bit(
         )
     assert found[0] == found[1]
     assert (tmp_path / "kit").is_file()
-
-
-def test_no_gradient_is_added_to_what_the_user_accumulates(tmp_path: Path) -> None:
-    found = []
-    for callbacks in ((), (kit_callback(tmp_path / "kit"),)):
-        module = seeded()
-        fit(module, tmp_path, *callbacks, accumulate_grad_batches=4)
-        found.append(state_digest(module))
-    assert found[0] == found[1]
 
 
 # ---- the kit ---------------------------------------------------------------------------------
@@ -187,33 +185,32 @@ def test_its_defaults_are_those_of_training(tmp_path: Path) -> None:
 # ---- resume ----------------------------------------------------------------------------------
 
 
-def test_a_resumed_training_grows_the_same_kit(tmp_path: Path) -> None:
+def test_a_resumed_training_yields_the_same_kit_or_a_longer_one_its_own(tmp_path: Path) -> None:
     data = Digits(shuffle=False)  # a shuffling loader would not go on where it was
     whole = kit_callback(tmp_path / "whole")
-    saves = ModelCheckpoint(tmp_path / "saved", filename="{epoch}", save_top_k=-1)
+    saves = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=5)
     module = seeded(dropout=0.0)
     fit(module, tmp_path, whole, saves, data=data, enable_checkpointing=True)
     expected = whole.kit(module)
-    for epoch in (0, 1, 2):
-        saved = tmp_path / "saved" / f"epoch={epoch}.ckpt"
-        state = torch.load(saved, weights_only=True)["callbacks"]
-        assert "KitCallback" in str(state.keys())
-        resumed, module = kit_callback(tmp_path / "resumed"), seeded(dropout=0.0)
-        fit(module, tmp_path, resumed, data=data, resume=str(saved))
-        kit = resumed.kit(module)
+
+    def resumed(step: int, epochs: int = EPOCHS, **settings: Any) -> tuple[KitCallback, Kit]:
+        callback, module = kit_callback(tmp_path / "resumed", **settings), seeded(dropout=0.0)
+        saved = str(tmp_path / f"step={step}.ckpt")
+        fit(module, tmp_path, callback, data=data, resume=saved, max_epochs=epochs)
+        return callback, callback.kit(module)
+
+    assert torch.load(tmp_path / "step=5.ckpt", weights_only=True)["callbacks"].keys()
+    for step in (10, 20, 30):  # ends of epochs, where a DataLoader resumes exactly
+        _, kit = resumed(step)
         assert torch.equal(kit.prompts, expected.prompts)
         assert state_digest(kit.generator) == state_digest(expected.generator)
         assert kit.info == expected.info
-
-
-def test_a_training_resumed_for_longer_ends_its_lr_schedules_at_its_end(tmp_path: Path) -> None:
-    saves = ModelCheckpoint(tmp_path / "saved", filename="{epoch}", save_top_k=-1)
-    fit(seeded(), tmp_path, kit_callback(tmp_path / "kit"), saves, enable_checkpointing=True)
-    resumed = kit_callback(tmp_path / "longer")
-    fit(seeded(), tmp_path, resumed, resume=str(tmp_path / "saved" / "epoch=3.ckpt"), max_epochs=8)
-    for lr_schedule in resumed.state_dict()["proxies"]["lr_schedules"]:
+    longer, _ = resumed(40, epochs=6)
+    for lr_schedule in longer.state_dict()["proxies"]["lr_schedules"]:
         assert lr_schedule["last_epoch"] == lr_schedule["T_max"]
         assert lr_schedule["_last_lr"][0] == pytest.approx(0, abs=1e-9)
+    with pytest.raises(UserError, match="had another prompt_batch: 8 and not 9"):
+        resumed(40, epochs=6, prompt_batch=9)
 
 
 class Entries(DummyLogger):
@@ -228,25 +225,14 @@ class Entries(DummyLogger):
             self.steps.append(step)
 
 
-@pytest.mark.parametrize(("every", "expected"), [(7, [21, 28, 35]), (10, [20, 30, 40])])
-def test_the_log_has_an_entry_wherever_one_is_due(
-    tmp_path: Path, every: int, expected: list[int]
-) -> None:
-    logger = Entries()
-    # an update after every sixth of 30 batches, the first of which is the eleventh of the fit
+def test_the_log_has_an_entry_wherever_there_was_an_update_since_the_last(tmp_path: Path) -> None:
+    # an update at every sixth of 30 batches, the first of which is the eleventh of the fit
     few = {"every_n_steps": 6, "min_generator_steps": 5}
-    grow = kit_callback(tmp_path / "kit", log_every_n_steps=every, **few)
-    fit(seeded(), tmp_path, grow, logger=logger)
-    assert logger.steps == expected
-
-
-def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
-    saves = ModelCheckpoint(tmp_path, filename="{epoch}")
-    callback = kit_callback(tmp_path / "kit")
-    fit(seeded(), tmp_path, callback, saves, enable_checkpointing=True)
-    other = kit_callback(tmp_path / "kit", prompt_batch=9)
-    with pytest.raises(UserError, match="had another prompt_batch: 8 and not 9"):
-        fit(seeded(), tmp_path, other, resume=str(tmp_path / "epoch=3.ckpt"), max_epochs=6)
+    for every, expected in ((7, [21, 28, 35]), (10, [20, 30, 40])):
+        logger = Entries()
+        callback = kit_callback(tmp_path / "kit", log_every_n_steps=every, **few)
+        fit(seeded(), tmp_path, callback, logger=logger)
+        assert logger.steps == expected
 
 
 def test_a_checkpoint_without_a_kit_is_where_one_begins(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_training_that_goes_on_longer_rests_the_kit_and_says_so(tmp_path: Path
     with pytest.warns(UserWarning, match="20 batches after the 20"):
         fit(seeded(), tmp_path, callback)
     proxies = callback.state_dict()["proxies"]
-    assert [schedule["last_epoch"] for schedule in proxies["lr_schedules"]] == [60, 10]
+    assert [schedule["last_epoch"] for schedule in proxies["lr_schedules"]] == [20, 5]
     assert all(s["_last_lr"][0] == pytest.approx(0, abs=1e-9) for s in proxies["lr_schedules"])
 
 

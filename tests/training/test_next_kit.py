@@ -37,7 +37,7 @@ def with_settings(kit: Kit, **settings: Any) -> Kit:
 def brief(kit: Kit) -> Kit:
     # as kits recorded it before the words changed, which must not matter
     words = {"supervision": "random", "when": "beside"}
-    return with_settings(kit, training=words | {"min_generator_steps": 300, "prompt_batch": 16})
+    return with_settings(kit, training=words | {"min_generator_steps": 200, "prompt_batch": 16})
 
 
 def test_it_holds_the_other_prompts_and_a_generator_that_learned_of_them_alone(brief: Kit) -> None:
