@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.errors import SettingError, TrainingDivergedError, UserError
+from geniu_lightning.fitting.distributed import reduced
 from geniu_lightning.fitting.optim import OptimizerFactory
 from geniu_lightning.kit.file import Kit, KitInfo
 from geniu_lightning.kit.networks import NetworkSpec, features_of, head_of
@@ -28,6 +29,7 @@ from geniu_lightning.training import callback_checks as checks
 from geniu_lightning.training.callback_state import FitState
 from geniu_lightning.training.exemplars import ExemplarStrategy
 from geniu_lightning.training.proxies import ProxyTrainer, first_prompts
+from geniu_lightning.training.schedule import TrainingSchedule
 from geniu_lightning.training.settings import (
     GENERATOR_OPTIMIZER,
     PROMPT_OPTIMIZER,
@@ -63,17 +65,17 @@ class KitCallback(Callback):
         reader: Returns normalised images `(N, C, H, W)` and integer labels `(N,)` of a batch.
         epochs: Epochs of the fit; `None` takes the trainer's.
         generator: Network from prompts to images; `None` is our VAE of the images' form.
-        proxies_per_class: As in `ProxySettings`, like all that follow up to `divergence_weight`.
+        proxies_per_class: As in `ProxySettings`, like the ten that follow.
         exemplar_strategy: `max_entropy`, `min_entropy`, `random` or `nearest_mean`.
-        exemplars_until: Share of the epochs in which exemplars are chosen anew, in (0, 1].
+        exemplars_until: Share of the epochs in which exemplars are chosen anew.
         every_n_steps: Batches for each update of prompts and generator.
         min_generator_steps: Least number of updates of the generator.
         prompt_batch: Prompts in an update.
-        generator_optimizer: Of the generator; its rate falls along a cosine.
-        prompt_optimizer: Of the prompts, likewise.
-        prompt_weight: Weight of the prompts' cross-entropy.
-        reconstruction_weight: Weight of the squared error, which is summed over pixels.
-        divergence_weight: Weight of the divergence, which is summed over latents, in nats.
+        generator_optimizer: Of the generator.
+        prompt_optimizer: Of the prompts.
+        prompt_weight: Of the prompts' cross-entropy.
+        reconstruction_weight: Of the squared error.
+        divergence_weight: Of the divergence.
         seed: Of all that the callback draws.
         settings: Goes into the kit's record, plain values; with a `training` of the form of
             `conf/training/default.yaml`, methods that retrain can follow it.
@@ -164,8 +166,10 @@ class KitCallback(Callback):
         """
         state, self._saved = self._saved, None
         first = state["first_epoch"] if state else trainer.current_epoch
-        schedule = self.proxy_settings.update_schedule(
-            checks.batches_of(trainer), checks.epochs_of(trainer, self.epochs) - first
+        schedule = TrainingSchedule(
+            self.proxy_settings,
+            checks.batches_of(trainer),
+            checks.epochs_of(trainer, self.epochs) - first,
         )
         with torch.random.fork_rng():
             torch.manual_seed(stream("init_generator", self.seed))
@@ -209,7 +213,7 @@ class KitCallback(Callback):
             if fit.step == 0:
                 checks.refuse_unlike(network, images, self.spec)
             if epoch == 0:
-                fit.counts += labels.cpu().bincount(minlength=len(fit.counts))
+                fit.counts += reduced(labels.bincount(minlength=len(fit.counts))).cpu()
             if fit.schedule.chooses_exemplars(epoch):
                 self._observe(fit, network, images, labels, trainer.global_rank)
             losses = fit.proxies.train_step(fit.step, network, fit.exemplars.images)
@@ -232,14 +236,11 @@ class KitCallback(Callback):
             fit.latest = {}
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=trainer.global_step)
-        if batch_idx + 1 == fit.schedule.steps_per_epoch:
+        chooses = fit.schedule.chooses_exemplars(trainer.current_epoch - fit.first_epoch)
+        if chooses and batch_idx + 1 == fit.schedule.steps_per_epoch:
             # here and not in the hook of the epoch's end, which a run that is resumed from a
             # checkpoint of this very step would miss
-            epoch = trainer.current_epoch - fit.first_epoch
-            if epoch == 0:
-                fit.merge_counts()
-            if fit.schedule.chooses_exemplars(epoch):
-                fit.exemplars.select()
+            fit.exemplars.select()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the kit; where there can be none, warn and leave the user's training alone."""
@@ -257,15 +258,11 @@ class KitCallback(Callback):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.kit(pl_module).save(self.path)
             planned = fit.schedule.steps_per_epoch * fit.schedule.epochs
-            if fit.step < planned:
+            if fit.step != planned:
                 rank_zero_warn(
-                    f"training ended after {fit.step} of {planned} batches, so prompts and"
-                    " generator of the kit had fewer updates than planned"
-                )
-            if fit.step > planned:
-                rank_zero_warn(
-                    f"training went on for {fit.step - planned} batches after the {planned} that"
-                    " were planned, in which prompts and generator rested"
+                    f"training took {fit.step} batches where {planned} were planned:"
+                    " prompts and generator of the kit had fewer updates than planned, or rested"
+                    " in the batches beyond"
                 )
             rank_zero_info(f"kit: {self.path}")
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import Tensor
 
-from geniu_lightning.fitting.distributed import rank, reduced
 from geniu_lightning.fitting.guard import NonFiniteGuard
 from geniu_lightning.training.proxies import ProxyTrainer
 from geniu_lightning.training.schedule import TrainingSchedule
@@ -35,30 +34,19 @@ class FitState:
     def __post_init__(self) -> None:
         self.guard = NonFiniteGuard("lower the rates of generator_optimizer and prompt_optimizer")
         self.latest: dict[str, Tensor] = {}  # terms of the last update that is not logged yet
-        self._merged = False
-
-    def merge_counts(self) -> None:
-        """Add up the counts of all processes."""
-        self.counts = reduced(self.counts.to(self.proxies.prompts.device)).cpu()
-        self._merged = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as tensors and plain values; all processes call it."""
-        counts = self.counts.to(self.proxies.prompts.device)
         return {
             "step": self.step,
             "first_epoch": self.first_epoch,
-            "counts": (self.counts if self._merged else reduced(counts)).cpu(),
-            "merged": self._merged,
+            "counts": self.counts,
             "proxies": self.proxies.state_dict(),
             "exemplars": self.exemplars.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
-        self.step, self._merged = state["step"], state["merged"]
-        self.counts = state["counts"].cpu()
-        if rank() > 0 and not self._merged:
-            self.counts.zero_()  # those of all processes: one of them adds them again
+        self.step, self.counts = state["step"], state["counts"].cpu()
         self.proxies.load_state_dict(state["proxies"], self.step)
         self.exemplars.load_state_dict(state["exemplars"])

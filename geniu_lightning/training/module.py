@@ -21,6 +21,7 @@ from geniu_lightning.seeds import stream
 from geniu_lightning.training.exemplars import IndexedExemplars
 from geniu_lightning.training.losses import CombinedLoss, ImageBatch, combined_loss
 from geniu_lightning.training.proxies import ProxyTrainer, first_prompts
+from geniu_lightning.training.schedule import TrainingSchedule
 from geniu_lightning.training.settings import TrainingSettings
 
 
@@ -80,8 +81,8 @@ class GeniuModule(LightningModule):
         )
         # three optimizers at their own pace; the sum of the terms is one loss all the same
         self.automatic_optimization = False
-        self.update_schedule = settings.update_schedule(
-            steps_per_epoch, settings.epochs, with_generator=generator is not None
+        self.update_schedule = TrainingSchedule(
+            settings, steps_per_epoch, settings.epochs, with_generator=generator is not None
         )
         self.classifier: Any = classifier  # which has features and a head, by contract
         self.proxy_generator = generator

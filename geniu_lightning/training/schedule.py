@@ -1,14 +1,11 @@
 """When training does what: epochs of the classifier, updates of prompts and generator."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
-
-from pydantic import Field
+from typing import NamedTuple
 
 from geniu_lightning.errors import SettingError
-from geniu_lightning.settings.checked import NonNegativeInt, PositiveInt, checked
-
-When = Literal["during", "after"]
+from geniu_lightning.settings.checked import PositiveInt, checked
+from geniu_lightning.training.settings import ProxySettings
 
 
 class Updates(NamedTuple):
@@ -54,28 +51,22 @@ class TrainingSchedule:
     (`during`), or fill one more epoch in which the classifier rests (`after`).
 
     Args:
+        settings: When and how often there is an update.
         steps_per_epoch: Batches in an epoch.
         epochs: Epochs of the classifier.
         with_generator: Whether prompts and a generator are trained at all.
-        when: `during` or `after` the classifier's epochs.
-        exemplars_until: Share of the classifier's epochs in which exemplars are chosen anew.
-        every_n_steps: Steps for each update of prompts and generator.
-        min_generator_steps: Least number of updates of the generator.
 
     Raises:
-        SettingError: If a setting is out of range, or there is no epoch for the updates.
+        SettingError: If there is no epoch for the updates.
     """
 
+    settings: ProxySettings
     steps_per_epoch: PositiveInt
     epochs: PositiveInt
     with_generator: bool = True
-    when: When = "during"
-    exemplars_until: Annotated[float, Field(gt=0, le=1)] = 0.5
-    every_n_steps: PositiveInt = 4
-    min_generator_steps: NonNegativeInt = 1000
 
     def __post_init__(self) -> None:
-        if self.with_generator and self.when == "during" and self.epochs < 2:
+        if self.with_generator and self.settings.when == "during" and self.epochs < 2:
             raise SettingError(
                 f"must be at least 2, got {self.epochs}: a generator trained during the"
                 " classifier's epochs learns from exemplars that an epoch before chose",
@@ -85,7 +76,7 @@ class TrainingSchedule:
     @property
     def max_epochs(self) -> int:
         """Epochs of the whole training, the one after the classifier's included."""
-        return self.epochs + (self.with_generator and self.when == "after")
+        return self.epochs + (self.with_generator and self.settings.when == "after")
 
     @property
     def updates(self) -> UpdateSchedule:
@@ -94,18 +85,18 @@ class TrainingSchedule:
         The generator gets one every `every_n_steps`, but at least `min_generator_steps` in all;
         prompts get an `every_n_steps`-th of those, but at least one in all and at most one a step.
         """
-        first = self.steps_per_epoch * (1 if self.when == "during" else self.epochs)
+        first = self.steps_per_epoch * (1 if self.settings.when == "during" else self.epochs)
         steps = self.steps_per_epoch * self.max_epochs - first
         if not self.with_generator:
             return UpdateSchedule(first, max(steps, 0), Updates(0, 0))
-        usual = steps // self.every_n_steps
-        generator = max(self.min_generator_steps, usual)
-        prompts = max(min(steps, generator // self.every_n_steps), usual, 1)
+        usual = steps // self.settings.every_n_steps
+        generator = max(self.settings.min_generator_steps, usual)
+        prompts = max(min(steps, generator // self.settings.every_n_steps), usual, 1)
         return UpdateSchedule(first, steps, Updates(prompts, generator))
 
     def chooses_exemplars(self, epoch: int) -> bool:
         """Whether exemplars are chosen at the end of an epoch; the first one always does."""
-        return epoch < max(1, round(self.exemplars_until * self.epochs))
+        return epoch < max(1, round(self.settings.exemplars_until * self.epochs))
 
     def ends_epoch(self, step: int) -> bool:
         """Whether a step is the last one of its epoch."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -16,7 +16,8 @@ from geniu_lightning.settings.checked import (
     checked,
 )
 from geniu_lightning.training.exemplars import ExemplarStrategy
-from geniu_lightning.training.schedule import TrainingSchedule, When
+
+When = Literal["during", "after"]
 
 GENERATOR_OPTIMIZER = partial(torch.optim.Adam, lr=0.001, fused=True)
 PROMPT_OPTIMIZER = partial(torch.optim.Adam, lr=0.1)
@@ -61,20 +62,6 @@ class ProxySettings:
     prompt_weight: NonNegative = 1.0
     reconstruction_weight: NonNegative = 1.0
     divergence_weight: NonNegative = 0.1
-
-    def update_schedule(
-        self, steps_per_epoch: int, epochs: int, with_generator: bool = True
-    ) -> TrainingSchedule:
-        """Return when what is trained, given the length of the classifier's training."""
-        return TrainingSchedule(
-            steps_per_epoch=steps_per_epoch,
-            epochs=epochs,
-            with_generator=with_generator,
-            when=self.when,
-            exemplars_until=self.exemplars_until,
-            every_n_steps=self.every_n_steps,
-            min_generator_steps=self.min_generator_steps,
-        )
 
     def plain(self) -> dict[str, Any]:
         """Return the settings that are plain values: all but the optimizers."""

@@ -36,6 +36,7 @@ class Settings:
     prompt_rate: float
     seed: int
     after: bool = False
+    gradient_bound: float | None = None
 
 
 @dataclass
@@ -107,6 +108,11 @@ def train(
             adam_f.param_groups[0]["lr"] = one_cycle(s.classifier_rate, step, s.epochs * batches)
             adam_f.zero_grad()
             loss.backward()
+            if s.gradient_bound is not None:
+                gradients = [p.grad for p in classifier.parameters()]
+                norm = math.sqrt(sum(float((g.double() ** 2).sum()) for g in gradients))
+                for gradient in gradients:
+                    gradient.mul_(min(1.0, s.gradient_bound / (norm + 1e-6)))
             adam_f.step()
         if z_gradient is not None:
             adam_z.param_groups[0]["lr"] = cosine(s.prompt_rate, done_z, prompt_steps)

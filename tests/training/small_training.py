@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL.Image import fromarray
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.data.loader import IndexLoader
-from geniu_lightning.data.module import ImageData
-from geniu_lightning.data.sources import Pictures
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.models.vae import VAE
 from geniu_lightning.training.exemplars import IndexedExemplars
@@ -58,42 +55,16 @@ def networks(kind: type[AllCNN] = AllCNN) -> tuple[AllCNN, VAE]:
         return kind(1, CLASSES, width=2), VAE(1, SIZE, latent=8)
 
 
-def loader_of(images: Tensor = IMAGES, seed: int = 3) -> IndexLoader:
-    return IndexLoader(
-        lambda rows, _: (SPEC.normalise(images[rows]), LABELS[rows]),
-        torch.arange(len(LABELS)),
-        BATCH,
-        seed,
-    )
+def loader_of(augmented: bool = False) -> IndexLoader:
+    def read(rows: Tensor, augmentation: int | None) -> tuple[Tensor, Tensor]:
+        images = IMAGES[rows]
+        if augmented:
+            assert augmentation is not None  # as the loader has a seed
+            rng = torch.Generator().manual_seed(augmentation)
+            images = images + 0.1 * torch.randn(images.shape, generator=rng)
+        return SPEC.normalise(images), LABELS[rows]
 
-
-class Synthetic:
-    """The same images as a source of the data module."""
-
-    def __init__(self, name: str, root: str | None) -> None:
-        """Take what the data module passes to any source."""
-
-    def key(self) -> str:
-        return "synthetic"
-
-    def read(self, split: str) -> Pictures:
-        return Pictures(map(fromarray, PIXELS[:, 0].numpy()), LABELS.tolist(), ("a", "b", "c"))
-
-
-def data_in(folder: Path) -> ImageData:
-    return ImageData(
-        name="synthetic",
-        source=Synthetic,
-        image_size=SIZE,
-        channels=1,
-        imbalance=lambda labels, names: torch.arange(len(labels)),
-        batch_size=BATCH,
-        mean=0.4,
-        std=0.3,
-        pad=1,
-        seed=3,
-        cache_folder=str(folder),
-    )
+    return IndexLoader(read, torch.arange(len(LABELS)), BATCH, 3)
 
 
 def module_of(

@@ -150,7 +150,10 @@ def test_a_training_that_ends_early_is_left_alone_and_told_so(tmp_path: Path) ->
         def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
             self.trainer.should_stop = self.global_step >= self.last
 
-    for last, said, written in ((5, "before the second epoch", False), (15, "15 of 40", True)):
+    for last, said, written in (
+        (5, "before the second epoch", False),
+        (15, "took 15 batches where 40 were", True),
+    ):
         module = seeded(Stops)
         module.last = last
         with pytest.warns(UserWarning, match=said):
@@ -160,7 +163,7 @@ def test_a_training_that_ends_early_is_left_alone_and_told_so(tmp_path: Path) ->
 
 def test_a_training_that_goes_on_longer_rests_the_kit_and_says_so(tmp_path: Path) -> None:
     callback = kit_callback(tmp_path / "kit", epochs=2)
-    with pytest.warns(UserWarning, match="20 batches after the 20"):
+    with pytest.warns(UserWarning, match="took 40 batches where 20 were"):
         fit(seeded(), tmp_path, callback)
     proxies = callback.state_dict()["proxies"]
     assert [schedule["last_epoch"] for schedule in proxies["lr_schedules"]] == [20, 5]

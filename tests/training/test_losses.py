@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from geniu_lightning.models.allcnn import AllCNN
@@ -118,19 +116,6 @@ def test_prompts_leave_statistics_modes_and_flags_of_the_classifier() -> None:
     assert same(part(all_of, "classifier"), before)
     assert [p.requires_grad for p in all_of.parameters()] == wanted
     assert [layer.training for layer in all_of.modules()] == modes
-
-
-@settings(max_examples=20, deadline=None)
-@given(
-    n=st.integers(1, 4), c=st.sampled_from([1, 3]), side=st.integers(1, 6), seed=st.integers(0, 99)
-)
-def test_reconstruction_is_the_squared_distance_averaged_over_images(
-    n: int, c: int, side: int, seed: int
-) -> None:
-    made, target = np.random.default_rng(seed).random((2, n, c, side, side))
-    expected = np.mean([np.linalg.norm((a - b).ravel()) ** 2 for a, b in zip(made, target)])  # noqa: B905
-    found = reconstruction(torch.tensor(made), torch.tensor(target))
-    assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
 def test_losses_are_computed_in_32_bits_whatever_the_networks_give() -> None:

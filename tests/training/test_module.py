@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
@@ -31,7 +31,6 @@ from tests.training.small_training import (
     SPEC,
     DroppedOut,
     Moves,
-    data_in,
     fit,
     loader_of,
     module_of,
@@ -58,7 +57,7 @@ def during(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             ("end-of-{epoch}", {"every_n_epochs": 1}),
         )
     )
-    trainer = fit(module, folder, moves, steps, epochs, data=data_in(folder))
+    trainer = fit(module, folder, moves, steps, epochs, data=loader_of(augmented=True))
     assert trainer.global_step == LAST  # of the classifier alone
     return module, moves, folder
 
@@ -68,7 +67,7 @@ def after(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("after")
     module, moves = module_of(when="after", min_generator_steps=7), Moves()
     every = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
-    trainer = fit(module, folder, moves, every, data=data_in(folder))
+    trainer = fit(module, folder, moves, every, data=loader_of(augmented=True))
     assert (trainer.current_epoch, trainer.global_step) == (EPOCHS + 1, LAST)
     return module, moves, folder
 
@@ -77,16 +76,18 @@ def after(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @pytest.mark.parametrize(
-    ("when", "least", "every"), [("during", 10, 2), ("during", 1, 3), ("after", 7, 2)]
+    ("when", "least", "every", "bound"),
+    [("during", 10, 2, None), ("during", 1, 3, 2.0), ("after", 7, 2, None)],
 )
 def test_training_is_that_of_a_plain_loop(
-    when: str, least: int, every: int, tmp_path: Path
+    when: str, least: int, every: int, bound: float | None, tmp_path: Path
 ) -> None:
     numbers = training_loop.Settings(
         num_classes=CLASSES, per_class=PER_CLASS, batch_size=BATCH, epochs=EPOCHS,
         exemplar_epochs=2, every_n_steps=every, min_generator_steps=least, prompt_batch=4,
         prompt_weight=0.7, reconstruction_weight=0.9, divergence_weight=0.3,
         classifier_rate=0.01, generator_rate=1e-4, prompt_rate=0.1, seed=3, after=when == "after",
+        gradient_bound=bound,
     )  # fmt: skip
     expected = training_loop.train(*networks(), IMAGES, LABELS, 0.4, 0.3, numbers)
     module = module_of(
@@ -96,6 +97,7 @@ def test_training_is_that_of_a_plain_loop(
         prompt_weight=0.7,
         reconstruction_weight=0.9,
         divergence_weight=0.3,
+        max_gradient_norm=bound,
         generator_optimizer=partial(torch.optim.SGD, lr=1e-4),
     )
     start = part(module, "")
@@ -103,11 +105,13 @@ def test_training_is_that_of_a_plain_loop(
     assert module.exemplars is not None
     assert module.exemplars.ids is not None
     assert module.exemplars.ids.tolist() == expected.exemplars
-    torch.testing.assert_close(module.prompts.detach(), expected.prompts, rtol=0, atol=1e-6)
+    # the bound rounds otherwise, which Adam makes more of where gradients are nearly zero
+    near = 1e-6 if bound is None else 1e-4
+    torch.testing.assert_close(module.prompts.detach(), expected.prompts, rtol=0, atol=near)
     for name, network in (("classifier", expected.classifier), ("proxy_generator", expected.vae)):
         for key, value in network.state_dict().items():
             found = module.state_dict()[f"{name}.{key}"]
-            torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-6, msg=f"{name}.{key}")
+            torch.testing.assert_close(found, value, rtol=1e-5, atol=near, msg=f"{name}.{key}")
     for name, least_move in (("classifier", 1e-3), ("proxy_generator", 1e-4), ("prompts", 1e-2)):
         assert any(
             (v - start[k]).abs().max() > least_move for k, v in part(module, name).items()
@@ -178,33 +182,6 @@ def test_exemplars_are_chosen_anew_for_a_share_of_the_epochs_and_max_steps_is_th
     assert moves.moved["classifier"] == list(range(7))
 
 
-def test_bound_of_the_gradient_holds_for_the_classifier_alone(tmp_path: Path) -> None:
-    plainly, bound = partial(torch.optim.SGD, lr=1.0), 1e-4
-    steps: list[float] = []
-
-    class Steps(Moves):
-        def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
-            now = torch.cat([p.detach().flatten() for p in module.classifier.parameters()])
-            if hasattr(self, "last"):
-                steps.append(float((now - self.last).norm()))
-            self.last = now
-            super().on_train_batch_end(trainer, module)
-
-    moves = Steps()
-    module = module_of(
-        max_gradient_norm=bound,
-        optimizer=plainly,
-        prompt_optimizer=plainly,
-        generator_optimizer=partial(torch.optim.SGD, lr=0.01),
-        schedule="none",
-    )
-    fit(module, tmp_path, moves)
-    assert len(steps) == LAST - 1
-    assert all(0.9 * bound < step < 1.1 * bound for step in steps)
-    before, now = moves.start["proxy_generator"], part(module, "proxy_generator")
-    assert max(float((now[k] - before[k]).norm()) for k in before if "weight" in k) > 10 * bound
-
-
 # ---- resume ----------------------------------------------------------------------------------
 
 
@@ -227,7 +204,7 @@ def test_resumed_training_ends_bitwise_where_an_uninterrupted_one_does(
     module = module_of(**changed)
     with torch.random.fork_rng():
         torch.manual_seed(12345)  # whatever another process's random state was
-        trainer = fit(module, tmp_path, data=data_in(folder), ckpt_path=file)
+        trainer = fit(module, tmp_path, data=loader_of(augmented=True), ckpt_path=file)
     assert trainer.global_step == LAST
     assert same(module.state_dict(), uninterrupted.state_dict())
     assert torch.equal(module.exemplars.ids, uninterrupted.exemplars.ids)  # type: ignore[union-attr, arg-type]

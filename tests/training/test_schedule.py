@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from geniu_lightning.errors import SettingError
 from geniu_lightning.training.schedule import TrainingSchedule, Updates, UpdateSchedule
+from geniu_lightning.training.settings import ProxySettings
 
 
 @settings(max_examples=60, deadline=None)
@@ -30,9 +31,9 @@ def test_updates_add_up_and_are_spread_evenly(
 
 
 def test_how_many_updates_there_are_and_when() -> None:
-    def schedule(**changed: Any) -> TrainingSchedule:
-        usual: dict[str, Any] = {"steps_per_epoch": 4, "epochs": 3, "every_n_steps": 2}
-        return TrainingSchedule(**usual | changed)
+    def schedule(epochs: int = 3, with_generator: bool = True, **changed: Any) -> TrainingSchedule:
+        settings = ProxySettings(**{"every_n_steps": 2} | changed)
+        return TrainingSchedule(settings, 4, epochs, with_generator)
 
     for least, every, prompts, generator in (
         (0, 2, 4, 4),  # eight steps, every second
