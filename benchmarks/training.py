@@ -19,13 +19,14 @@ from geniu_lightning.data.loader import IndexLoader
 from geniu_lightning.fitting.compile import CompileAndMemoryFormat
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.models.vae import VAE
-from geniu_lightning.training.exemplars import Exemplars
+from geniu_lightning.training.exemplars import IndexedExemplars
 from geniu_lightning.training.module import GeniuModule
+from geniu_lightning.training.settings import TrainingSettings
 
 BATCH = 64
 Precision = Literal["32-true", "bf16-mixed"]
 REAL_STEPS, REAL_EPOCHS = 178, 8  # MNIST at ratio 0.1, batch 64
-CLASSES, PER_CLASS, EVERY, AT_LEAST = 10, 10, 4, 1000  # conf/training/default.yaml
+CLASSES, EVERY, AT_LEAST = 10, 4, 1000  # conf/training/default.yaml
 
 
 class StepTimes(Callback):
@@ -54,25 +55,28 @@ def seconds_of_steps(
     images = torch.rand(count, 1, 28, 28)
     labels = torch.arange(count) % CLASSES
     loader = IndexLoader(lambda i, _: (images[i] * 2 - 1, labels[i]), torch.arange(count), 64, 0)
-    real_ticks = REAL_STEPS * (REAL_EPOCHS - 1)
-    generator_steps = max(AT_LEAST, real_ticks // EVERY)
-    module = GeniuModule(
-        classifier=AllCNN(1, CLASSES, width),
-        proxy_generator=VAE() if with_proxies else None,
-        spec=ImageSpec.of(28, 1, 0.5, 0.5),
-        exemplars=Exemplars(labels, torch.arange(count), CLASSES, PER_CLASS)
-        if with_proxies
-        else None,
-        exemplar_images=lambda i: images[i],
-        steps_per_epoch=steps,
+    real_steps = REAL_STEPS * (REAL_EPOCHS - 1)
+    generator_steps = max(AT_LEAST, real_steps // EVERY)
+    settings = TrainingSettings(
         epochs=2,
         optimizer=partial(torch.optim.AdamW, lr=0.003),
-        schedule="onecycle",
-        generator_optimizer=partial(torch.optim.Adam, lr=0.001, fused=True),
-        prompt_optimizer=partial(torch.optim.Adam, lr=0.1),
         every_n_steps=EVERY,
-        min_generator_steps=round(generator_steps * steps / real_ticks),
-        prompt_batch=20,
+        min_generator_steps=round(generator_steps * steps / real_steps),
+    )
+    exemplars = IndexedExemplars(
+        labels,
+        torch.arange(count),
+        images.__getitem__,
+        num_classes=CLASSES,
+        per_class=settings.proxies_per_class,
+    )
+    module = GeniuModule(
+        classifier=AllCNN(1, CLASSES, width),
+        generator=VAE() if with_proxies else None,
+        exemplars=exemplars if with_proxies else None,
+        spec=ImageSpec.of(28, 1, 0.5, 0.5),
+        settings=settings,
+        steps_per_epoch=steps,
     )
     times = StepTimes()
     Trainer(

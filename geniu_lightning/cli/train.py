@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zipfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from geniu_lightning.cli.command import entry, say
 from geniu_lightning.cli.device import device_of
 from geniu_lightning.cli.objective import objective_of, terms_of
 from geniu_lightning.cli.sweeps import Note, apart, runs_apart
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import SettingError, UserError
 from geniu_lightning.files import sha256_of, write_json
 from geniu_lightning.kit.header import KIT
 from geniu_lightning.runs.folder import RunFolder, folder_of, identity_of, revision
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished r
     from geniu_lightning.data.module import ImageData
     from geniu_lightning.kit.file import Kit
     from geniu_lightning.training.module import GeniuModule
+    from geniu_lightning.training.settings import TrainingSettings
 
 
 def main() -> None:
@@ -124,7 +126,7 @@ class _Training:
                 label="training",
                 loggers=loggers,
                 callbacks=[*self._checkpoints(), clock],
-                max_epochs=module.cadence.max_epochs,
+                max_epochs=module.update_schedule.max_epochs,
                 limit_val_batches=1.0 if len(self.data.indices("validation")) else 0,
             )
             fit(trainer, module, self.data, ckpt_path=self._resume_point())
@@ -140,7 +142,8 @@ class _Training:
         from geniu_lightning.kit.networks import state_digest
         from geniu_lightning.kit.weights import classifier_from
         from geniu_lightning.seeds import stream
-        from geniu_lightning.training.exemplars import Exemplars
+        from geniu_lightning.training.exemplars import IndexedExemplars
+        from geniu_lightning.training.module import GeniuModule
 
         config, data = self.config, self.data
         classes = len(data.names)
@@ -159,34 +162,39 @@ class _Training:
             self.began = {"initial_sha256": state_digest(classifier)}
             torch.manual_seed(stream("init_generator", config.seed))
             generator = self.generator_spec.build() if self.generator_spec else None
-        settings = plain(config.training)
+        settings: TrainingSettings = built(config.training, "training")
         if config.weights is not None:
             weights = Path(config.weights).expanduser()
             classifier = classifier_from(weights, classifier_spec, allow_custom=True)
             classifier.requires_grad_(True)
             # what those began with is not told
             self.began = {"weights_sha256": self.mark.identity["weights_sha256"]}
-            settings["epochs"] = 1  # that reads the scores which exemplars are chosen by
-        batch_size = settings.pop("batch_size")
-        per_class, rule = settings.pop("proxies_per_class"), settings.pop("exemplar_strategy")
+            # one epoch, that reads the scores which exemplars are chosen by
+            settings = dataclasses.replace(settings, epochs=1)
         exemplars = None
         if generator is not None:
-            if per_class < 1:
-                raise UserError(f"training.proxies_per_class must be at least 1, got {per_class}")
-            exemplars = Exemplars(
-                data.all_labels, data.indices("train"), classes, per_class, rule, config.seed
+            exemplars = IndexedExemplars(
+                data.all_labels,
+                data.indices("train"),
+                data.exemplars,
+                num_classes=classes,
+                per_class=settings.proxies_per_class,
+                strategy=settings.exemplar_strategy,
+                seed=config.seed,
             )
-        module: GeniuModule = built(settings)(
-            classifier=classifier,
-            proxy_generator=generator,
-            spec=data.spec,
-            exemplars=exemplars,
-            exemplar_images=data.exemplars,
-            steps_per_epoch=-(-len(data.indices("train")) // batch_size),
-            seed=config.seed,
-            finished=config.weights is not None,
-        )
-        return module
+        try:
+            return GeniuModule(
+                classifier=classifier,
+                generator=generator,
+                exemplars=exemplars,
+                spec=data.spec,
+                settings=settings,
+                steps_per_epoch=-(-len(data.indices("train")) // settings.batch_size),
+                seed=config.seed,
+                finished=config.weights is not None,
+            )
+        except SettingError as error:
+            raise error.below("training") from error
 
     def _checkpoints(self) -> list[Any]:
         from pytorch_lightning.callbacks import ModelCheckpoint

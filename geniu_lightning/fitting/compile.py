@@ -12,14 +12,14 @@ from geniu_lightning.errors import UserError
 
 
 class CompileAndMemoryFormat(Callback):
-    """Fits ``module.classifier`` in another layout or compiled, and leaves it as it was.
+    """Fits `module.classifier` in another memory layout or compiled, and restores it afterwards.
 
-    Kits, evaluations and whatever edits weights afterwards see neither.
+    Kits, evaluations and edits of weights after the fit see the plain network.
 
     Args:
-        channels_last: Keep weights of convolutions, and so what they put out, with channels last.
-        compiled: Compile calls of the network by ``torch.compile``, and of its features where the
-            module has them taken by ``features_of``. Copies of the network are plain ones.
+        channels_last: Store weights of convolutions, and so their outputs, with channels last.
+        compiled: Compile the network's forward pass by `torch.compile`, and its features where the
+            module has a method `features_of`. Copies of the network are not compiled.
 
     Raises:
         UserError: If there is no compiler.

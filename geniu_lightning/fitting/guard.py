@@ -1,4 +1,4 @@
-"""Fits under watch: the first bad step is named, and Ctrl-C stays Ctrl-C."""
+"""The guard against losses that are no finite numbers, and a fit that Ctrl-C can end."""
 
 from typing import Any
 
@@ -25,10 +25,10 @@ def fit(trainer: Trainer, module: LightningModule, *what: Any, **how: Any) -> No
 
 
 class NonFiniteGuard:
-    """Remembers the first step whose loss was no finite number.
+    """Records the first step whose loss was no finite number.
 
-    The record stays on the loss's device; reading it is what costs, so it is read now and then and
-    before anything is saved.
+    The record stays on the loss's device. Reading it synchronises the device, so it is read now and
+    then, and before anything is saved.
 
     Args:
         remedy: What the reader of the error can do.

@@ -7,20 +7,20 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import SettingError
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 Schedule = Literal["onecycle", "cosine", "none"]
 
 
-def schedule_of(optimizer: Optimizer, schedule: Schedule, steps: int) -> LRScheduler:
-    """Return the course of the learning rate over ``steps`` steps.
+def lr_schedule_of(optimizer: Optimizer, schedule: Schedule, steps: int) -> LRScheduler:
+    """Return the learning-rate schedule of an optimizer over `steps` of its steps.
 
-    ``onecycle`` rises to the optimizer's rate over the first 30 % and falls to nearly zero,
-    ``cosine`` falls from it to zero, ``none`` keeps it.
+    `onecycle` rises to the optimizer's rate over the first 30 % and falls to nearly zero,
+    `cosine` falls from that rate to zero, `none` keeps it.
 
     Raises:
-        UserError: If there is no such schedule.
+        SettingError: If there is no such schedule.
     """
     if schedule == "onecycle":
         # OneCycleLR asks for a step more than it is given when steps == 1
@@ -30,4 +30,5 @@ def schedule_of(optimizer: Optimizer, schedule: Schedule, steps: int) -> LRSched
         return CosineAnnealingLR(optimizer, T_max=max(1, steps))
     if schedule == "none":
         return LambdaLR(optimizer, lambda step: 1.0)
-    raise UserError(f"schedule must be onecycle, cosine or none, got {schedule!r}")
+    # a kit's recorded schedule arrives here unchecked
+    raise SettingError(f"must be onecycle, cosine or none, got {schedule!r}", key="schedule")

@@ -94,10 +94,10 @@ class StepClock(Callback):
         seconds = time.perf_counter() - self._start
         assert isinstance(pl_module, GeniuModule)
         self.finished = pl_module.finished
-        cadence = pl_module.cadence
-        tick = trainer.current_epoch * cadence.steps_per_epoch + batch_idx
+        schedule = pl_module.update_schedule
+        step = trainer.current_epoch * schedule.steps_per_epoch + batch_idx
         self.all.append(seconds)
-        if not cadence.due(tick, cadence.prompt_steps) + cadence.due(tick, cadence.generator_steps):
+        if not any(schedule.updates.at(step)):
             self.plain.append(seconds)
 
     def cost(self) -> Cost:

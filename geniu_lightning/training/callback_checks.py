@@ -1,4 +1,4 @@
-"""What a callback is handed by somebody else's module, loader and trainer, and what it refuses."""
+"""What `KitCallback` takes from a user's module, batches and trainer, and what it refuses."""
 
 from collections.abc import Callable, Mapping
 from operator import attrgetter
@@ -18,11 +18,7 @@ TOLERANCE = 0.1  # by which augmentation may leave [0, 1]
 
 
 def pairs(batch: Any) -> tuple[Tensor, Tensor]:
-    """Return images and labels of a batch that begins with them.
-
-    Raises:
-        UserError: If it does not.
-    """
+    """Return images and labels of a batch that begins with them; refuse any other."""
     if not (isinstance(batch, tuple | list) and len(batch) >= 2):
         raise UserError(
             f"the batch is a {type(batch).__name__} and no pair of images and labels: pass"
@@ -34,11 +30,7 @@ def pairs(batch: Any) -> tuple[Tensor, Tensor]:
 def network_of(
     module: LightningModule, where: str | Callable[[LightningModule], nn.Module]
 ) -> nn.Module:
-    """Return a module's classifier, found by attribute or function.
-
-    Raises:
-        UserError: If there is none.
-    """
+    """Return a module's classifier, found by attribute or function; refuse what is none."""
     try:
         network: Any = attrgetter(where)(module) if isinstance(where, str) else where(module)
     except AttributeError as error:
@@ -59,10 +51,10 @@ def spec_of(network: nn.Module, arguments: Mapping[str, Any]) -> NetworkSpec:
 
 
 def rebuilt(network: nn.Module, arguments: Mapping[str, Any], classes: int) -> nn.Module:
-    """Return a new network of the classifier's kind, as whoever loads the kit builds it.
+    """Return a new network of the classifier's class, as whoever loads the kit builds it.
 
     Raises:
-        UserError: If that fails or makes another network, or the classifier is none.
+        UserError: If the classifier is none, cannot be built, or is built as another network.
     """
     spec = spec_of(network, arguments)
     refuse_no_classifier(network, spec.target)
@@ -96,24 +88,16 @@ def rebuilt(network: nn.Module, arguments: Mapping[str, Any], classes: int) -> n
 
 
 def refuse_strategy(trainer: Trainer) -> None:
-    """Let pass what keeps a whole classifier in every process.
-
-    Raises:
-        UserError: If the strategy shards networks.
-    """
+    """Refuse a strategy that does not hold the whole classifier in every process."""
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
         raise UserError(
             "KitCallback needs a whole classifier in every process, which"
-            f" {type(trainer.strategy).__name__} does not keep: use one device or ddp"
+            f" {type(trainer.strategy).__name__} does not hold: use one device or ddp"
         )
 
 
 def batches_of(trainer: Trainer) -> int:
-    """Return the batches of an epoch.
-
-    Raises:
-        UserError: If their number is not known.
-    """
+    """Return the batches of an epoch; refuse a loader that does not know them."""
     count = trainer.num_training_batches
     if not isinstance(count, int):
         raise UserError(
@@ -124,11 +108,7 @@ def batches_of(trainer: Trainer) -> int:
 
 
 def epochs_of(trainer: Trainer, wanted: int | None) -> int:
-    """Return the epochs of a fit.
-
-    Raises:
-        UserError: If their number is not known.
-    """
+    """Return the epochs of a fit; refuse a trainer that does not know them."""
     epochs = wanted or trainer.max_epochs
     if epochs is None or epochs < 1:
         raise UserError(
@@ -139,11 +119,7 @@ def epochs_of(trainer: Trainer, wanted: int | None) -> int:
 
 
 def refuse_batch(images: Any, labels: Any, spec: ImageSpec, classes: int) -> None:
-    """Let pass normalised images of the spec's form and a class for each.
-
-    Raises:
-        UserError: If they are not.
-    """
+    """Refuse images of another form than the spec's, and labels that are not one class each."""
     shape = (spec.channels, spec.size, spec.size)
     fits = isinstance(images, Tensor) and images.dim() == 4 and images.shape[1:] == shape
     if not fits or not images.is_floating_point():
@@ -168,11 +144,7 @@ def _form(found: Any) -> str:
 
 
 def refuse_unlike(network: nn.Module, images: Tensor, spec: ImageSpec) -> None:
-    """Let pass images that are normalised as the spec says, and a network that is its head.
-
-    Raises:
-        UserError: If the kit would be one of other images, or of a network that it cannot tune.
-    """
+    """Refuse images not normalised as the spec says, and a network other than head(features)."""
     pixels = spec.restore(images.float())
     least, most = float(pixels.min()), float(pixels.max())
     if least < -TOLERANCE or most > 1 + TOLERANCE:

@@ -1,19 +1,23 @@
-"""Which training images stand for each class: exact over an epoch, the same on every rank."""
+"""Exemplars: the training images of each class that its proxies are to resemble."""
 
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
+from geniu_lightning.fitting.distributed import rank, reduced
 from geniu_lightning.seeds import generator
+from geniu_lightning.settings.checked import PositiveInt, checked
 
 ExemplarStrategy = Literal["max_entropy", "min_entropy", "random", "nearest_mean"]
 UNSEEN = -torch.inf
+LOWEST = -1e9  # score of logits that are no numbers, below all others
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Return the entropy of the softmax of logits ``(N, K)``, in nats, shape ``(N,)``.
+    """Return the entropy of the softmax of logits `(N, K)`, in nats, shape `(N,)`.
 
     Example:
         >>> entropy(torch.zeros(1, 2))
@@ -23,29 +27,34 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_probabilities.exp() * log_probabilities).sum(dim=1)
 
 
-class Exemplars:
-    """Chooses ``per_class`` training images of each class by a score of the passing batches.
+@checked
+class ExemplarSelector:
+    """Chooses images of each class by a score of what passes through the classifier in an epoch.
 
-    Every image's score is written down once an epoch, when it passes through the classifier
-    anyway, so the choice is exact over the epoch and costs no second pass. What is kept are
-    scores and indices, never an image.
-
-    - ``max_entropy``: the most uncertain images, right or wrong (the paper's).
-    - ``min_entropy``: the most certain ones.
-    - ``random``: drawn once, with the seed.
-    - ``nearest_mean``: those whose features lie nearest to the mean features of their class in the
+    - `max_entropy`: the most uncertain images, right or wrong (the paper's).
+    - `min_entropy`: the most certain ones.
+    - `random`: drawn once, with the seed, among the images of the first epoch.
+    - `nearest_mean`: those whose features lie nearest to the mean features of their class in the
       epoch before; in the first epoch, where there is no mean, the first images of each class.
 
+    Scores are those of the classifier before it takes its step on a batch. The choice is exact over
+    the epoch and equal on all processes. Among equal scores the image that comes first is chosen:
+    by number, or, where images have none, by when it was read, the first process's images before
+    the second's. An image that is chosen again keeps its place, so that no prompt is given another
+    target without need.
+
+    The two kinds differ in what they store: `IndexedExemplars` the scores of numbered images,
+    `streamed_exemplars.StreamedExemplars` the images.
+
     Args:
-        labels: Class of each training image, int64, shape ``(N,)``.
-        candidates: Indices that take part in training, int64.
         num_classes: Number of classes.
         per_class: Images to choose for each class. A class with fewer repeats them.
-        exemplar_strategy: The rule above.
-        seed: Key of ``random``.
+        strategy: The rule above.
+        seed: Key of `random`.
 
-    Raises:
-        UserError: If there is no such rule.
+    Attributes:
+        ids: Names of the chosen images, int64 `(K, per_class)`, on the CPU, once there are some.
+        images: The chosen images in [0, 1], class by class, `(K * per_class, C, H, W)`.
 
     Source:
         GENIU, arXiv 2406.07885, section 4.4, for the highest entropy and one image a class. When
@@ -54,61 +63,34 @@ class Exemplars:
 
     def __init__(
         self,
-        labels: Tensor,
-        candidates: Tensor,
-        num_classes: int,
-        per_class: int,
-        exemplar_strategy: ExemplarStrategy = "max_entropy",
+        *,
+        num_classes: PositiveInt,
+        per_class: PositiveInt,
+        strategy: ExemplarStrategy = "max_entropy",
         seed: int = 0,
     ) -> None:
-        if exemplar_strategy not in get_args(ExemplarStrategy):
-            raise UserError(
-                f"training.exemplar_strategy must be one of {', '.join(get_args(ExemplarStrategy))},"
-                f" got {exemplar_strategy!r}"
-            )
-        self.labels = labels
         self.num_classes = num_classes
         self.per_class = per_class
-        self.exemplar_strategy = exemplar_strategy
-        self.chosen: Tensor | None = None
-        self.scores = torch.full((len(labels),), UNSEEN)
-        self.means: Tensor | None = None
-        self._sums: Tensor | None = None
-        if exemplar_strategy == "random":
-            draws = torch.rand(len(candidates), generator=generator("exemplars", seed))
-            self.scores[candidates] = draws
+        self.strategy = strategy
+        self.seed = seed
+        self.ids: Tensor | None = None
+        self.images: Tensor | None = None
+        self.means: Tensor | None = None  # of features of each class, of the epoch before
+        self._sums: Tensor | None = None  # of features of each class, and of ones
 
-    def to(self, device: torch.device) -> None:
-        """Keep the scores where the batches are, so that writing them waits for nothing."""
-        self.scores = self.scores.to(device)
-        if self._sums is not None:
-            self._sums = self._sums.to(device)
-        if self.means is not None:
-            self.means = self.means.to(device)
-
-    @torch.no_grad()
-    def observe(self, indices: Tensor, labels: Tensor, logits: Tensor, features: Tensor) -> None:
-        """Write down the scores of a batch.
-
-        Args:
-            indices: Positions in the data set, int64, shape ``(N,)``.
-            labels: int64, shape ``(N,)``.
-            logits: Shape ``(N, K)``, as they were for the training step.
-            features: Shape ``(N, D)``, likewise.
-        """
-        if self.exemplar_strategy == "random":
-            return
-        if self.exemplar_strategy == "nearest_mean":
-            self._add_to_sums(labels, features.float())
+    def scores(self, labels: Tensor, logits: Tensor, features: Tensor) -> Tensor:
+        """Return the scores of a batch, larger for what is rather chosen, shape `(N,)`."""
+        if self.strategy == "nearest_mean":
+            features = features.float()
+            self._add_to_sums(labels, features)
             if self.means is None:
-                scores = torch.zeros(len(labels), device=logits.device)
-            else:
-                scores = -(features.float() - self.means[labels]).square().sum(dim=1)
+                return torch.zeros(len(labels), device=logits.device)
+            scores = -(features - self.means[labels]).square().sum(dim=1)
         else:
             scores = entropy(logits)
-            if self.exemplar_strategy == "min_entropy":
+            if self.strategy == "min_entropy":
                 scores = -scores
-        self.scores[indices.to(self.scores.device)] = scores
+        return scores.nan_to_num(nan=LOWEST)
 
     def _add_to_sums(self, labels: Tensor, features: Tensor) -> None:
         if self._sums is None:
@@ -117,66 +99,111 @@ class Exemplars:
         counted = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
         self._sums.index_add_(0, labels, counted)
 
-    def select(self) -> Tensor:
+    def _place(self, best: Tensor) -> Tensor:
+        """Take the epoch's best names in the places that they keep, and turn sums into means."""
+        self.ids = best if self.ids is None else keep_places(self.ids, best)
+        if self._sums is not None:
+            sums = reduced(self._sums)
+            self.means = sums[:, :-1] / sums[:, -1:].clamp(min=1)
+            self._sums = None
+        return self.ids
+
+    def to(self, device: torch.device) -> None:
+        """Move everything to where the batches are, so that no step waits for a transfer."""
+        self.images, self.means, self._sums = (
+            None if tensor is None else tensor.to(device)
+            for tensor in (self.images, self.means, self._sums)
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what an exact resume needs; all processes call it and get what all of them saw."""
+        sums = None if self._sums is None else reduced(self._sums)
+        return {"ids": self.ids, "means": self.means, "sums": sums}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.ids, self.means, self._sums = state["ids"], state["means"], state["sums"]
+        if rank() > 0:
+            self._sums = None  # the sums of all processes: one of them adds them again
+
+
+class IndexedExemplars(ExemplarSelector):
+    """Exemplars among numbered images: scores and numbers are stored, and no image.
+
+    Args:
+        labels: Class of each image of the data set, int64, shape `(N,)`.
+        candidates: Numbers of the images that take part in training, int64.
+        read: Returns images in [0, 1] by their numbers.
+        **settings: Those of `ExemplarSelector`.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        candidates: Tensor,
+        read: Callable[[Tensor], Tensor],
+        **settings: Any,  # checked by the base
+    ) -> None:
+        super().__init__(**settings)
+        self.labels = labels
+        self.read = read
+        self._scores = torch.full((len(labels),), UNSEEN)
+        if self.strategy == "random":
+            draws = torch.rand(len(candidates), generator=generator("exemplars", self.seed))
+            self._scores[candidates] = draws
+
+    @torch.no_grad()
+    def observe(self, indices: Tensor, labels: Tensor, logits: Tensor, features: Tensor) -> None:
+        """Note the scores of a batch.
+
+        Args:
+            indices: Numbers of the images, int64, shape `(N,)`.
+            labels: int64, shape `(N,)`.
+            logits: Shape `(N, K)`.
+            features: Shape `(N, D)`.
+        """
+        if self.strategy != "random":
+            scores = self.scores(labels, logits, features)
+            self._scores[indices.to(self._scores.device)] = scores
+
+    def select(self) -> None:
         """Choose at the end of an epoch, and begin the next.
 
-        Larger score first, then smaller index. An image that was chosen before and is again keeps
-        its place, so that a prompt is not given another image without need.
-
-        Returns:
-            Positions in the data set, int64, shape ``(K, per_class)``.
+        Raises:
+            UserError: If a class has no image.
         """
-        self.scores, self._sums = self._merged()
-        scores = self.scores.cpu()
+        scores = _greatest(self._scores).cpu()
         best = []
         for k in range(self.num_classes):
             members = ((self.labels == k) & (scores > UNSEEN)).nonzero().flatten()
             order = scores[members].sort(descending=True, stable=True).indices
-            top = members[order[: self.per_class]]
-            repeats = -(-self.per_class // max(1, len(top)))
-            best.append(top.repeat(repeats)[: self.per_class])
-        if any(len(row) < self.per_class for row in best):
-            raise UserError("a class has no training image, so nothing can stand for it")
-        chosen = torch.stack(best)
-        self.chosen = chosen if self.chosen is None else keep_places(self.chosen, chosen)
-        if self.exemplar_strategy != "random":
-            self.scores.fill_(UNSEEN)
-        if self._sums is not None:
-            self.means = self._sums[:, :-1] / self._sums[:, -1:].clamp(min=1)
-            self._sums = None
-        return self.chosen
+            best.append(members[order[: self.per_class]])
+        ids = self._place(
+            torch.stack([repeated(row, k, self.per_class) for k, row in enumerate(best)])
+        )
+        if self.strategy != "random":
+            self._scores.fill_(UNSEEN)
+        self.images = self.read(ids.flatten()).to(self._scores.device)
 
-    def _merged(self) -> tuple[Tensor, Tensor | None]:
-        """Return the scores and sums of all ranks together; those of this one stay as they are."""
-        if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-            return self.scores, self._sums
-        scores, sums = self.scores.clone(), self._sums
-        torch.distributed.all_reduce(scores, torch.distributed.ReduceOp.MAX)
-        if sums is not None:
-            sums = sums.clone()
-            torch.distributed.all_reduce(sums)
-        return scores, sums
+    def to(self, device: torch.device) -> None:
+        """Move to where the batches are; a resumed selector reads its images anew."""
+        super().to(device)
+        self._scores = self._scores.to(device)
+        if self.ids is not None:
+            self.images = self.read(self.ids.flatten()).to(device)
 
-    def state_dict(self) -> dict[str, Tensor | None]:
-        """Return what an exact resume needs: scores of the running epoch, indices, means.
+    def state_dict(self) -> dict[str, Any]:
+        """Return what an exact resume needs: numbers and scores, no image."""
+        return super().state_dict() | {"scores": _greatest(self._scores).cpu()}
 
-        With several ranks it is what all of them saw, and all have to call it.
-        """
-        scores, sums = self._merged()
-        return {"scores": scores.cpu(), "chosen": self.chosen, "means": self.means, "sums": sums}
-
-    def load_state_dict(self, state: dict[str, Tensor | None]) -> None:
-        """Go on where ``state`` was taken."""
-        scores = state["scores"]
-        assert scores is not None  # it is never written without
-        self.scores = scores.to(self.scores.device)
-        self.chosen, self.means, self._sums = state["chosen"], state["means"], state["sums"]
-        if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
-            self._sums = None  # they are everybody's: only one rank may add them again
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        super().load_state_dict(state)
+        self._scores = state["scores"].to(self._scores.device)
 
 
 def keep_places(before: Tensor, now: Tensor) -> Tensor:
-    """Reorder each row of ``now`` so that what stood in ``before`` stands where it stood."""
+    """Reorder each row of `now` so that what stood in `before` stands where it stood."""
     rows = []
     for old, new in zip(before.tolist(), now.tolist(), strict=True):
         row: list[int | None] = [None] * len(new)
@@ -187,3 +214,14 @@ def keep_places(before: Tensor, now: Tensor) -> Tensor:
                 rest.remove(index)
         rows.append([rest.pop(0) if index is None else index for index in row])
     return torch.tensor(rows)
+
+
+def repeated(row: Tensor, k: int, count: int) -> Tensor:
+    """Return the names of a class, as many times as it takes to fill its places."""
+    if not len(row):
+        raise UserError(f"class {k} has no training image that could be an exemplar of it")
+    return row.repeat(-(-count // len(row)))[:count]
+
+
+def _greatest(scores: Tensor) -> Tensor:
+    return reduced(scores, torch.distributed.ReduceOp.MAX)

@@ -1,19 +1,112 @@
-"""The terms of the combined loss that move prompts and generator."""
+"""The combined loss of GENIU: every term that training minimises, in one function."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geniu_lightning.errors import UserError
 from geniu_lightning.models.frozen import frozen
 from geniu_lightning.models.vae import Generated
-from geniu_lightning.seeds import generator
+
+
+class ImageBatch(NamedTuple):
+    """Real images: the classifier's logits `(N, K)` and the labels `(N,)`.
+
+    `weight` is the weight of this process's share of the batch in the mean over all processes.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    weight: float = 1.0
+
+
+class PromptBatch(NamedTuple):
+    """Prompts `(N, C, H, W)` with labels `(N,)`, and the classifier that is to recognise them."""
+
+    classifier: nn.Module
+    prompts: Tensor
+    labels: Tensor
+
+
+class ProxyBatch(NamedTuple):
+    """Prompts `(N, C, H, W)`, the exemplars in [0, 1] to make of them, and the generator that does.
+
+    `noise` is the random stream that latent codes are drawn from.
+    """
+
+    generator: nn.Module
+    prompts: Tensor
+    exemplars: Tensor
+    noise: torch.Generator
+
+
+class CombinedLoss(NamedTuple):
+    """The sum that is minimised, a scalar, and its weighted terms by name."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+def combined_loss(
+    *,
+    images: ImageBatch | None = None,
+    prompts: PromptBatch | None = None,
+    proxies: ProxyBatch | None = None,
+    prompt_weight: float = 1.0,
+    reconstruction_weight: float = 1.0,
+    divergence_weight: float = 1.0,
+) -> CombinedLoss:
+    """Return the combined loss of classifier f, noise prompts z and proxy generator g.
+
+        L = CE(f(x), y) + w_p CE(f(z), k) + w_r ‖g(z) − x*‖² + w_d KL(q(z) ‖ N(0, I))
+
+    | term           | moves       | here                                | source             |
+    |----------------|-------------|-------------------------------------|--------------------|
+    | classifier     | f alone     | mean over the batch, nats           | cross-entropy      |
+    | prompts        | z alone     | f frozen, in evaluation mode        | Sec. 4.2, our form |
+    | reconstruction | g alone     | z detached, summed over pixels      | Eq. 3              |
+    | divergence     | g's encoder | z detached, summed over latents     | Eq. 4              |
+
+    A term whose input is `None` is left out; at least one must be given. Weights of the paper are
+    not recovered.
+
+    Args:
+        images: Real images x with labels y.
+        prompts: Prompts z with labels k.
+        proxies: Prompts z with exemplars x*.
+        prompt_weight: w_p.
+        reconstruction_weight: w_r.
+        divergence_weight: w_d.
+
+    Source:
+        GENIU, arXiv 2406.07885, sections 4.2 to 4.4.
+    """
+    terms: dict[str, Tensor] = {}
+    if images is not None:
+        terms["classifier"] = F.cross_entropy(images.logits, images.labels) * images.weight
+    if prompts is not None:
+        terms["prompts"] = prompt_weight * prompt_cross_entropy(*prompts)
+    if proxies is not None:
+        made: Generated = proxies.generator(proxies.prompts.detach(), generator=proxies.noise)
+        terms["reconstruction"] = reconstruction_weight * reconstruction(
+            made.images, proxies.exemplars
+        )
+        terms["divergence"] = divergence_weight * divergence(made.mean, made.log_variance)
+    return CombinedLoss(torch.stack(list(terms.values())).sum(), terms)
+
+
+def prompt_cross_entropy(classifier: nn.Module, prompts: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy of a frozen classifier on prompts, in nats.
+
+    In evaluation mode, as prompts would spoil the running statistics of batch normalisation.
+    """
+    with frozen(classifier):
+        return F.cross_entropy(classifier(prompts).float(), labels)
 
 
 def reconstruction(images: Tensor, target: Tensor) -> Tensor:
-    """Return the squared error summed over pixels, averaged over images ``(N, C, H, W)``.
+    """Return the squared error summed over pixels, averaged over images `(N, C, H, W)`.
 
     Summed, because an average over pixels lets the divergence win and every proxy become the same
     image. Source: GENIU, Eq. 3; the square is our reading.
@@ -25,7 +118,7 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """Return KL(N(mean, variance) ‖ N(0, I)) summed over latents, averaged over codes, in nats.
 
     Args:
-        mean: Shape ``(N, latent)``.
+        mean: Shape `(N, latent)`.
         log_variance: Same shape.
 
     Source:
@@ -37,69 +130,3 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """
     mean, log_variance = mean.float(), log_variance.float()
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
-
-
-@dataclass(frozen=True)
-class ProxyTerms:
-    """Terms of draws of prompts, weighted; what is drawn follows from seed and tick.
-
-    Args:
-        per_class: Prompts of each class; they stand class by class.
-        prompt_batch: Prompts in an update.
-        prompt_weight: Of the prompts' cross-entropy.
-        reconstruction_weight: Of the squared error, which is summed over pixels.
-        divergence_weight: Of the divergence, which is summed over latents, in nats.
-        seed: Training seed.
-
-    Raises:
-        UserError: If the batch is too small for batch statistics.
-    """
-
-    per_class: int
-    prompt_batch: int = 20
-    prompt_weight: float = 1.0
-    reconstruction_weight: float = 1.0
-    divergence_weight: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.prompt_batch < 2:
-            raise UserError(f"training.prompt_batch must be at least 2, got {self.prompt_batch}")
-
-    def first_prompts(self, num_classes: int, channels: int, size: int) -> Tensor:
-        """Return the noise that prompts begin as, shape ``(classes · per class, C, H, W)``."""
-        shape = (num_classes * self.per_class, channels, size, size)
-        return torch.randn(shape, generator=generator("prompts", self.seed))
-
-    def of_prompts(self, classifier: nn.Module, prompts: Tensor, tick: int) -> dict[str, Tensor]:
-        """Return the cross-entropy of a draw of prompts, in nats; moves the prompts alone."""
-        chosen = self.draw(prompts, tick, 0)
-        with frozen(classifier):
-            logits = classifier(prompts[chosen]).float()
-        return {"prompts": self.prompt_weight * F.cross_entropy(logits, chosen // self.per_class)}
-
-    def of_generator(
-        self, network: nn.Module, prompts: Tensor, targets: Tensor, tick: int, repetition: int
-    ) -> dict[str, Tensor]:
-        """Return the terms of a draw of proxies; they move the generator alone.
-
-        Args:
-            network: The generator.
-            prompts: All of them.
-            targets: The image that each is to become, in [0, 1], in the prompts' order.
-            tick: When.
-            repetition: Which of the tick's updates this is.
-        """
-        chosen = self.draw(prompts, tick, repetition)
-        noise = generator("latents", self.seed, tick, repetition)
-        made: Generated = network(prompts.detach()[chosen], generator=noise)
-        return {
-            "reconstruction": self.reconstruction_weight
-            * reconstruction(made.images, targets[chosen]),
-            "divergence": self.divergence_weight * divergence(made.mean, made.log_variance),
-        }
-
-    def draw(self, prompts: Tensor, tick: int, repetition: int) -> Tensor:
-        """Return the positions of the prompts that an update is made on."""
-        rng = generator("draw", self.seed, tick, repetition)
-        return torch.randperm(len(prompts), generator=rng)[: self.prompt_batch].to(prompts.device)

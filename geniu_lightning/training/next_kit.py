@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.fitting.optim import schedule_of
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
-from geniu_lightning.training.losses import ProxyTerms
+from geniu_lightning.training.proxies import ProxyTrainer
+from geniu_lightning.training.schedule import Updates, UpdateSchedule
+from geniu_lightning.training.settings import ProxySettings
 
-STEPS, PROMPT_BATCH, RATE = 1000, 20, 1e-3  # what kits are trained with, where one does not say
+# settings that a kit records and its next generator follows, where it does; others are defaults
+RECORDED = ("min_generator_steps", "prompt_batch", "reconstruction_weight", "divergence_weight")
 
 
 def next_kit(
@@ -26,8 +28,8 @@ def next_kit(
     them. It sees nothing else, where the old one had the forgotten classes in its weights. Names
     and counts of all classes stay in the description.
 
-    Steps and batch are those that the kit's training recorded as the least; where it recorded
-    none, 1000 and 20.
+    Steps, batch and weights are those that the kit's training recorded (of steps the least number),
+    or the defaults of `ProxySettings`, whose optimizer it also takes.
 
     Args:
         kit: With a generator, on the device to work on; unchanged afterwards.
@@ -37,46 +39,43 @@ def next_kit(
         prior_taken: How much of the imbalance unlearning took out of the classifier's answers.
 
     Returns:
-        The new kit, on the same device. Its proxies are a little blurrier than the old kit's, and
-        prompts that were optimised beside the original classifier stay as they are.
+        The new kit, on the same device. Its proxies are a little blurrier than the old kit's; the
+        prompts are as they were optimised with the original classifier.
 
     Raises:
         KitError: If the kit has no generator.
         UserError: If there is no such class, or fewer than two prompts would be left.
     """
-    gone = all_forgotten(kit, forget)
+    forgotten = all_forgotten(kit, forget)
     taken = kit.info.prior_taken + prior_taken
-    info = dataclasses.replace(kit.info, forgotten=gone, prior_taken=taken)
+    info = dataclasses.replace(kit.info, forgotten=forgotten, prior_taken=taken)
     prompts = kit.prompts_of(info.remaining).images
     targets = kit.decode(prompts)
     assert kit.generator is not None  # as there are prompts
     assert kit.info.generator is not None
     recipe: dict[str, Any] = kit.info.settings.get("training", {})
-    recipe = recipe | kit.info.settings.get("callback", {})  # which grew the prompts, where it did
-    steps = recipe.get("min_generator_steps") or STEPS
+    recipe = recipe | kit.info.settings.get("callback", {})  # which trained the prompts, if it did
+    known = {name: recipe[name] for name in RECORDED if name in recipe}
+    settings = ProxySettings(proxies_per_class=len(prompts) // len(info.remaining), **known)
+    steps = settings.min_generator_steps or ProxySettings.min_generator_steps
     # of earlier requests, too: the generator of the second must not begin as that of the first did
-    streams = [
+    init_seed, draw_seed = (
         stream(name, seed, *kit.info.forgotten) for name in ("next_generator", "next_prompts")
-    ]
-    with torch.random.fork_rng():
-        torch.manual_seed(streams[0])
-        generator = type(kit.generator)(**kit.info.generator.arguments).to(prompts.device)
-    terms = ProxyTerms(
-        len(prompts) // len(info.remaining),
-        recipe.get("prompt_batch", PROMPT_BATCH),
-        reconstruction_weight=recipe.get("reconstruction_weight", 1.0),
-        divergence_weight=recipe.get("divergence_weight", 0.1),
-        seed=streams[1],
     )
-    optimizer = torch.optim.Adam(generator.train().parameters(), lr=RATE)
-    course = schedule_of(optimizer, "cosine", steps)
+    with torch.random.fork_rng():
+        torch.manual_seed(init_seed)
+        generator = type(kit.generator)(**kit.info.generator.arguments).to(prompts.device)
+    trainer = ProxyTrainer(
+        generator.train(),
+        nn.Parameter(prompts, requires_grad=False),
+        settings,
+        UpdateSchedule(first_step=0, steps=steps, total=Updates(prompts=0, generator=steps)),
+        draw_seed,
+    )
+    trainer.configure_optimizers()
     with torch.enable_grad():
         for step in range(steps):
-            parts = terms.of_generator(generator, prompts, targets, step, 0)
-            optimizer.zero_grad()
-            torch.stack(list(parts.values())).sum().backward()
-            optimizer.step()
-            course.step()
+            trainer.train_step(step, classifier=None, exemplars=targets)
     shape = (len(info.remaining), -1, *prompts.shape[1:])
     return Kit(classifier, info, generator, prompts.view(shape).clone())
 
@@ -92,11 +91,11 @@ def all_forgotten(kit: Kit, forget: Sequence[int]) -> tuple[int, ...]:
         raise UserError(
             f"say which classes to forget, by index from 0 to {classes[-1]}; got {list(forget)}"
         )
-    gone = tuple(sorted({*forget, *kit.info.forgotten}))
-    left = len(classes) - len(gone)
+    forgotten = tuple(sorted({*forget, *kit.info.forgotten}))
+    left = len(classes) - len(forgotten)
     if kit.prompts is not None and left * kit.prompts.shape[1] < 2:
         raise UserError(
-            "fewer than two prompts would be left, too few to grow a generator on: set"
+            "fewer than two prompts would be left, too few to train a generator on: set"
             " next_kit=false"
         )
-    return gone
+    return forgotten

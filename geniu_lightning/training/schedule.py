@@ -1,100 +1,103 @@
-"""When what is trained: the calendar of classifier, prompts and generator."""
+"""When training does what: epochs of the classifier, updates of prompts and generator."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import NamedTuple
 
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import SettingError
+from geniu_lightning.settings.checked import PositiveInt, checked
+from geniu_lightning.training.settings import ProxySettings
 
-When = Literal["beside", "after"]
+
+class Updates(NamedTuple):
+    """Numbers of updates."""
+
+    prompts: int
+    generator: int
 
 
 @dataclass(frozen=True)
 class UpdateSchedule:
-    """Spreads the updates of prompts and generator over the steps of the classifier.
-
-    A tick is a batch read; ticks are counted through all epochs. Updates begin where there are
-    exemplars: with the second epoch, or, ``after``, with one more epoch in which the classifier
-    rests.
+    """Updates of prompts and generator, spread evenly over a range of training steps.
 
     Args:
-        steps_per_epoch: Ticks in an epoch.
-        epochs: Epochs of the classifier.
-        with_generator: Whether there are prompts and a generator at all.
-        when: ``beside`` or ``after`` the classifier.
-        exemplars_until: Share of the classifier's epochs in which exemplars are chosen, in (0, 1].
-        every_n_steps: Ticks for each update of prompts and generator.
-        min_generator_steps: Updates of the generator, at least.
-
-    Raises:
-        UserError: If a setting is out of range or contradicts another.
+        first_step: First step of the range; steps are batches, counted from 0 through all epochs.
+        steps: Length of the range.
+        total: Updates over the whole range.
     """
 
-    steps_per_epoch: int
-    epochs: int
-    with_generator: bool
-    when: When = "beside"
-    exemplars_until: float = 0.5
-    every_n_steps: int = 4
-    min_generator_steps: int = 1000
+    first_step: int
+    steps: int
+    total: Updates
+
+    def at(self, step: int) -> Updates:
+        """Return the updates that fall on a step; over the range they add up to `total`."""
+        done = step - self.first_step
+        if not 0 <= done < self.steps:
+            return Updates(0, 0)
+        return Updates(*((done + 1) * n // self.steps - done * n // self.steps for n in self.total))
+
+    def left(self, step: int) -> Updates:
+        """Return the updates from a step on, that step's included."""
+        done = min(max(step - self.first_step, 0), self.steps)
+        return Updates(*(n - done * n // self.steps for n in self.total))
+
+
+@checked
+@dataclass(frozen=True)
+class TrainingSchedule:
+    """Epochs of the classifier, and the updates of prompts and generator among or after them.
+
+    Updates need exemplars, which the first epoch chooses: they begin with the second epoch
+    (`during`), or fill one more epoch in which the classifier rests (`after`).
+
+    Args:
+        settings: When and how often there is an update.
+        steps_per_epoch: Batches in an epoch.
+        epochs: Epochs of the classifier.
+        with_generator: Whether prompts and a generator are trained at all.
+
+    Raises:
+        SettingError: If there is no epoch for the updates.
+    """
+
+    settings: ProxySettings
+    steps_per_epoch: PositiveInt
+    epochs: PositiveInt
+    with_generator: bool = True
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.every_n_steps < 1 or self.min_generator_steps < 0:
-            raise UserError(
-                "training.epochs and training.every_n_steps must be at least 1 and"
-                f" training.min_generator_steps 0, got {self.epochs}, {self.every_n_steps} and"
-                f" {self.min_generator_steps}"
-            )
-        if self.when not in get_args(When):
-            raise UserError(
-                f"training.when must be one of {', '.join(get_args(When))}, got {self.when!r}"
-            )
-        if not 0 < self.exemplars_until <= 1:
-            raise UserError(
-                f"training.exemplars_until must lie in (0, 1], got {self.exemplars_until}"
-            )
-        if self.with_generator and self.when == "beside" and self.epochs < 2:
-            raise UserError(
-                "a generator beside the classifier needs training.epochs of at least 2: its"
-                " exemplars are chosen in the epoch before"
+        if self.with_generator and self.settings.when == "during" and self.epochs < 2:
+            raise SettingError(
+                f"must be at least 2, got {self.epochs}: a generator trained during the"
+                " classifier's epochs learns from exemplars that an epoch before chose",
+                key="epochs",
             )
 
     @property
     def max_epochs(self) -> int:
-        """Epochs of the whole training, the post-hoc one included."""
-        return self.epochs + (self.with_generator and self.when == "after")
+        """Epochs of the whole training, the one after the classifier's included."""
+        return self.epochs + (self.with_generator and self.settings.when == "after")
 
     @property
-    def first_tick(self) -> int:
-        """Tick from which prompts and generator are updated."""
-        return self.steps_per_epoch * (1 if self.when == "beside" else self.epochs)
+    def updates(self) -> UpdateSchedule:
+        """Updates of prompts and generator.
 
-    @property
-    def ticks(self) -> int:
-        """Ticks over which their updates are spread."""
-        return self.steps_per_epoch * self.max_epochs - self.first_tick
-
-    @property
-    def generator_steps(self) -> int:
-        """Updates of the generator in all."""
+        The generator gets one every `every_n_steps`, but at least `min_generator_steps` in all;
+        prompts get an `every_n_steps`-th of those, but at least one in all and at most one a step.
+        """
+        first = self.steps_per_epoch * (1 if self.settings.when == "during" else self.epochs)
+        steps = self.steps_per_epoch * self.max_epochs - first
         if not self.with_generator:
-            return 0
-        return max(self.min_generator_steps, self.ticks // self.every_n_steps)
-
-    @property
-    def prompt_steps(self) -> int:
-        """Updates of the prompts in all: at most one a tick."""
-        if not self.with_generator:
-            return 0
-        least = min(self.ticks, self.generator_steps // self.every_n_steps)
-        return max(least, self.ticks // self.every_n_steps, 1)
+            return UpdateSchedule(first, max(steps, 0), Updates(0, 0))
+        usual = steps // self.settings.every_n_steps
+        generator = max(self.settings.min_generator_steps, usual)
+        prompts = max(min(steps, generator // self.settings.every_n_steps), usual, 1)
+        return UpdateSchedule(first, steps, Updates(prompts, generator))
 
     def chooses_exemplars(self, epoch: int) -> bool:
-        """Whether an epoch's scores decide; the first epoch's do in any case."""
-        return epoch < max(1, round(self.exemplars_until * self.epochs))
+        """Whether exemplars are chosen at the end of an epoch; the first one always does."""
+        return epoch < max(1, round(self.settings.exemplars_until * self.epochs))
 
-    def due(self, tick: int, steps: int) -> int:
-        """Return how many of ``steps`` updates fall on a tick; over all ticks they add up to it."""
-        done = tick - self.first_tick
-        if done < 0 or not steps:
-            return 0
-        return (done + 1) * steps // self.ticks - done * steps // self.ticks
+    def ends_epoch(self, step: int) -> bool:
+        """Whether a step is the last one of its epoch."""
+        return (step + 1) % self.steps_per_epoch == 0

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from geniu_lightning.errors import TrainingDivergedError, UserError
 from geniu_lightning.fitting.guard import NonFiniteGuard, fit
-from geniu_lightning.fitting.optim import OptimizerFactory, Schedule, schedule_of
+from geniu_lightning.fitting.optim import OptimizerFactory, Schedule, lr_schedule_of
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.sources import Access, Batches, Sources, UnlearnBatch
@@ -205,7 +205,7 @@ class Unlearner(LightningModule):
 
     def course(self, optimizer: Optimizer) -> LRScheduler:
         """Return the course of the learning rate."""
-        return schedule_of(optimizer, self.schedule, self.steps)
+        return lr_schedule_of(optimizer, self.schedule, self.steps)
 
     def train_dataloader(self) -> Batches:
         """Return this rank's share of the batches."""

@@ -1,8 +1,8 @@
 """The combined-loss training once more: one plain loop, no Lightning, nothing shared with ours.
 
-Written from the equations in the docstring of ``geniu_lightning.training.module`` and from sections 3 to
-5 of our notes on the paper. Slow and obvious: frozen networks are deep copies, learning rates are
-closed formulas, exemplars are found image by image. Only the random streams are ours, because
+Written from the equations in the docstring of `geniu_lightning.training.losses` and from sections 3
+to 5 of our notes on the paper. Slow and obvious: frozen networks are deep copies, learning rates
+are closed formulas, exemplars are found image by image. Only the random streams are ours, because
 equal draws are what makes two trainings comparable.
 """
 
@@ -36,6 +36,7 @@ class Settings:
     prompt_rate: float
     seed: int
     after: bool = False
+    gradient_bound: float | None = None
 
 
 @dataclass
@@ -63,11 +64,11 @@ def train(
         first, last = s.epochs * batches, (s.epochs + 1) * batches
     else:
         first, last = batches, s.epochs * batches
-    beside = last - first
-    vae_steps = max(s.min_generator_steps, beside // s.every_n_steps)
-    prompt_steps = max(1, beside // s.every_n_steps, min(beside, vae_steps // s.every_n_steps))
-    vae_calendar = calendar(vae_steps, first, beside)
-    prompt_calendar = calendar(prompt_steps, first, beside)
+    among = last - first
+    vae_steps = max(s.min_generator_steps, among // s.every_n_steps)
+    prompt_steps = max(1, among // s.every_n_steps, min(among, vae_steps // s.every_n_steps))
+    vae_calendar = calendar(vae_steps, first, among)
+    prompt_calendar = calendar(prompt_steps, first, among)
 
     adam_f = torch.optim.Adam(classifier.parameters(), lr=s.classifier_rate)
     sgd_g = torch.optim.SGD(vae.parameters(), lr=s.generator_rate)
@@ -75,12 +76,12 @@ def train(
     done_g = done_z = 0
     exemplars: list[list[int]] = [[] for _ in range(s.num_classes)]
 
-    for tick in range(last):
-        epoch, position = divmod(tick, batches)
+    for step in range(last):
+        epoch, position = divmod(step, batches)
         if position == 0:
             order = torch.randperm(len(images), generator=generator("order", s.seed, epoch))
             uncertainty: dict[int, float] = {}
-        torch.manual_seed(stream("step", s.seed, tick, 0))
+        torch.manual_seed(stream("step", s.seed, step, 0))
 
         loss = None
         if epoch < s.epochs:
@@ -91,22 +92,27 @@ def train(
             for row, image_log_p in zip(rows.tolist(), log_p.detach(), strict=True):
                 uncertainty[row] = -float((image_log_p.exp() * image_log_p).sum())
 
-        # one loss, so the prompts see the weights from before this tick's step; the running
-        # statistics hold this tick's images already
+        # one loss, so the prompts see the weights from before this step's step; the running
+        # statistics hold this step's images already
         z_gradient = None
-        if tick in prompt_calendar:
+        if step in prompt_calendar:
             frozen = copy.deepcopy(classifier).eval()
-            drawn = draw(len(prompts), s, tick, 0)
+            drawn = draw(len(prompts), s, step, 0)
             log_p = frozen(prompts[drawn]).log_softmax(dim=1)
             z_loss = -log_p[torch.arange(len(drawn)), prompt_classes[drawn]].mean()
             (z_gradient,) = torch.autograd.grad(s.prompt_weight * z_loss, [prompts])
-        # likewise the generator's first update of a tick reads the prompts before they move
+        # likewise the generator's first update of a step reads the prompts before they move
         before = prompts.detach().clone()
 
         if loss is not None:
-            adam_f.param_groups[0]["lr"] = one_cycle(s.classifier_rate, tick, s.epochs * batches)
+            adam_f.param_groups[0]["lr"] = one_cycle(s.classifier_rate, step, s.epochs * batches)
             adam_f.zero_grad()
             loss.backward()
+            if s.gradient_bound is not None:
+                gradients = [p.grad for p in classifier.parameters()]
+                norm = math.sqrt(sum(float((g.double() ** 2).sum()) for g in gradients))
+                for gradient in gradients:
+                    gradient.mul_(min(1.0, s.gradient_bound / (norm + 1e-6)))
             adam_f.step()
         if z_gradient is not None:
             adam_z.param_groups[0]["lr"] = cosine(s.prompt_rate, done_z, prompt_steps)
@@ -114,12 +120,12 @@ def train(
             adam_z.step()
             done_z += 1
 
-        for repetition in range(vae_calendar.count(tick)):
-            drawn = draw(len(prompts), s, tick, repetition)
+        for repetition in range(vae_calendar.count(step)):
+            drawn = draw(len(prompts), s, step, repetition)
             z = (before if repetition == 0 else prompts.detach())[drawn]
             chosen = [exemplars[n // s.per_class][n % s.per_class] for n in drawn.tolist()]
             mu, log_variance = vae.encode(z)
-            noise = torch.randn(mu.shape, generator=generator("latents", s.seed, tick, repetition))
+            noise = torch.randn(mu.shape, generator=generator("latents", s.seed, step, repetition))
             made = vae.decode(mu + log_variance.exp().sqrt() * noise)
             error = ((made - images[chosen]) ** 2).flatten(1).sum(dim=1).mean()
             kl = (0.5 * (mu**2 + log_variance.exp() - 1 - log_variance)).sum(dim=1).mean()
@@ -135,14 +141,14 @@ def train(
     return Trained(classifier, vae, prompts.detach(), exemplars)
 
 
-def calendar(updates: int, first: int, ticks: int) -> list[int]:
-    """Return the tick of each update: the n-th falls where n of them are due for the first time."""
-    return [first + math.ceil(n * ticks / updates) - 1 for n in range(1, updates + 1)]
+def calendar(updates: int, first: int, steps: int) -> list[int]:
+    """Return the step of each update: the n-th falls where n of them are due for the first time."""
+    return [first + math.ceil(n * steps / updates) - 1 for n in range(1, updates + 1)]
 
 
-def draw(prompts: int, s: Settings, tick: int, repetition: int) -> Tensor:
+def draw(prompts: int, s: Settings, step: int, repetition: int) -> Tensor:
     """Return which prompts a step takes."""
-    order = torch.randperm(prompts, generator=generator("draw", s.seed, tick, repetition))
+    order = torch.randperm(prompts, generator=generator("draw", s.seed, step, repetition))
     return order[: s.prompt_batch]
 
 
@@ -161,7 +167,7 @@ def choose(
 
 
 def cosine(rate: float, done: int, steps: int) -> float:
-    """Return the rate of the next update, from ``rate`` down to 0."""
+    """Return the rate of the next update, from `rate` down to 0."""
     return rate * (1 + math.cos(math.pi * done / steps)) / 2
 
 

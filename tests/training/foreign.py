@@ -1,4 +1,4 @@
-"""Somebody else's training: nothing in here knows that there are kits."""
+"""A user's own training, which knows nothing of kits, and a small callback beside it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,12 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from geniu_lightning import ImageSpec, KitCallback
+from geniu_lightning.kit.networks import NetworkSpec
+
 SIZE, BATCH, EPOCHS = 16, 40, 4
+NAMES = tuple(f"digit {k}" for k in range(10))
+SPEC = ImageSpec.of(SIZE, 1, 0.5, 0.5)
 
 
 class Net(nn.Module):
@@ -107,3 +112,14 @@ def seeded(kind: Callable[..., LightningModule] = Foreign, **of_net: Any) -> Any
     """Return a module as a script that begins with ``seed_everything`` has it."""
     torch.manual_seed(3)
     return kind(**of_net)
+
+
+def vae(width: int) -> NetworkSpec:
+    form = {"channels": 1, "image_size": SIZE, "latent": 16, "width": width}
+    return NetworkSpec("geniu_lightning.models.vae.VAE", form)
+
+
+def kit_callback(path: Path, **settings: Any) -> KitCallback:
+    few = {"proxies_per_class": 2, "min_generator_steps": 20, "prompt_batch": 8}
+    usual = {"classifier": "net", "generator": vae(width=4), **few}
+    return KitCallback(path, NAMES, SPEC, **usual | settings)

@@ -1,24 +1,22 @@
-"""A training of a few steps on generated images, and what is asked of it."""
+"""A training of a few steps on generated images, shared by the tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL.Image import fromarray
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.data.loader import IndexLoader
-from geniu_lightning.data.module import ImageData
-from geniu_lightning.data.sources import Pictures
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.models.vae import VAE
-from geniu_lightning.training.exemplars import Exemplars
+from geniu_lightning.training.exemplars import IndexedExemplars
 from geniu_lightning.training.module import GeniuModule
+from geniu_lightning.training.settings import TrainingSettings
 
 CLASSES, PER_CLASS, SIZE = 3, 2, 16
 BATCH, BATCHES, EPOCHS = 6, 4, 3
@@ -29,17 +27,18 @@ PIXELS = (
     + 85 * LABELS.view(-1, 1, 1, 1)
 ).to(torch.uint8)
 IMAGES = PIXELS / 255
-# the test's own settings, so that a change of ours cannot move it
+# the tests' own settings, so that a change of the defaults cannot move them
 SETTINGS: dict[str, Any] = {
+    "epochs": EPOCHS,
     "optimizer": partial(torch.optim.Adam, lr=0.01),
     "schedule": "onecycle",
     "generator_optimizer": partial(torch.optim.Adam, lr=0.001),
     "prompt_optimizer": partial(torch.optim.Adam, lr=0.1),
+    "proxies_per_class": PER_CLASS,
     "every_n_steps": 2,
     "min_generator_steps": 10,
     "prompt_batch": 4,
     "exemplars_until": 0.67,
-    "seed": 3,
 }
 
 
@@ -56,78 +55,54 @@ def networks(kind: type[AllCNN] = AllCNN) -> tuple[AllCNN, VAE]:
         return kind(1, CLASSES, width=2), VAE(1, SIZE, latent=8)
 
 
-def loader_of(images: Tensor = IMAGES, seed: int = 3) -> IndexLoader:
-    return IndexLoader(
-        lambda rows, _: (SPEC.normalise(images[rows]), LABELS[rows]),
-        torch.arange(len(LABELS)),
-        BATCH,
-        seed,
-    )
+def loader_of(augmented: bool = False) -> IndexLoader:
+    def read(rows: Tensor, augmentation: int | None) -> tuple[Tensor, Tensor]:
+        images = IMAGES[rows]
+        if augmented:
+            assert augmentation is not None  # as the loader has a seed
+            rng = torch.Generator().manual_seed(augmentation)
+            images = images + 0.1 * torch.randn(images.shape, generator=rng)
+        return SPEC.normalise(images), LABELS[rows]
 
-
-class Synthetic:
-    """The same images as a source of the data module."""
-
-    def __init__(self, name: str, root: str | None) -> None:
-        """Take what the data module tells any source; there is nothing to look up."""
-
-    def key(self) -> str:
-        return "synthetic"
-
-    def read(self, split: str) -> Pictures:
-        return Pictures(map(fromarray, PIXELS[:, 0].numpy()), LABELS.tolist(), ("a", "b", "c"))
-
-
-def data_in(folder: Path) -> ImageData:
-    return ImageData(
-        name="synthetic",
-        source=Synthetic,
-        image_size=SIZE,
-        channels=1,
-        imbalance=lambda labels, names: torch.arange(len(labels)),
-        batch_size=BATCH,
-        mean=0.4,
-        std=0.3,
-        pad=1,
-        seed=3,
-        cache_folder=str(folder),
-    )
+    return IndexLoader(read, torch.arange(len(LABELS)), BATCH, 3)
 
 
 def module_of(
-    *, with_generator: bool = True, kind: type[AllCNN] = AllCNN, **changed: Any
+    *,
+    with_generator: bool = True,
+    kind: type[AllCNN] = AllCNN,
+    finished: bool = False,
+    read: Callable[[Tensor], Tensor] = IMAGES.__getitem__,
+    **changed: Any,
 ) -> GeniuModule:
     classifier, vae = networks(kind)
-    exemplars = Exemplars(LABELS, torch.arange(len(LABELS)), CLASSES, PER_CLASS, seed=3)
-    standard: dict[str, Any] = {
-        "classifier": classifier,
-        "proxy_generator": vae if with_generator else None,
-        "spec": SPEC,
-        "exemplars": exemplars if with_generator else None,
-        "exemplar_images": lambda rows: IMAGES[rows],
-        "steps_per_epoch": BATCHES,
-        "epochs": EPOCHS,
-    }
-    return GeniuModule(**standard | SETTINGS | changed)
-
-
-def ready(**changed: Any) -> GeniuModule:
-    """Return a module that has seen an epoch, so that its generator has something to learn."""
-    module = module_of(**changed)
-    module.train()
-    for batch in loader_of():
-        module.classifier_terms(batch)
-    assert module.exemplars is not None
-    module.exemplars.select()
-    module.on_fit_start()
-    return module
+    settings = TrainingSettings(**SETTINGS | changed)
+    exemplars = IndexedExemplars(
+        LABELS,
+        torch.arange(len(LABELS)),
+        read,
+        num_classes=CLASSES,
+        per_class=PER_CLASS,
+        strategy=settings.exemplar_strategy,
+        seed=3,
+    )
+    return GeniuModule(
+        classifier=classifier,
+        generator=vae if with_generator else None,
+        exemplars=exemplars if with_generator else None,
+        spec=SPEC,
+        settings=settings,
+        steps_per_epoch=BATCHES,
+        seed=3,
+        finished=finished,
+    )
 
 
 def trainer_of(module: GeniuModule, folder: Path, *callbacks: Callback, **more: Any) -> Trainer:
     return Trainer(
         accelerator="cpu",
         devices=1,
-        max_epochs=module.cadence.max_epochs,
+        max_epochs=module.update_schedule.max_epochs,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -158,31 +133,27 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 PARTS = ("classifier", "proxy_generator", "prompts")
 
 
-class Watch(Callback):
-    """Says after each batch which parts moved, and keeps the state after each epoch."""
+class Moves(Callback):
+    """Records at which steps each part moved, and the state after each epoch."""
 
     def __init__(self) -> None:
         self.moved: dict[str, list[int]] = {name: [] for name in PARTS}
         self.after_epoch: list[dict[str, dict[str, Tensor]]] = []
-        self.chosen: list[list[list[int]]] = []
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        self.before = {name: part(module, name) for name in PARTS}
-        self.start = self.before
-        self.tick = 0
+        self.before = self.start = {name: part(module, name) for name in PARTS}
+        self.step = 0
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
         now = {name: part(module, name) for name in PARTS}
         for name in PARTS:
             if not same(now[name], self.before[name]):
-                self.moved[name].append(self.tick)
+                self.moved[name].append(self.step)
         self.before = now
-        self.tick += 1
+        self.step += 1
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
         self.after_epoch.append(self.before)
-        if module.exemplars is not None and module.exemplars.chosen is not None:
-            self.chosen.append(module.exemplars.chosen.tolist())
 
 
 def tensors_in(thing: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -1,7 +1,8 @@
-"""A kit beside somebody else's training, which is not to notice it."""
+"""`KitCallback`: a kit from a user's own training, which stays the same bit for bit."""
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,50 +11,46 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from geniu_lightning import KitCallback, load_kit, unlearn
-from geniu_lightning.cli.build import plain
 from geniu_lightning.errors import KitError, UserError
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import state_digest
-from geniu_lightning.settings.configs import CONF
-from geniu_lightning.training import callback as own
+from geniu_lightning.settings.configs import CONF, built
+from geniu_lightning.training.exemplars import entropy
+from geniu_lightning.training.settings import ProxySettings
 from geniu_lightning.unlearning.retrain import steps_of_retraining
-from tests.cli.conftest import Command
-from tests.cli.conftest import command as command
 from tests.training.foreign import (
     BATCH,
     EPOCHS,
+    NAMES,
+    SPEC,
     ByHand,
     Digits,
     Foreign,
     fit,
     images_and_labels,
+    kit_callback,
     seeded,
 )
-from tests.training.growing import NAMES, SPEC, kit_callback
-from tests.training.two_processes import run_by_two
-
-
-@pytest.fixture(scope="module")
-def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Foreign, KitCallback]:
-    """A kit, the module that it grew beside, and the callback; not to be changed."""
-    path = tmp_path_factory.mktemp("grown") / "deep" / "kit.safetensors"
-    callback, module = kit_callback(path, min_generator_steps=300), seeded()
-    fit(module, path.parents[1], callback)
-    return path, module, callback
-
 
 # ---- the user's training ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [Foreign, ByHand])
-@pytest.mark.parametrize("exemplar_strategy", ["max_entropy", "random"])
+@pytest.mark.parametrize(
+    ("kind", "strategy", "more"),
+    [
+        (Foreign, "nearest_mean", {"accumulate_grad_batches": 4}),
+        (ByHand, "max_entropy", {}),
+        (Foreign, "random", {}),
+    ],
+)
 def test_the_users_training_is_the_same_bit_for_bit(
-    tmp_path: Path, kind: type[Foreign], exemplar_strategy: str
+    tmp_path: Path, kind: type[Foreign], strategy: str, more: dict[str, Any]
 ) -> None:
     found = []
-    for callbacks in ((), (kit_callback(tmp_path / "kit", exemplar_strategy=exemplar_strategy),)):
+    for callbacks in ((), (kit_callback(tmp_path / "kit", exemplar_strategy=strategy),)):
         module = seeded(kind)
         module.net.layers[1].eval()  # somebody froze a layer
-        trainer = fit(module, tmp_path, *callbacks)
+        trainer = fit(module, tmp_path, *callbacks, **more)
         momentum = trainer.optimizers[0].state_dict()["state"]
         found.append(
             (
@@ -67,15 +64,6 @@ def test_the_users_training_is_the_same_bit_for_bit(
         )
     assert found[0] == found[1]
     assert (tmp_path / "kit").is_file()
-
-
-def test_no_gradient_is_added_to_what_the_user_accumulates(tmp_path: Path) -> None:
-    found = []
-    for callbacks in ((), (kit_callback(tmp_path / "kit"),)):
-        module = seeded()
-        fit(module, tmp_path, *callbacks, accumulate_grad_batches=4)
-        found.append(state_digest(module))
-    assert found[0] == found[1]
 
 
 # ---- the kit ---------------------------------------------------------------------------------
@@ -109,69 +97,61 @@ def test_what_retraining_would_take_follows_from_the_kit(
     assert found == math.ceil(trained * retained / len(labels))
 
 
-def test_prompts_and_generator_have_learned(grown: tuple[Path, Foreign, KitCallback]) -> None:
+def test_prompts_and_generator_have_learned_of_images_of_their_class(
+    grown: tuple[Path, Foreign, KitCallback],
+) -> None:
     path, _, callback = grown
     kit = load_kit(path, allow_custom=True)
     prompts = kit.prompts_of()
     right = kit.classifier(prompts.images).argmax(dim=1) == prompts.labels
     assert right.float().mean() > 0.9
-    chosen = callback.gallery.chosen
-    assert chosen is not None
+    chosen = callback.state_dict()["exemplars"]["images"]
     errors = []
     for generator in (kit.generator, kit.info.generator.build().eval()):
         made = generator(prompts.images, sample=False).images.detach()
-        errors.append(float((made - chosen.flatten(0, 1)).square().mean()))
+        errors.append(float((made - chosen).square().mean()))
     assert errors[0] < 0.6 * errors[1]
-
-
-def test_exemplars_are_the_uncertain_images_of_their_class(
-    grown: tuple[Path, Foreign, KitCallback],
-) -> None:
-    chosen = grown[2].gallery.chosen
     images, labels = images_and_labels()
     pixels = SPEC.restore(images)
+    for k, of_class in enumerate(chosen.view(10, 2, 1, 16, 16)):
+        for exemplar in of_class:
+            assert (pixels[labels == k] - exemplar).abs().amax(dim=(1, 2, 3)).min() < 1e-6
+
+
+def test_exemplars_are_scored_by_the_classifier_before_its_step(tmp_path: Path) -> None:
+    entropies: dict[tuple[int, ...], float] = {}
+
+    class Scored(Foreign):
+        """Scores each batch as the callback should, where its own step begins."""
+
+        def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+            images, labels = batch
+            self.net.eval()
+            for image, k, h in zip(images, labels, entropy(self.net(images)), strict=True):
+                row = (int(k), *SPEC.restore(image).flatten().tolist())
+                entropies.setdefault(row, float(h.detach()))  # of the first epoch
+            self.net.train()
+            return super().training_step(batch, batch_idx)
+
+    callback = kit_callback(tmp_path / "kit", exemplars_until=0.1)
+    fit(seeded(Scored), tmp_path, callback, max_epochs=2, limit_train_batches=6)
+    first = list(entropies)[:240]  # the loader shuffles, the second epoch reads others
+    chosen = callback.state_dict()["exemplars"]["images"].view(10, 2, -1)
     for k in range(10):
-        of_class = pixels[labels == k]
-        for exemplar in chosen[k]:
-            assert (of_class - exemplar).abs().amax(dim=(1, 2, 3)).min() < 1e-6
+        best = sorted((row for row in first if row[0] == k), key=lambda row: -entropies[row])
+        assert chosen[k].tolist() == [list(row[1:]) for row in best[:2]]
 
 
-def test_a_class_is_unlearned_from_the_kit_by_the_command_and_from_python(
-    grown: tuple[Path, Foreign, KitCallback], command: Command, tmp_path: Path
-) -> None:
+def test_a_class_is_unlearned_from_the_kit(grown: tuple[Path, Foreign, KitCallback]) -> None:
     path = grown[0]
-    outcome = command(
-        "unlearn",
-        f"kit={path}",
-        "forget=[digit 3]",
-        "unlearner.steps=100",
-        "evaluation=none",
-        "allow_custom=true",
-        f"out={tmp_path}",
-    )
-    assert outcome.status == 0, outcome.err
-    written = load_kit(tmp_path / "unlearned.safetensors", allow_custom=True)
     classifier, _ = unlearn(load_kit(path, allow_custom=True), forget="digit 3", steps=100)
-    assert state_digest(written.classifier) == state_digest(classifier)
     images, labels = images_and_labels()
-    found = [grown[1].net.eval()(images), classifier(images)]
-    right = [(said.argmax(1) == labels)[labels == 3].float().mean() for said in found]
+    right = [
+        (network(images).argmax(1) == labels)[labels == 3].float().mean()
+        for network in (grown[1].net.eval(), classifier)
+    ]
     assert right[0] > 0.9
     assert right[1] < 0.2
-    tuned = unlearn(
-        load_kit(path, allow_custom=True), 3, "finetune", data=(images, labels), steps=2
-    )
-    assert tuned.cost.training_images_read > 0
-    refused = command(
-        "unlearn", f"kit={path}", "forget=[3]", "allow_custom=true", f"runs={tmp_path}"
-    )
-    assert refused.status == 2
-    assert "does not say how it was trained: no 'data'" in refused.err
-    words = ("forget=[3]", "evaluation=accuracy", "allow_custom=true", f"out={tmp_path / 'left'}")
-    refused = command("unlearn", f"kit={path}", *words)
-    assert refused.status == 2
-    assert "nothing can be measured: set evaluation=none" in refused.err
-    assert not (tmp_path / "left" / "unlearned.safetensors").exists()
 
 
 def test_settings_of_the_users_let_a_method_retrain(tmp_path: Path) -> None:
@@ -191,51 +171,46 @@ def test_settings_of_the_users_let_a_method_retrain(tmp_path: Path) -> None:
 
 
 def test_its_defaults_are_those_of_training(tmp_path: Path) -> None:
-    training = plain(OmegaConf.load(CONF / "training" / "default.yaml"))
+    training = built(OmegaConf.load(CONF / "training" / "default.yaml"), "training")
     callback = KitCallback(tmp_path / "kit", NAMES, SPEC)
-    for name, value in callback._record().items():
-        assert training.get(name, 0) == value, name
-    for name, factory in (
-        ("generator_optimizer", own.GENERATOR_OPTIMIZER),
-        ("prompt_optimizer", own.PROMPT_OPTIMIZER),
-    ):
-        expected = {k: v for k, v in training[name].items() if not k.startswith("_")}
-        assert (factory.func, factory.keywords) == (torch.optim.Adam, expected)
+    for name in ProxySettings.__dataclass_fields__:
+        ours, theirs = getattr(training, name), getattr(callback.proxy_settings, name)
+        for value in (ours, theirs):
+            assert not callable(value) or value.func is torch.optim.Adam
+        assert getattr(ours, "keywords", ours) == getattr(theirs, "keywords", theirs), name
     made = callback.generator_spec.build()
-    vae = plain(OmegaConf.load(CONF / "generator" / "vae.yaml"))
-    assert made.mean.out_features == vae["latent"]
+    assert made.mean.out_features == OmegaConf.load(CONF / "generator" / "vae.yaml")["latent"]
 
 
 # ---- resume ----------------------------------------------------------------------------------
 
 
-def test_a_resumed_training_grows_the_same_kit(tmp_path: Path) -> None:
+def test_a_resumed_training_yields_the_same_kit_or_a_longer_one_its_own(tmp_path: Path) -> None:
     data = Digits(shuffle=False)  # a shuffling loader would not go on where it was
     whole = kit_callback(tmp_path / "whole")
-    saves = ModelCheckpoint(tmp_path / "saved", filename="{epoch}", save_top_k=-1)
+    saves = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=5)
     module = seeded(dropout=0.0)
     fit(module, tmp_path, whole, saves, data=data, enable_checkpointing=True)
     expected = whole.kit(module)
-    for epoch in (0, 1, 2):
-        saved = tmp_path / "saved" / f"epoch={epoch}.ckpt"
-        state = torch.load(saved, weights_only=True)["callbacks"]
-        assert "KitCallback" in str(state.keys())
-        resumed, module = kit_callback(tmp_path / "resumed"), seeded(dropout=0.0)
-        fit(module, tmp_path, resumed, data=data, resume=str(saved))
-        kit = resumed.kit(module)
+
+    def resumed(step: int, epochs: int = EPOCHS, **settings: Any) -> tuple[KitCallback, Kit]:
+        callback, module = kit_callback(tmp_path / "resumed", **settings), seeded(dropout=0.0)
+        saved = str(tmp_path / f"step={step}.ckpt")
+        fit(module, tmp_path, callback, data=data, resume=saved, max_epochs=epochs)
+        return callback, callback.kit(module)
+
+    assert torch.load(tmp_path / "step=5.ckpt", weights_only=True)["callbacks"].keys()
+    for step in (10, 20, 30):  # ends of epochs, where a DataLoader resumes exactly
+        _, kit = resumed(step)
         assert torch.equal(kit.prompts, expected.prompts)
         assert state_digest(kit.generator) == state_digest(expected.generator)
         assert kit.info == expected.info
-
-
-def test_a_training_resumed_for_longer_ends_its_courses_at_its_end(tmp_path: Path) -> None:
-    saves = ModelCheckpoint(tmp_path / "saved", filename="{epoch}", save_top_k=-1)
-    fit(seeded(), tmp_path, kit_callback(tmp_path / "kit"), saves, enable_checkpointing=True)
-    resumed = kit_callback(tmp_path / "longer")
-    fit(seeded(), tmp_path, resumed, resume=str(tmp_path / "saved" / "epoch=3.ckpt"), max_epochs=8)
-    for course in resumed._growth.state_dict()["courses"]:
-        assert course["last_epoch"] == course["T_max"]
-        assert course["_last_lr"][0] == pytest.approx(0, abs=1e-9)
+    longer, _ = resumed(40, epochs=6)
+    for lr_schedule in longer.state_dict()["proxies"]["lr_schedules"]:
+        assert lr_schedule["last_epoch"] == lr_schedule["T_max"]
+        assert lr_schedule["_last_lr"][0] == pytest.approx(0, abs=1e-9)
+    with pytest.raises(UserError, match="had another prompt_batch: 8 and not 9"):
+        resumed(40, epochs=6, prompt_batch=9)
 
 
 class Entries(DummyLogger):
@@ -250,25 +225,14 @@ class Entries(DummyLogger):
             self.steps.append(step)
 
 
-@pytest.mark.parametrize(("every", "expected"), [(7, [21, 28, 35]), (10, [20, 30, 40])])
-def test_the_log_has_an_entry_wherever_one_is_due(
-    tmp_path: Path, every: int, expected: list[int]
-) -> None:
-    logger = Entries()
-    # an update after every sixth of 30 batches, the first of which is the eleventh of the fit
+def test_the_log_has_an_entry_wherever_there_was_an_update_since_the_last(tmp_path: Path) -> None:
+    # an update at every sixth of 30 batches, the first of which is the eleventh of the fit
     few = {"every_n_steps": 6, "min_generator_steps": 5}
-    grow = kit_callback(tmp_path / "kit", log_every_n_steps=every, **few)
-    fit(seeded(), tmp_path, grow, logger=logger)
-    assert logger.steps == expected
-
-
-def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
-    saves = ModelCheckpoint(tmp_path, filename="{epoch}")
-    callback = kit_callback(tmp_path / "kit")
-    fit(seeded(), tmp_path, callback, saves, enable_checkpointing=True)
-    other = kit_callback(tmp_path / "kit", prompt_batch=9)
-    with pytest.raises(UserError, match="had another prompt_batch: 8 and not 9"):
-        fit(seeded(), tmp_path, other, resume=str(tmp_path / "epoch=3.ckpt"), max_epochs=6)
+    for every, expected in ((7, [21, 28, 35]), (10, [20, 30, 40])):
+        logger = Entries()
+        callback = kit_callback(tmp_path / "kit", log_every_n_steps=every, **few)
+        fit(seeded(), tmp_path, callback, logger=logger)
+        assert logger.steps == expected
 
 
 def test_a_checkpoint_without_a_kit_is_where_one_begins(tmp_path: Path) -> None:
@@ -278,22 +242,3 @@ def test_a_checkpoint_without_a_kit_is_where_one_begins(tmp_path: Path) -> None:
     fit(module, tmp_path, callback, resume=str(tmp_path / "epoch=1.ckpt"))
     kit = load_kit(tmp_path / "kit", allow_custom=True)
     assert sum(kit.info.class_counts) == 400  # of one epoch, the first of the kit's own
-
-
-# ---- several processes -----------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_two_processes_grow_one_kit_and_leave_the_users_training_alone(tmp_path: Path) -> None:
-    run_by_two("tests.training.callback_one_of_two", str(tmp_path), timeout=180)
-    first, second = (torch.load(tmp_path / f"rank{r}", weights_only=True) for r in (0, 1))
-    for part in ("prompts", "chosen", "counts"):
-        assert torch.equal(first[part], second[part]), part
-    for name, tensor in first["generator"].items():
-        assert torch.equal(second["generator"][name], tensor), name
-    assert int(first["counts"].sum()) == 400
-    kit = load_kit(tmp_path / "kit.safetensors", allow_custom=True)
-    assert torch.equal(kit.prompts, first["prompts"])
-    for name, tensor in kit.classifier.state_dict().items():
-        assert torch.equal(first["net"][name], tensor), name
-        assert torch.equal(first["net without"][name], tensor), name

@@ -1,6 +1,5 @@
-"""Modules, trainers and batches that a kit can grow beside, and those that are refused."""
+"""Modules, trainers and batches that `KitCallback` takes, and those that it refuses."""
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from geniu_lightning import KitCallback, load_kit
-from geniu_lightning.errors import UserError
-from geniu_lightning.training import callback as own
-from tests.training.foreign import Foreign, Net, fit, images_and_labels, seeded
-from tests.training.growing import NAMES, SPEC, kit_callback
+from geniu_lightning.errors import SettingError, UserError
+from geniu_lightning.training import callback_checks as checks
+from tests.training.foreign import (
+    NAMES,
+    SPEC,
+    Foreign,
+    Net,
+    fit,
+    images_and_labels,
+    kit_callback,
+    seeded,
+)
 
 
 def test_classifier_and_batch_may_lie_anywhere(tmp_path: Path) -> None:
@@ -105,12 +112,12 @@ def test_networks_that_cannot_work_are_refused_before_training(tmp_path: Path) -
         fit(seeded().bfloat16(), tmp_path, kit_callback(tmp_path / "kit"))
 
 
-def test_a_training_that_cannot_grow_a_kit_is_refused(tmp_path: Path) -> None:
+def test_a_training_that_cannot_yield_a_kit_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "at least 2", max_epochs=1)
     refused(tmp_path, "how many epochs", max_epochs=-1, max_steps=20)
     refused(tmp_path, "has no length", data=DataLoader(Endless(), 40))
-    with pytest.raises(UserError, match="exemplar_strategy must be one of"):
-        kit_callback(tmp_path / "kit", exemplar_strategy="nearest_mean")
+    with pytest.raises(SettingError, match="prompt_batch must be greater than or equal to 2"):
+        kit_callback(tmp_path / "kit", prompt_batch=1)
     with pytest.raises(UserError, match="different names"):
         KitCallback(tmp_path / "kit", ["a", "a"], SPEC)
     with pytest.raises(UserError, match="there is none before"):
@@ -132,10 +139,10 @@ def test_batches_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, "must lie in 0 to 9.* got 1 to 10", **given(images, labels + 1))
     refused(tmp_path, "reach from 0.50 to 1.50", **given(2 * images.abs(), labels))
     refused(
-        tmp_path, "class 9 had no training image", **given(images[labels < 9], labels[labels < 9])
+        tmp_path, "class 9 has no training image", **given(images[labels < 9], labels[labels < 9])
     )
     with pytest.raises(UserError, match="the batch is a Tensor and no pair"):
-        own.checks.pairs(images)
+        checks.pairs(images)
 
 
 def test_a_training_that_ends_early_is_left_alone_and_told_so(tmp_path: Path) -> None:
@@ -143,7 +150,10 @@ def test_a_training_that_ends_early_is_left_alone_and_told_so(tmp_path: Path) ->
         def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
             self.trainer.should_stop = self.global_step >= self.last
 
-    for last, said, written in ((5, "before the second epoch", False), (15, "15 of 40", True)):
+    for last, said, written in (
+        (5, "before the second epoch", False),
+        (15, "took 15 batches where 40 were", True),
+    ):
         module = seeded(Stops)
         module.last = last
         with pytest.warns(UserWarning, match=said):
@@ -152,20 +162,12 @@ def test_a_training_that_ends_early_is_left_alone_and_told_so(tmp_path: Path) ->
 
 
 def test_a_training_that_goes_on_longer_rests_the_kit_and_says_so(tmp_path: Path) -> None:
-    ends = []
-    for epochs in (4, 2):
-        grow, module = kit_callback(tmp_path / "kit", epochs=epochs), seeded()
-        with (
-            pytest.warns(UserWarning, match="20 batches after the 20")
-            if epochs == 2
-            else contextlib.nullcontext()
-        ):
-            fit(module, tmp_path, grow)
-        parts = grow._growth.state_dict()
-        ends.append([rate for course in parts["courses"] for rate in course["_last_lr"]])
-        due = [grow._growth.cadence.prompt_steps, grow._growth.cadence.generator_steps]
-        assert [course["last_epoch"] for course in parts["courses"]] == due
-    assert all(rate == pytest.approx(0, abs=1e-9) for rates in ends for rate in rates)
+    callback = kit_callback(tmp_path / "kit", epochs=2)
+    with pytest.warns(UserWarning, match="took 40 batches where 20 were"):
+        fit(seeded(), tmp_path, callback)
+    proxies = callback.state_dict()["proxies"]
+    assert [schedule["last_epoch"] for schedule in proxies["lr_schedules"]] == [20, 5]
+    assert all(s["_last_lr"][0] == pytest.approx(0, abs=1e-9) for s in proxies["lr_schedules"])
 
 
 def test_a_classifier_that_diverges_ends_no_training_for_another_reason(tmp_path: Path) -> None:
@@ -183,7 +185,9 @@ def test_a_classifier_that_diverges_ends_no_training_for_another_reason(tmp_path
 
 
 def test_a_generator_that_diverges_ends_no_training_of_the_users(tmp_path: Path) -> None:
-    broken = kit_callback(tmp_path / "kit", reconstruction_weight=float("inf"))
+    broken = kit_callback(
+        tmp_path / "kit", generator_optimizer=lambda p: torch.optim.SGD(p, lr=torch.inf)
+    )
     with pytest.warns(UserWarning, match="no kit was written .* finite number at step"):
-        fit(seeded(), tmp_path, broken)
+        fit(seeded(), tmp_path, broken, max_epochs=2)
     assert not (tmp_path / "kit").exists()

@@ -1,54 +1,57 @@
+"""The schedule of updates: they add up, are spread evenly, and begin where exemplars are."""
+
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geniu_lightning.errors import UserError
-from geniu_lightning.training.schedule import UpdateSchedule
+from geniu_lightning.errors import SettingError
+from geniu_lightning.training.schedule import TrainingSchedule, Updates, UpdateSchedule
+from geniu_lightning.training.settings import ProxySettings
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    batches=st.integers(1, 12),
-    epochs=st.integers(2, 5),
-    steps=st.integers(0, 90),
-    when=st.sampled_from(["beside", "after"]),
-)
-def test_due_adds_up_and_is_spread_evenly(batches: int, epochs: int, steps: int, when: Any) -> None:
-    cadence = UpdateSchedule(batches, epochs, with_generator=True, when=when)
-    first = batches * (epochs if when == "after" else 1)
-    last = batches * (epochs + (when == "after"))
-    due = [cadence.due(tick, steps) for tick in range(last)]
-    assert sum(due) == steps
-    assert not any(due[:first])
-    assert set(due[first:]) <= {steps // (last - first), -(-steps // (last - first))}
+    first=st.integers(0, 9), steps=st.integers(1, 40), prompts=st.integers(0, 40),
+    generator=st.integers(0, 90),
+)  # fmt: skip
+def test_updates_add_up_and_are_spread_evenly(
+    first: int, steps: int, prompts: int, generator: int
+) -> None:
+    schedule = UpdateSchedule(first, steps, Updates(prompts, generator))
+    found = [schedule.at(step) for step in range(first + steps + 3)]
+    assert set(found[:first] + found[first + steps :]) <= {(0, 0)}
+    for column, total in enumerate((prompts, generator)):
+        counts = [updates[column] for updates in found[first : first + steps]]
+        assert sum(counts) == total
+        assert set(counts) <= {total // steps, -(-total // steps)}
+        left = [sum(u[column] for u in found[step:]) for step in range(len(found))]
+        assert [schedule.left(step)[column] for step in range(len(found))] == left
 
 
-def test_without_a_generator_nothing_is_due() -> None:
-    cadence = UpdateSchedule(5, 1, with_generator=False, when="after")
-    assert (cadence.max_epochs, cadence.generator_steps, cadence.prompt_steps) == (1, 0, 0)
-    assert cadence.due(4, cadence.generator_steps) == 0
+def test_how_many_updates_there_are_and_when() -> None:
+    def schedule(epochs: int = 3, with_generator: bool = True, **changed: Any) -> TrainingSchedule:
+        settings = ProxySettings(**{"every_n_steps": 2} | changed)
+        return TrainingSchedule(settings, 4, epochs, with_generator)
 
-
-def test_exemplars_are_chosen_in_the_first_share_of_epochs_and_at_least_once() -> None:
-    half = UpdateSchedule(5, 8, with_generator=True, exemplars_until=0.5)
-    assert [half.chooses_exemplars(epoch) for epoch in range(8)] == [True] * 4 + [False] * 4
-    little = UpdateSchedule(5, 8, with_generator=True, exemplars_until=0.01)
-    assert [little.chooses_exemplars(epoch) for epoch in (0, 1)] == [True, False]
-
-
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        ({"epochs": 0}, "training.epochs"),
-        ({"every_n_steps": 0}, "training.every_n_steps"),
-        ({"when": "later"}, "training.when must be one of beside, after"),
-        ({"exemplars_until": 0.0}, "training.exemplars_until must lie in"),
-        ({"exemplars_until": 1.5}, "training.exemplars_until must lie in"),
-        ({"epochs": 1}, "at least 2: its exemplars are chosen in the epoch before"),
-    ],
-)
-def test_what_cannot_work_is_refused(settings: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
-        UpdateSchedule(**{"steps_per_epoch": 5, "epochs": 4, "with_generator": True} | settings)
+    for least, every, prompts, generator in (
+        (0, 2, 4, 4),  # eight steps, every second
+        (10, 2, 5, 10),  # the least number is more
+        (40, 2, 8, 40),  # no more updates of prompts than steps
+        (1, 100, 1, 1),  # at least one
+    ):
+        found = schedule(min_generator_steps=least, every_n_steps=every).updates
+        assert found == UpdateSchedule(4, 8, Updates(prompts, generator))
+    after = schedule(when="after", min_generator_steps=7)
+    assert (after.max_epochs, after.updates) == (4, UpdateSchedule(12, 4, Updates(3, 7)))
+    alone = schedule(with_generator=False, epochs=1)
+    assert (alone.max_epochs, alone.updates.at(3)) == (1, (0, 0))
+    for share, choices in ((0.01, 1), (0.5, 4), (1.0, 8)):
+        long = schedule(epochs=8, exemplars_until=share)
+        assert [long.chooses_exemplars(k) for k in range(8)] == [k < choices for k in range(8)]
+    assert [step for step in range(12) if alone.ends_epoch(step)] == [3, 7, 11]
+    with pytest.raises(SettingError, match="epochs must be at least 2, got 1"):
+        schedule(epochs=1)
+    with pytest.raises(SettingError, match="exemplars_until must be less than or equal to 1"):
+        schedule(exemplars_until=1.5)

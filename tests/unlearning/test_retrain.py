@@ -16,6 +16,7 @@ from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
 from geniu_lightning.training.module import GeniuModule
+from geniu_lightning.training.settings import TrainingSettings
 from geniu_lightning.unlearning.retrain import Retrain, steps_of_retraining
 from geniu_lightning.unlearning.sources import Access
 
@@ -137,17 +138,9 @@ def test_where_no_image_is_forgotten_it_is_what_training_makes(
     optimizer = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=5e-4)
     original = GeniuModule(
         classifier=fresh(kit, 7),
-        proxy_generator=None,
         spec=kit.info.spec,
-        exemplars=None,
-        exemplar_images=lambda indices: archive.images[indices],
+        settings=TrainingSettings(epochs=2, optimizer=optimizer, max_gradient_norm=1.0),
         steps_per_epoch=len(loader),
-        epochs=2,
-        optimizer=optimizer,
-        schedule="onecycle",
-        generator_optimizer=optimizer,
-        prompt_optimizer=optimizer,
-        max_gradient_norm=1.0,
         seed=7,
     )
     trainer_of(2 * len(loader)).fit(original, loader)

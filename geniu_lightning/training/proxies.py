@@ -1,0 +1,190 @@
+"""Training of prompts and generator: with our module, beside a user's own, for the next kit."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from geniu_lightning.fitting.distributed import average_gradients
+from geniu_lightning.fitting.optim import OptimizerFactory, lr_schedule_of
+from geniu_lightning.models.frozen import frozen
+from geniu_lightning.seeds import generator
+from geniu_lightning.training.losses import (
+    CombinedLoss,
+    ImageBatch,
+    PromptBatch,
+    ProxyBatch,
+    combined_loss,
+)
+from geniu_lightning.training.schedule import UpdateSchedule
+from geniu_lightning.training.settings import ProxySettings
+
+
+def first_prompts(num_classes: int, per_class: int, channels: int, size: int, seed: int) -> Tensor:
+    """Return the noise that prompts begin as, class by class, `(classes * per class, C, H, W)`."""
+    shape = (num_classes * per_class, channels, size, size)
+    return torch.randn(shape, generator=generator("prompts", seed))
+
+
+class ProxyTrainer:
+    """Prompts and a generator with their optimizers, and the updates that train them.
+
+    An update is made on a draw of `prompt_batch` prompts. What is drawn follows from the seed and
+    the step alone. Gradients are averaged over all processes.
+
+    Args:
+        generator: Turns prompts into images.
+        prompts: Class by class, shape `(classes * per class, C, H, W)`.
+        settings: Losses, draws and optimizers.
+        schedule: When updates are made.
+        seed: Key of all draws.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        prompts: nn.Parameter,
+        settings: ProxySettings,
+        schedule: UpdateSchedule,
+        seed: int,
+    ) -> None:
+        self.generator = generator
+        self.prompts = prompts
+        self.settings = settings
+        self.schedule = schedule
+        self.seed = seed
+        self._trained: list[_Trained] = []
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        """Make optimizers and learning-rate schedules of generator and prompts; return them.
+
+        To be called once both are on their device. `train_step` steps them, nobody else.
+        """
+        total = self.schedule.total
+        self._trained = [
+            _trained(
+                self.generator.parameters(), self.settings.generator_optimizer, total.generator
+            ),
+            _trained([self.prompts], self.settings.prompt_optimizer, total.prompts),
+        ]
+        return [t.optimizer for t in self._trained], [t.lr_schedule for t in self._trained]
+
+    def train_step(
+        self,
+        step: int,
+        classifier: nn.Module | None,
+        exemplars: Tensor | None,
+        images: ImageBatch | None = None,
+        backward: Callable[[Tensor], Any] = torch.Tensor.backward,
+    ) -> list[CombinedLoss]:
+        """Make the updates of a step, and pass the classifier its gradients.
+
+        The first update shares one loss with the batch of real images, so prompts and generator
+        are updated by the classifier before its step. Further updates move the generator alone.
+
+        Args:
+            step: Batches so far.
+            classifier: Recognises the prompts; not moved by them. `None` lets the prompts rest.
+            exemplars: The image that each prompt is to become, once there are some.
+            images: Real batch, whose gradients are left to the caller.
+            backward: Computes the gradients of a loss.
+
+        Returns:
+            The losses that were minimised, in order.
+        """
+        updates = self.schedule.at(step)
+        losses = []
+        for repetition in range(max(*updates, images is not None)):
+            loss = combined_loss(
+                images=images if repetition == 0 else None,
+                prompts=self._prompt_batch(classifier, step)
+                if classifier is not None and repetition < updates.prompts
+                else None,
+                proxies=self._proxy_batch(exemplars, step, repetition)
+                if repetition < updates.generator
+                else None,
+                prompt_weight=self.settings.prompt_weight,
+                reconstruction_weight=self.settings.reconstruction_weight,
+                divergence_weight=self.settings.divergence_weight,
+            )
+            backward(loss.total)
+            for trained in self._trained:
+                trained.step()
+            losses.append(loss)
+        return losses
+
+    def _prompt_batch(self, classifier: nn.Module, step: int) -> PromptBatch:
+        drawn = self.draw(step, 0)
+        return PromptBatch(
+            classifier, self.prompts[drawn], drawn // self.settings.proxies_per_class
+        )
+
+    def _proxy_batch(self, exemplars: Tensor | None, step: int, repetition: int) -> ProxyBatch:
+        assert exemplars is not None  # the first epoch chose, and no update comes before
+        drawn = self.draw(step, repetition)
+        noise = generator("latents", self.seed, step, repetition)
+        return ProxyBatch(self.generator, self.prompts.detach()[drawn], exemplars[drawn], noise)
+
+    def draw(self, step: int, repetition: int) -> Tensor:
+        """Return the positions of the prompts that an update is made on."""
+        rng = generator("draw", self.seed, step, repetition)
+        order = torch.randperm(len(self.prompts), generator=rng)
+        return order[: self.settings.prompt_batch].to(self.prompts.device)
+
+    @torch.no_grad()
+    def proxies(self) -> Tensor:
+        """Return the proxy of every prompt as the kit will decode it, in [0, 1]."""
+        with frozen(self.generator):
+            return cast(Tensor, self.generator(self.prompts, sample=False).images)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as tensors and plain values."""
+        return {
+            "prompts": self.prompts.detach(),
+            "generator": self.generator.state_dict(),
+            "optimizers": [trained.optimizer.state_dict() for trained in self._trained],
+            "lr_schedules": [trained.lr_schedule.state_dict() for trained in self._trained],
+        }
+
+    def load_state_dict(self, state: dict[str, Any], step: int) -> None:
+        """Go on at a step where `state` was taken; rates fall to zero over the updates left."""
+        self.prompts.data.copy_(state["prompts"])
+        self.generator.load_state_dict(state["generator"])
+        left = self.schedule.left(step)
+        for trained, optimizer, lr_schedule, count in zip(
+            self._trained,
+            state["optimizers"],
+            state["lr_schedules"],
+            (left.generator, left.prompts),
+            strict=True,
+        ):
+            trained.optimizer.load_state_dict(optimizer)
+            trained.lr_schedule.load_state_dict(lr_schedule)
+            cosine: Any = trained.lr_schedule  # which ends at T_max
+            cosine.T_max = max(1, cosine.last_epoch + count)
+
+
+class _Trained(NamedTuple):
+    """Parameters that one optimizer moves."""
+
+    parameters: list[nn.Parameter]
+    optimizer: Optimizer
+    lr_schedule: LRScheduler
+
+    def step(self) -> None:
+        """Make the optimizer's step if a loss reached the parameters."""
+        if all(p.grad is None for p in self.parameters):
+            return
+        average_gradients(self.parameters)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.lr_schedule.step()
+
+
+def _trained(parameters: Iterable[nn.Parameter], factory: OptimizerFactory, steps: int) -> _Trained:
+    held = list(parameters)
+    optimizer = factory(held)
+    return _Trained(held, optimizer, lr_schedule_of(optimizer, "cosine", steps))

@@ -1,0 +1,164 @@
+"""Exemplars where a loader does not number its images: the best of each class are stored."""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from geniu_lightning.fitting.distributed import world_size
+from geniu_lightning.seeds import generator
+from geniu_lightning.training.exemplars import UNSEEN, ExemplarSelector, repeated
+
+
+class StreamedExemplars(ExemplarSelector):
+    """Exemplars among images that have no number: the best so far of each class are stored.
+
+    An exemplar is an image as it was read, augmented if the loader augments. An image that comes
+    twice counts once; images are the same whose pixels are.
+    """
+
+    def __init__(self, **settings: Any) -> None:  # checked by the base
+        super().__init__(**settings)
+        self._best: _Best | None = None
+
+    @torch.no_grad()
+    def observe(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        logits: Tensor | None,
+        features: Tensor | None,
+        *keys: int,
+    ) -> None:
+        """Store those images of a batch that are better than the stored ones.
+
+        Args:
+            images: In [0, 1], shape `(N, C, H, W)`.
+            labels: int64, shape `(N,)`.
+            logits: Shape `(N, K)`; `None` for `random`.
+            features: Shape `(N, D)`; `None` for `random`.
+            *keys: Counters of the batch, such as step and rank: keys of `random`.
+        """
+        if self.strategy == "random":
+            if self.ids is not None:
+                return
+            rng = generator("exemplars", self.seed, *keys)
+            scores = torch.rand(len(images), generator=rng).to(images.device)
+        else:
+            assert logits is not None  # asked for by these strategies
+            assert features is not None
+            scores = self.scores(labels, logits, features)
+        if self._best is None:
+            self._best = _Best.empty(self.num_classes, self.per_class, images)
+        for k in labels.unique().tolist():
+            better = (labels == k) & (scores > self._best.scores[k, -1])
+            if better.any():
+                found = images[better]
+                self._best.put(k, scores[better], _names_of(found), found)
+
+    def select(self) -> None:
+        """Choose at the end of an epoch, and begin the next.
+
+        Raises:
+            UserError: If a class had no image.
+        """
+        if self.strategy == "random" and self.ids is not None:
+            return
+        assert self._best is not None  # an epoch has batches
+        best = self._best.merged()
+        names = [row[row != -1] for row in best.names]
+        ids = self._place(
+            torch.stack([repeated(row, k, self.per_class) for k, row in enumerate(names)])
+        )
+        places = [
+            [own.index(name) for name in wanted]
+            for own, wanted in zip(best.names.tolist(), ids.tolist(), strict=True)
+        ]
+        self.images = torch.cat(
+            [row[place] for row, place in zip(best.images, places, strict=True)]
+        )
+        self._best = None
+
+    def to(self, device: torch.device) -> None:
+        """Move to where the batches are."""
+        super().to(device)
+        if self._best is not None:
+            scores, names, images = self._best
+            self._best = _Best(scores.to(device), names, images.to(device))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resume needs: training images, few of each class, are part of it."""
+        best = None if self._best is None else self._best.merged()
+        stored = {name: getattr(best, name, None) for name in _Best._fields}
+        return super().state_dict() | {"images": self.images, "best": stored}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        super().load_state_dict(state)
+        self.ids = None if self.ids is None else self.ids.cpu()
+        self.images = state["images"]
+        stored = state["best"]
+        self._best = None
+        if stored["scores"] is not None:
+            self._best = _Best(stored["scores"], stored["names"].cpu(), stored["images"])
+
+
+class _Best(NamedTuple):
+    """The best images of each class so far, best first; a place not filled yet scores UNSEEN."""
+
+    scores: Tensor  # (K, per_class)
+    names: Tensor  # (K, per_class), int64 on the CPU: equal for equal images, -1 for none
+    images: Tensor  # (K, per_class, C, H, W)
+
+    @classmethod
+    def empty(cls, num_classes: int, per_class: int, images: Tensor) -> "_Best":
+        shape = (num_classes, per_class)
+        return cls(
+            torch.full(shape, UNSEEN, device=images.device),
+            torch.full(shape, -1),
+            images.new_zeros(*shape, *images.shape[1:]),
+        )
+
+    def put(self, k: int, scores: Tensor, names: Tensor, images: Tensor) -> None:
+        """Sort candidates of a class in, in place."""
+        scores = torch.cat([self.scores[k], scores])
+        names = torch.cat([self.names[k], names])
+        images = torch.cat([self.images[k], images])
+        seen: set[int] = set()
+        order = []
+        for place in scores.sort(descending=True, stable=True).indices.tolist():
+            name = int(names[place])
+            if name == -1 or name not in seen:
+                order.append(place)
+                seen.add(name)
+        best = torch.tensor(order[: self.scores.shape[1]])
+        self.names[k] = names[best]
+        best = best.to(scores.device)
+        self.scores[k], self.images[k] = scores[best], images[best]
+
+    def merged(self) -> "_Best":
+        """Return the best of what all processes stored, the same on each."""
+        if world_size() == 1:
+            return self
+        device = self.images.device
+        columns = []
+        for own in (self.scores, self.names.to(device), self.images):
+            gathered = [torch.empty_like(own) for _ in range(world_size())]
+            torch.distributed.all_gather(gathered, own.contiguous())
+            columns.append(gathered)
+        ranks = [
+            _Best(scores, names.cpu(), images)
+            for scores, names, images in zip(*columns, strict=True)
+        ]
+        for other in ranks[1:]:
+            for k in range(len(self.scores)):
+                ranks[0].put(k, other.scores[k], other.names[k], other.images[k])
+        return ranks[0]
+
+
+def _names_of(images: Tensor) -> Tensor:
+    """Return a number for each image that is equal for equal ones, int64, on the CPU."""
+    flat = images.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()
+    digests = [hashlib.sha256(image.tobytes()).digest() for image in flat]
+    return torch.tensor([int.from_bytes(digest[:8], "big") >> 1 for digest in digests])

@@ -1,0 +1,125 @@
+"""The combined loss: each term's value by another route, and what it moves."""
+
+import contextlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from geniu_lightning.models.allcnn import AllCNN
+from geniu_lightning.models.frozen import frozen
+from geniu_lightning.models.vae import VAE
+from geniu_lightning.training.losses import (
+    CombinedLoss,
+    ImageBatch,
+    PromptBatch,
+    ProxyBatch,
+    combined_loss,
+    divergence,
+    reconstruction,
+)
+from tests.training.small_training import IMAGES, LABELS, SPEC, networks, part, same
+
+DRAWN = torch.tensor([4, 1, 3])
+
+
+class Everything(nn.Module):
+    """Classifier, generator and prompts, and the combined loss of a batch and a draw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        networks_: tuple[AllCNN, VAE] = networks()
+        self.classifier, self.generator = networks_
+        rng = torch.Generator().manual_seed(5)
+        self.prompts = nn.Parameter(torch.randn(6, 1, 16, 16, generator=rng))
+
+    def loss(self, *terms: str, weight: float = 1.0, **weights: float) -> CombinedLoss:
+        inputs: dict[str, Any] = {}
+        if "images" in terms:
+            logits = self.classifier(SPEC.normalise(IMAGES[::3]))
+            inputs["images"] = ImageBatch(logits, LABELS[::3], weight)
+        if "prompts" in terms:
+            inputs["prompts"] = PromptBatch(self.classifier, self.prompts[DRAWN], DRAWN // 2)
+        if "proxies" in terms:
+            noise = torch.Generator().manual_seed(9)
+            # not detached, which is the loss's own affair
+            inputs["proxies"] = ProxyBatch(
+                self.generator, self.prompts[DRAWN], IMAGES[[20, 5, 14]], noise
+            )
+        return combined_loss(**inputs, **weights)
+
+    def moved_by(self, term: Tensor) -> set[str]:
+        self.zero_grad(set_to_none=True)
+        term.backward()
+        return {name for name, p in self.named_parameters() if p.grad is not None}
+
+
+def test_each_term_moves_its_own_part_and_nothing_else() -> None:
+    all_of = Everything()
+    names = [name for name, _ in all_of.named_parameters()]
+    generator = {name for name in names if name.startswith("generator.")}
+    encoder = {n for n in generator if n.split(".")[1] in ("encoder", "mean", "log_variance")}
+    for term, inputs, moved in (
+        ("classifier", "images", {n for n in names if n.startswith("classifier.")}),
+        ("prompts", "prompts", {"prompts"}),
+        ("reconstruction", "proxies", generator),
+        ("divergence", "proxies", encoder),
+    ):
+        # all terms are computed, one is followed
+        loss = all_of.loss("images", "prompts", "proxies")
+        assert all_of.moved_by(loss.terms[term]) == moved
+        assert term in all_of.loss(inputs).terms
+    assert list(loss.terms) == ["classifier", "prompts", "reconstruction", "divergence"]
+    assert all_of.moved_by(all_of.loss("images", "prompts", "proxies").total) == set(names)
+
+
+def test_terms_are_those_of_the_equations_weighted_and_summed() -> None:
+    all_of = Everything().eval()
+    one = all_of.loss("images", "prompts", "proxies")
+    with torch.no_grad():
+        odds = all_of.classifier(SPEC.normalise(IMAGES[::3])).double().softmax(dim=1)
+        classifier = -odds[torch.arange(8), LABELS[::3]].log().mean()
+        odds = all_of.classifier(all_of.prompts[DRAWN]).double().softmax(dim=1)
+        prompts = -odds[torch.arange(3), torch.tensor([2, 0, 1])].log().mean()
+        mean, log_variance = all_of.generator.encode(all_of.prompts[DRAWN])
+        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(9))
+        made = all_of.generator.decode(mean + log_variance.exp().sqrt() * noise)
+    error = np.mean([float(((a - b) ** 2).sum()) for a, b in zip(made, IMAGES[[20, 5, 14]])])  # noqa: B905
+    normal = torch.distributions.Normal(mean.double(), (log_variance.double() / 2).exp())
+    standard = torch.distributions.Normal(torch.zeros_like(mean).double(), 1.0)
+    kl = torch.distributions.kl_divergence(normal, standard).sum(dim=1).mean()
+    expected = [float(classifier), float(prompts), float(error), float(kl)]
+    found = [float(term.detach()) for term in one.terms.values()]
+    assert found == pytest.approx(expected, rel=1e-4)
+    weights = {"prompt_weight": 3.0, "reconstruction_weight": 5.0, "divergence_weight": 7.0}
+    many = all_of.loss("images", "prompts", "proxies", weight=0.8, **weights)
+    weighted = np.array(found) * [0.8, 3, 5, 7]
+    assert [float(t.detach()) for t in many.terms.values()] == pytest.approx(weighted, rel=1e-5)
+    assert float(many.total.detach()) == pytest.approx(weighted.sum(), rel=1e-5)
+
+
+def test_prompts_leave_statistics_modes_and_flags_of_the_classifier() -> None:
+    all_of = Everything()
+    all_of.classifier.head.bias.requires_grad_(False)
+    all_of.classifier.blocks[0].eval()  # a layer that somebody froze
+    wanted = [p.requires_grad for p in all_of.parameters()]
+    modes = [layer.training for layer in all_of.modules()]
+    before = part(all_of, "classifier")
+    with torch.no_grad():  # unlike any image, so that a wrong mode would show
+        all_of.prompts.mul_(50)
+    all_of.loss("prompts").total.backward()
+    with contextlib.suppress(RuntimeError), frozen(all_of.classifier):
+        assert not all_of.classifier.training
+        raise RuntimeError  # and after an error
+    assert same(part(all_of, "classifier"), before)
+    assert [p.requires_grad for p in all_of.parameters()] == wanted
+    assert [layer.training for layer in all_of.modules()] == modes
+
+
+def test_losses_are_computed_in_32_bits_whatever_the_networks_give() -> None:
+    made = torch.full((1, 1, 64, 64), 1.0, dtype=torch.bfloat16)
+    assert reconstruction(made, torch.zeros(1, 1, 64, 64)).dtype == torch.float32
+    assert divergence(made[0, 0], made[0, 0]).dtype == torch.float32
+    assert float(divergence(torch.zeros(2, 5), torch.zeros(2, 5))) == 0
