@@ -108,19 +108,19 @@ def compare(notes: list[Note]) -> None:
     """Print what the runs of a sweep found, and why one found nothing."""
     from geniu_lightning.cli import terminal
 
-    terminal.sweep(notes, ["method", "A_f", "A_r", "time, s", "word"], _found)
+    terminal.sweep(notes, ["method", "A_f", "A_r", "time, s", "verdict"], _found)
 
 
 def _found(folder: Path) -> list[object] | None:
-    from geniu_lightning.report.runs import read
+    from geniu_lightning.report.load import read
 
     run = read(folder)
     if run is None:  # an oracle: what it is measured against is not here
         return None
-    values = run.found.values
+    values = run.measured.values
     split = "test" if "accuracy.test.retain" in values else "validation"
     accuracies = [values.get(f"accuracy.{split}.{side}", "-") for side in ("forget", "retain")]
-    return [run.method, *accuracies, f"{values['cost.seconds']:.2f}", run.word or "-"]
+    return [run.method, *accuracies, f"{values['cost.seconds']:.2f}", run.verdict or "-"]
 
 
 class _Unlearning:

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-if TYPE_CHECKING:  # matplotlib is imported late
+if TYPE_CHECKING:  # matplotlib is imported late, and tensors come from the caller
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 MOST_CLASSES = 20  # rows of a grid, and cells with numbers, that can still be read
 
 
-def confusion(counts: Tensor, names: Sequence[str], title: str, path: Path) -> None:
+def confusion(counts: "Tensor", names: Sequence[str], title: str, path: Path) -> None:
     """Draw a confusion matrix.
 
     Args:
@@ -42,7 +41,7 @@ def confusion(counts: Tensor, names: Sequence[str], title: str, path: Path) -> N
     figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
-def grid(images: Tensor, names: Sequence[str], title: str, path: Path) -> None:
+def grid(images: "Tensor", names: Sequence[str], title: str, path: Path) -> None:
     """Draw a few images of each class, one row a class.
 
     Args:
