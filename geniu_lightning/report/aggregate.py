@@ -3,13 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.report.load import Run
-
-if TYPE_CHECKING:  # pandas is imported late
-    import pandas
 
 TRIVIAL = ("logit_mask", "zero_head", "logit_adjust", "random_init")
 LABELS = {"none": "none (before)", "retrain": "retrain (oracle)"}
@@ -173,7 +170,7 @@ def of_original(runs: Sequence[Run]) -> Row | None:
         "none",
         "none",
         tuple(sorted(fullest_of)),
-        *_statistics(_frame([run.original.values for run in found])),
+        *_statistics([run.original.values for run in found]),
         verdicts=dict(Counter(run.original_verdict for run in found if run.original_verdict)),
         runs=len(found),
         oracles=_banks(found),
@@ -182,22 +179,24 @@ def of_original(runs: Sequence[Run]) -> Row | None:
 
 def means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the mean of each number over those that have it."""
-    return _statistics(_frame(found))[0]
+    return _statistics(found)[0]
 
 
 def _row(setting: str, method: str, members: Sequence[Run], several: bool) -> Row:
     well = [run for run in members if not run.failed]
     _check_comparable(well, several)
-    seeds = [run.seed for run in well]
-    each = _frame([run.measured.values for run in well], seeds).groupby(level=0).mean()
+    each = {
+        seed: means([run.measured.values for run in well if run.seed == seed])
+        for seed in sorted({run.seed for run in well})
+    }
     done = {(run.seed, run.unlearning_seed) for run in well}
     return Row(
         setting,
         method,
         members[0].basis,
-        tuple(sorted(set(seeds))),
-        *_statistics(each),
-        each={seed: means([r.measured.values for r in well if r.seed == seed]) for seed in seeds},
+        tuple(each),
+        *_statistics([*each.values()]),
+        each=each,
         verdicts=dict(Counter(run.verdict for run in well if run.verdict)),
         runs=len(well),
         # what failed and ended well in another folder is no failure
@@ -230,19 +229,14 @@ def _check_comparable(runs: Sequence[Run], several: bool) -> None:
                 )
 
 
-def _frame(
-    found: Sequence[Mapping[str, float]], index: list[int] | None = None
-) -> "pandas.DataFrame":
+def _statistics(
+    found: Sequence[Mapping[str, float]],
+) -> tuple[dict[str, float], dict[str, float], dict[str, int]]:
+    """Return mean, standard deviation and number of values of each number, where there are any."""
     import pandas
 
-    return pandas.DataFrame([*found], index=index, dtype=float)
-
-
-def _statistics(
-    each: "pandas.DataFrame",
-) -> tuple[dict[str, float], dict[str, float], dict[str, int]]:
-    """Return mean, standard deviation and number of each column's values, where there are any."""
-    mean, std, count = each.mean(), each.std(), each.count()
+    frame = pandas.DataFrame([*found], dtype=float)
+    mean, std, count = frame.mean(), frame.std(), frame.count()
     return dict(mean.dropna()), dict(std.dropna()), dict(count[count > 0])
 
 

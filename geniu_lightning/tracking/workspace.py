@@ -6,7 +6,7 @@ from geniu_lightning.errors import UserError
 
 RETAIN, FORGET = "accuracy.test.retain", "accuracy.test.forget"
 BACK = "relearning.k10"
-PINNED = ("word", FORGET, RETAIN, f"{RETAIN}.oracles", f"{RETAIN}.z", f"{BACK}.area")
+PINNED = ("verdict", FORGET, RETAIN, f"{RETAIN}.oracles", f"{RETAIN}.z", f"{BACK}.area")
 BESIDE_ORACLES = {
     "retained": RETAIN,
     "forgotten": FORGET,
