@@ -92,7 +92,3 @@ def _figure_files(folder: Path, pictures: dict[str, list[Drawing]]) -> list[tupl
         if not one.png:
             sys.stderr.write(f"{setting}: {one.caption}\n")
     return [(folder / f"{one.name}.png", one.png) for _, one in every if one.png]
-
-
-if __name__ == "__main__":
-    sys.exit(main())
