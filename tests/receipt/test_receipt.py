@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -306,3 +307,10 @@ def test_settings_and_names_are_told_without_their_folders(request_: Request) ->
         assert "/somewhere" not in text
         assert str(request_.old.parent) not in text
     assert page_of(found).splitlines()[0].endswith("classes 3 (two lines), 5")
+
+
+def test_the_published_page_is_that_of_its_facts() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    example = json.loads((docs / "receipt_example.json").read_text())
+    assert (docs / "receipt_example.md").read_text() == page_of(Facts(**example))
+    assert [*example] == [field.name for field in fields(Facts)]
