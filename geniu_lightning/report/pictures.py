@@ -15,7 +15,7 @@ def confusion(counts: "Tensor", names: Sequence[str], title: str, path: Path) ->
     """Draw a confusion matrix.
 
     Args:
-        counts: Images of each true class (row) that are answered as each class, ``(K, K)``.
+        counts: Images of each true class (row) that are answered as each class, `(K, K)`.
         names: Class names.
         title: Stands above it.
         path: PNG to write.
@@ -45,7 +45,7 @@ def grid(images: "Tensor", names: Sequence[str], title: str, path: Path) -> None
     """Draw a few images of each class, one row a class.
 
     Args:
-        images: In [0, 1], shape ``(classes, per class, C, H, W)``.
+        images: In [0, 1], shape `(classes, per class, C, H, W)`.
         names: Class names, one a row.
         title: Stands above it.
         path: PNG to write.

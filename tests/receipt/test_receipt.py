@@ -280,6 +280,9 @@ def test_files_are_those_of_both_runs_with_their_checksums(request_: Request) ->
     page = page_of(found)
     assert "To forget class 3 (cat), from the kit" in page
     assert "; forgotten by earlier requests: class 5." in page
+    request_.kit_file = old / "kit.safetensors"  # a file that is the kit itself is named once
+    digests = [file["sha256"] for file in request_.facts().files]
+    assert digests.count(hashlib.sha256(b"kit.safetensors").hexdigest()) == 1
 
 
 def test_evaluated_again_it_still_says_when_the_weights_were_made(request_: Request) -> None:

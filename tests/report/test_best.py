@@ -60,6 +60,9 @@ CASES = [
     ([row("a", 0.9, 0.8, seconds=2.0), row("b", 0.8, 0.92, seconds=2.9)], "b"),
     ([row("a", 0.9, 0.8, seconds=2.0), row("b", 0.8, 0.92, seconds=3.1)], "a"),
     ([row("a", *A, seconds=2.0), row("b", *A, seconds=1.9)], "b"),
+    # differences of 1.7 and 8.7 standard errors
+    ([row("a", 0.8, 0.8, 0.8), row("b", 0.8, 0.9, 0.85, seconds=9.0)], "a"),
+    ([row("a", 0.8, 0.8, 0.8), row("b", 0.84, 0.86, 0.85, seconds=9.0)], "b"),
     (
         [
             row("a", 0.9, 0.80, seconds=1.0),

@@ -7,7 +7,6 @@ import pytest
 
 from geniu_lightning.cli.report import main
 from geniu_lightning.errors import UserError
-from geniu_lightning.report.document import NEW_NAMES
 from geniu_lightning.report.load import find, find_training
 from geniu_lightning.report.tables import tables
 from geniu_lightning.report.values import sheets
@@ -15,22 +14,33 @@ from tests.report.examples import SETTING, change, failed, kit, run, table
 
 
 def test_a_file_of_version_1_reads_as_one_of_version_2(tmp_path: Path) -> None:
-    folder = run(tmp_path / "a", "geniu", verdict="suppressed")
-    (new,) = find([folder])
-    document = json.loads((folder / "metrics.json").read_text())
-    old_names = {new: old for old, new in NEW_NAMES.items()}
-    document |= {
-        "version": 1,
-        "word": old_names[document.pop("verdict")],
-        "word_reason": document.pop("reason"),
-        "controls": {k: old_names[v] for k, v in document["controls"].items()},
-        "oracle_words": {old_names[k]: n for k, n in document.pop("oracle_verdicts").items()},
+    oracles = {
+        **{"forgotten": 4, "forgotten in the model only": 1, "distinguishable": 1, "untested": 2},
+        **{"suppressed": 1, "damaged": 3, "damaged and retained": 1},
     }
-    (folder / "metrics.json").write_text(json.dumps(document))
-    assert document["word"] == "hides"
+    folder = change(
+        run(tmp_path / "a", "geniu", verdict="suppressed"),
+        controls={"original": "retained", "mask": "inconclusive"},
+        oracle_verdicts=oracles,
+    )
+    (new,) = find([folder])
+    change(
+        folder,
+        version=1,
+        word="hides",
+        word_reason="because geniu",
+        controls={"original": "keeps", "mask": "invalid"},
+        oracle_words={
+            **{"forgets": 4, "forgets in the model, not in the system": 1, "scars": 1},
+            **{"not refuted": 2, "hides": 1, "destroys": 3, "destroys without forgetting": 1},
+        },
+        verdict=None,
+        reason=None,
+        oracle_verdicts=None,
+    )
     assert find([folder]) == [new]
     assert (new.verdict, new.original_verdict) == ("suppressed", "retained")
-    assert new.oracles.verdicts == {"forgotten": 4, "distinguishable": 1}
+    assert new.oracles.verdicts == oracles
     assert sheets([folder])[0].title.endswith("geniu, suppressed")
 
 
