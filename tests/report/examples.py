@@ -112,6 +112,7 @@ def run(
     }
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(document | more))
+    (folder / "done.json").write_text("{}")
     return folder
 
 
@@ -144,7 +145,8 @@ def relearned(
 def failed(folder: Path, method: str, seed: int, why: str) -> Path:
     """Write a run that ended with an error."""
     document = json.loads((run(folder, method, seed) / "metrics.json").read_text())
-    (folder / "metrics.json").unlink()
+    for name in ("metrics.json", "done.json"):
+        (folder / name).unlink()
     (folder / "failed.json").write_text(json.dumps({"run": document["run"], "failed": why}))
     return folder
 

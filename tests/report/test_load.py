@@ -91,7 +91,6 @@ def test_a_run_whose_later_evaluation_failed_keeps_its_values(tmp_path: Path) ->
     folder = run(tmp_path / "a", "geniu", retain=0.75)
     failure = {"run": {"job": "unlearn"}, "failed": "no\nmemory"}
     (folder / "failed.json").write_text(json.dumps(failure))
-    (folder / "done.json").write_text("{}")
     (found,) = find([tmp_path])
     assert (found.measured.values["accuracy.test.retain"], found.failed) == (0.75, "")
     assert table(tmp_path).failures == [
