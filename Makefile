@@ -18,7 +18,7 @@ demo: $(READY)
 	$(BIN)/python train.py data=digits imbalance=step imbalance.ratio=0.3 model.width=32 seed=1 out=runs/demo/train
 	$(BIN)/python unlearn.py -m sweep=oracles kit=runs/demo/train forget=[0] oracles.folder=runs/demo/oracles oracles.add=1,2,3
 	$(BIN)/python unlearn.py -m kit=runs/demo/train forget=[0] unlearner=none,geniu,logit_mask,retrain oracles.folder=runs/demo/oracles oracles.count=3 'out=runs/demo/$${unlearner.name}'
-	$(BIN)/python -m geniu_lightning.report runs/demo
+	$(BIN)/geniu report runs/demo
 	@echo "Results: runs/demo/train (proxies.png, ...), runs/demo/geniu (metrics.json, receipt.md, ...), ..."
 
 test: $(READY)

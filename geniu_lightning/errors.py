@@ -1,5 +1,8 @@
 """What a person asked for that cannot work: told in one sentence, exit status 2."""
 
+import sys
+from typing import NoReturn
+
 
 class UserError(Exception):
     """A request that cannot be carried out; the message is the one sentence its reader needs."""
@@ -41,3 +44,9 @@ class SettingError(UserError):
     def below(self, prefix: str) -> "SettingError":
         """Return the same error with the path of the settings group before the name."""
         return SettingError(self.message, f"{prefix}.{self.key}" if self.key else "")
+
+
+def refuse_old_form(command: str) -> NoReturn:
+    """End `python -m geniu_lightning.<command>`, which older versions had, with the new form."""
+    sys.stderr.write(f"error: this command is now `geniu {command}`, with the same arguments\n")
+    sys.exit(2)

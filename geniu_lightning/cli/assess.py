@@ -58,6 +58,16 @@ class Assessment:
     after: list[float] | None = None
     steps: dict[str, list[int]] = field(default_factory=dict)
 
+    def accuracies(self) -> dict[str, list[float]]:
+        """Return the accuracies of each class by `before` and `after`, where there are any."""
+        both = {"before": self.before, "after": self.after}
+        return {when: values for when, values in both.items() if values is not None}
+
+    def confusions(self) -> dict[str, Tensor]:
+        """Return the confusion matrices by `before` and `after`, where there are any."""
+        both = {"before": self.confusion_before, "after": self.confusion_after}
+        return {when: counts for when, counts in both.items() if counts is not None}
+
 
 @dataclass(frozen=True)
 class Yardstick:

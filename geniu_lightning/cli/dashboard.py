@@ -1,4 +1,4 @@
-"""``python -m geniu_lightning.dashboard``: a workspace of wandb that compares runs."""
+"""`geniu dashboard`: a workspace of wandb that compares runs."""
 
 import argparse
 import sys
@@ -11,26 +11,21 @@ from geniu_lightning.tracking.workspace import save, spec_of, workspace_of
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m geniu_lightning.dashboard",
-        description="Make a view in wandb that compares the runs of a project.",
+        prog="geniu dashboard", description="Make a view in wandb that compares runs of a project."
     )
     parser.add_argument("--project", default="geniu", help="as logger.wandb.project (geniu)")
     parser.add_argument("--entity", help="account or team that the project belongs to")
-    parser.add_argument("--group", help="show the runs of this group alone, such as a sweep's")
+    parser.add_argument("--group", help="show the runs of this wandb group alone, as a sweep's")
     parser.add_argument(
         "--dry-run", action="store_true", help="print the view as JSON; needs no account"
     )
-    wanted = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        if wanted.entity is None and not wanted.dry_run:
+        if options.entity is None and not options.dry_run:
             raise UserError("name the account or team: --entity NAME (or look first: --dry-run)")
-        workspace = workspace_of(wanted.project, wanted.entity or "", wanted.group)
-        sys.stdout.write((spec_of(workspace) if wanted.dry_run else save(workspace)) + "\n")
+        workspace = workspace_of(options.project, options.entity or "", options.group)
+        sys.stdout.write((spec_of(workspace) if options.dry_run else save(workspace)) + "\n")
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

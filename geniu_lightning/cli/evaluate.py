@@ -14,6 +14,7 @@ from geniu_lightning.files import sha256_of
 from geniu_lightning.kit.header import KIT, description_of, forgotten, kit_metadata, kit_path
 from geniu_lightning.runs.folder import WEIGHTS, compared_with, folder_of, identity_of, revision
 from geniu_lightning.runs.oracles import Bank
+from geniu_lightning.settings.configs import plain
 
 if TYPE_CHECKING:
     from geniu_lightning.kit.file import Kit
@@ -117,7 +118,9 @@ def _judge(
         add_oracle(config, path, forget, bank, seed)
 
     facts = request.facts() | {"revision": revision(), "judged": description["run"]}
-    loggers = trackers.loggers_of(config, folder, "evaluate", facts, request.tags())
+    loggers = trackers.loggers_of(
+        plain(config.get("logger")), folder, "evaluate", plain(config) | facts, request.tags()
+    )
     with trackers.closing(loggers):
         judge = Judge(request, bank, train_oracle)
         result = judge.judge(classifier, kept)

@@ -17,7 +17,7 @@ from geniu_lightning.files import write_json
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.report import pictures
 from geniu_lightning.runs.oracles import Bank
-from geniu_lightning.tracking.charts import Shown, charts_of, numbers_of
+from geniu_lightning.tracking.charts import Shown, numbers_of
 
 SECONDS_TO_LOOK_AGAIN = 2.0
 
@@ -53,15 +53,16 @@ class Result:
         return Shown(
             {
                 **numbers_of(self.metrics, cost),
-                "word": judgement["word"] or "none",
-                "word_reason": judgement["word_reason"],
+                "verdict": judgement["word"] or "none",
+                "reason": judgement["word_reason"],
             },
-            charts_of(
-                self.assessment,
-                request.kit.info.class_names,
-                request.forget,
-                request.config.evaluation.split,
-            ),
+            classes=request.kit.info.class_names,
+            forget=request.forget,
+            split=request.config.evaluation.split,
+            accuracies=self.assessment.accuracies(),
+            confusions=self.assessment.confusions(),
+            metrics=self.metrics,
+            steps=self.assessment.steps,
         )
 
 

@@ -1,4 +1,4 @@
-"""``python -m geniu_lightning.kit show FILE``: what is inside a kit."""
+"""`geniu kit show FILE`: what is inside a kit."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ from geniu_lightning.kit.file import Kit
 
 def main(arguments: list[str] | None = None) -> int:
     """Show a kit; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m geniu_lightning.kit", description=__doc__)
+    parser = argparse.ArgumentParser(prog="geniu kit", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("show", help="print what is inside, after verifying it")
     show.add_argument("file", type=Path, help="the file, or the folder of the run that wrote it")
@@ -29,14 +29,14 @@ def main(arguments: list[str] | None = None) -> int:
         kit = Kit.load(path, options.allow_custom)
         _describe(kit, path)
         if options.proxies is not None:
-            draw_proxies(kit, options.proxies)
+            _draw_proxies(kit, options.proxies)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
 
 
-def draw_proxies(kit: Kit, path: Path) -> None:
+def _draw_proxies(kit: Kit, path: Path) -> None:
     """Draw the decoded proxies, a row a class."""
     from geniu_lightning.report.pictures import grid
 
@@ -56,7 +56,7 @@ def _describe(kit: Kit, path: Path) -> None:
     if kit.prompts is not None:
         sizes["prompts"] = kit.prompts.numel() * kit.prompts.element_size()
     rows = {
-        "file": f"{path}, {path.stat().st_size:,} bytes, checksum right",
+        "file": f"{path}, {path.stat().st_size:,} bytes, checksum verified",
         "classifier": f"{info.classifier.target} {info.classifier.arguments}",
         "generator": f"{info.generator.target} {info.generator.arguments}"
         if info.generator
@@ -83,7 +83,3 @@ def _describe(kit: Kit, path: Path) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     Console(highlight=False).print(table)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

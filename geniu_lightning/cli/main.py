@@ -18,8 +18,7 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
         sys.argv = [f"geniu {name}", *sys.argv[2:]]
-        import_module(f"geniu_lightning.cli.{name}").main()
-        return
+        sys.exit(import_module(f"geniu_lightning.cli.{name}").main())
     usage = "\n".join(f"  geniu {command:10} {what}" for command, what in COMMANDS.items())
     if name in ("-h", "--help"):
         sys.stdout.write(f"Usage:\n{usage}\n\n'geniu COMMAND --help' lists its settings.\n")

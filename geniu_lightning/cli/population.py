@@ -21,10 +21,10 @@ from geniu_lightning.evaluation.population import READINGS, Model, assess_group
 from geniu_lightning.files import write_json
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import description_of, kit_metadata
-from geniu_lightning.report.rows import gather
-from geniu_lightning.report.runs import Run, find
+from geniu_lightning.report.aggregate import gather
+from geniu_lightning.report.load import Run, find
+from geniu_lightning.report.problem import RECIPE
 from geniu_lightning.runs.folder import WEIGHTS
-from geniu_lightning.runs.oracles import RECIPE
 
 ORACLE = "retrain"
 FILE = "group.json"

@@ -1,23 +1,22 @@
-"""``python -m geniu_lightning.report FOLDER …``: what finished runs found, as tables."""
+"""`geniu report FOLDER …`: what finished runs found, as tables, figures and a page."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.report import files
-from geniu_lightning.report.figures import Drawn, drawn
+from geniu_lightning.report import output
+from geniu_lightning.report.figures import Drawing, drawings
+from geniu_lightning.report.load import find, find_training
 from geniu_lightning.report.page import as_html
-from geniu_lightning.report.printed import as_latex, print_tables, print_values
-from geniu_lightning.report.runs import find, trained
-from geniu_lightning.report.spreadsheet import SHAPE, as_csv
 from geniu_lightning.report.tables import Table, tables
+from geniu_lightning.report.text import SHAPE, as_csv, as_latex, print_tables, print_values
 from geniu_lightning.report.values import sheets
 
 FILES = (
-    "The tables are printed in any case; --csv, --html and --figures write files beside them, all"
-    " of them whole or none. A file that exists is replaced if this command wrote it, any other"
-    " only with --force."
+    "The tables are printed in any case; --csv, --html and --figures write files too, all of them"
+    " whole or none. A file that exists is replaced if this command wrote it, any other only with"
+    " --force."
 )
 
 
@@ -39,9 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m geniu_lightning.report", description=__doc__, epilog=FILES
-    )
+    parser = argparse.ArgumentParser(prog="geniu report", description=__doc__, epilog=FILES)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders of them")
     printed = parser.add_mutually_exclusive_group()
     printed.add_argument("--markdown", action="store_true", help="for a document, not for a screen")
@@ -52,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         "--html",
         type=Path,
         metavar="FILE",
-        help="one page with tables, figures and each run's word and why; needs no network",
+        help="one page with tables, figures and each run's verdict and why; needs no network",
     )
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="the figures as PNG files")
     parser.add_argument("--force", action="store_true", help="replace files that are not ours")
@@ -64,7 +61,7 @@ def _report(options: argparse.Namespace) -> None:
     for sentence in (one for table in found for one in table.left_out):
         sys.stderr.write(f"{sentence}\n")
     contents = _contents(options, found)
-    files.write(contents, options.force)
+    output.write(contents, options.force)
     if options.latex:
         sys.stdout.write(as_latex(found))
     elif not options.values:
@@ -79,23 +76,19 @@ def _contents(options: argparse.Namespace, found: list[Table]) -> list[tuple[Pat
     if options.csv:
         contents.append((options.csv, as_csv(found).encode()))
     if options.html or options.figures:
-        kits = trained(options.folders)
-        pictures = {table.setting: drawn(table, kits) for table in found}
+        training = find_training(options.folders)
+        pictures = {table.setting: drawings(table, training) for table in found}
         if options.html:
             contents.append((options.html, as_html(found, pictures).encode()))
         if options.figures:
-            contents += _of_figures(options.figures, pictures)
+            contents += _figure_files(options.figures, pictures)
     return contents
 
 
-def _of_figures(folder: Path, pictures: dict[str, list[Drawn]]) -> list[tuple[Path, bytes]]:
-    """Return the figures by their files, and tell which there are not."""
+def _figure_files(folder: Path, pictures: dict[str, list[Drawing]]) -> list[tuple[Path, bytes]]:
+    """Return the figures by their files, and tell which are missing and why."""
     every = [(setting, one) for setting, several in pictures.items() for one in several]
     for setting, one in every:
         if not one.png:
             sys.stderr.write(f"{setting}: {one.caption}\n")
     return [(folder / f"{one.name}.png", one.png) for _, one in every if one.png]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -117,7 +117,9 @@ class _Training:
         module = self._module()
         facts = {"revision": revision(), "data_fingerprint": self.data.fingerprint}
         tags = [self.config.data.name, f"seed {self.config.seed}"]
-        loggers = trackers.loggers_of(self.config, self.folder, "train", facts, tags)
+        loggers = trackers.loggers_of(
+            plain(self.config.get("logger")), self.folder, "train", plain(self.config) | facts, tags
+        )
         with trackers.closing(loggers):
             clock = StepClock()
             trainer = build.trainer_of(
@@ -261,9 +263,19 @@ class _Training:
                 f"original, {split}",
                 self.folder / "confusion.png",
             )
-        summary = charts.numbers_of(result.metrics, cost)
-        shown = charts.charts_of(result, self.data.names, (), split)
-        trackers.show(loggers, charts.Shown({**summary}, shown, drawn))
+        shown = charts.Shown(
+            charts.numbers_of(result.metrics, cost),
+            classes=self.data.names,
+            split=split,
+            accuracies={} if result.before is None else {"before": result.before},
+            confusions=(
+                {} if result.confusion_before is None else {"before": result.confusion_before}
+            ),
+            metrics=result.metrics,
+            steps=result.steps,
+            pictures=drawn,
+        )
+        trackers.show(loggers, shown)
         terminal.table(
             f"trained on {self.data.name}",
             *assess.class_table(result, kit, self.data, split),

@@ -108,19 +108,19 @@ def compare(notes: list[Note]) -> None:
     """Print what the runs of a sweep found, and why one found nothing."""
     from geniu_lightning.cli import terminal
 
-    terminal.sweep(notes, ["method", "A_f", "A_r", "time, s", "word"], _found)
+    terminal.sweep(notes, ["method", "A_f", "A_r", "time, s", "verdict"], _found)
 
 
 def _found(folder: Path) -> list[object] | None:
-    from geniu_lightning.report.runs import read
+    from geniu_lightning.report.load import read
 
     run = read(folder)
     if run is None:  # an oracle: what it is measured against is not here
         return None
-    values = run.found.values
+    values = run.measured.values
     split = "test" if "accuracy.test.retain" in values else "validation"
     accuracies = [values.get(f"accuracy.{split}.{side}", "-") for side in ("forget", "retain")]
-    return [run.method, *accuracies, f"{values['cost.seconds']:.2f}", run.word or "-"]
+    return [run.method, *accuracies, f"{values['cost.seconds']:.2f}", run.verdict or "-"]
 
 
 class _Unlearning:
@@ -183,7 +183,13 @@ class _Unlearning:
 
         tags = [self.config.unlearner.name, *self.request.tags(), f"seed {self.config.seed}"]
         facts = self.request.facts() | {"revision": revision()}
-        return trackers.loggers_of(self.config, self.folder, "unlearn", facts, tags)
+        return trackers.loggers_of(
+            plain(self.config.get("logger")),
+            self.folder,
+            "unlearn",
+            plain(self.config) | facts,
+            tags,
+        )
 
     def _unlearner(self) -> Unlearner:
 
@@ -328,7 +334,9 @@ class _Unlearning:
             loggers: Are told.
         """
         from geniu_lightning.cli.judge import Judge
-        from geniu_lightning.receipt import facts as receipt
+        from geniu_lightning.receipt import page
+        from geniu_lightning.receipt.facts import facts_of
+        from geniu_lightning.report.document import upgraded
         from geniu_lightning.tracking import loggers as trackers
 
         def train_oracle(bank: Bank, seed: int) -> None:
@@ -340,7 +348,16 @@ class _Unlearning:
             kept = self.kit
         result = judge.judge(classifier, kept)
         document = judge.document(result, self.mark.description | {"cost": cost})
-        receipt.write(self.mark, self.request, result, document)
+        if self.mark.description["run"]["job"] != "oracle":  # nobody asked it to forget
+            facts = facts_of(
+                self.folder / WEIGHTS,
+                upgraded(document),
+                self.kit,
+                self.request.path,
+                result.assessment.before,
+                revision(),
+            )
+            say(f"receipt: {page.write(self.folder, facts)}")
         judge.write(self.folder, result, document)  # the last: what is there counts as judged
         trackers.show(loggers, result.shown(self.request, cost))
         say(

@@ -1,1 +1,1 @@
-"""The receipt of a deletion: one page for readers who do not read code."""
+"""From a finished unlearning run to one page for people who do not read code."""

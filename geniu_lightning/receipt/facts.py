@@ -1,116 +1,193 @@
-"""The receipt of an unlearning run: what was asked, read and found, and what nobody looked at.
-
-For people who answer for a deletion and do not read code. Everything follows from ``metrics.json``
-and the files of the run.
-"""
+"""The facts of a receipt: what was asked, read and found, as JSON values."""
 
 import importlib.metadata
 import json
+import math
 import platform
-from collections.abc import Iterator
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from geniu_lightning.cli.command import say
-from geniu_lightning.cli.judge import Result
-from geniu_lightning.cli.request import Request
-from geniu_lightning.evaluation.metrics.accuracy import mean_over
-from geniu_lightning.files import now, sha256_of, write_json, write_text
-from geniu_lightning.kit.header import KIT
-from geniu_lightning.receipt.page import page_of
-from geniu_lightning.receipt.words import NEW_KIT, STILL_HOLD, Facts, Json, receipt_of
-from geniu_lightning.runs.folder import WEIGHTS, RunFolder, revision
+from geniu_lightning.files import now
+from geniu_lightning.receipt import sentences
+from geniu_lightning.receipt.files import NEW_KIT, files_of
+from geniu_lightning.report.leaves import leaves, numbers
 from geniu_lightning.version import __version__
 
+if TYPE_CHECKING:  # torch is imported late
+    from geniu_lightning.kit.file import Kit
 
-def write(folder: RunFolder, request: Request, result: Result, document: Json) -> None:
-    """Write ``receipt.json`` and ``receipt.md`` beside the weights.
+VERSION = 2  # of receipt.json
+MOST_DECIDING = 3  # findings on the page; metrics.json has all
+Json = dict[str, Any]  # JSON values
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a receipt says; `receipt.json` holds it, and the page is written from it.
+
+    Attributes:
+        version: Of this form.
+        headline: First line of the page.
+        asked: Classes, kit, method, its settings, and seeds.
+        unlearned: `{at, versions}`: when the weights were made, and by which software.
+        evaluated: The same of the evaluation; `None` where nothing was measured.
+        read: Training images and files that were read to forget.
+        cost: Seconds and steps.
+        found: Verdict, its meaning and reason, what it was compared with, and values.
+        not_checked: A sentence for each thing that nobody looked at.
+        next: A sentence for each thing to do.
+        files: `{what, file, sha256, delete}` of each.
+    """
+
+    headline: str
+    asked: Json
+    unlearned: Json
+    evaluated: Json | None
+    read: Json
+    cost: Json
+    found: Json
+    not_checked: list[str]
+    next: list[str]
+    files: list[Json]
+    version: int = VERSION
+
+
+def facts_of(
+    weights: Path,
+    document: Json,
+    kit: "Kit",
+    kit_file: Path,
+    before: Sequence[float] | None,
+    revision: str | None,
+) -> Facts:
+    """Return the facts of an unlearning run.
 
     Args:
-        folder: Of the run; one of an oracle gets none, for nobody asked it to forget.
-        request: What was asked.
-        result: What was found, this time.
-        document: What ``metrics.json`` is to hold.
+        weights: The unlearned weights, in the run's folder.
+        document: What `metrics.json` is to hold, version 2.
+        kit: The kit that they were made from.
+        kit_file: Its file.
+        before: Accuracy of each class of the original on the split that was evaluated, NaN of a
+            class without images; `None` where it was not measured.
+        revision: Git revision of the package; `None` where it is unknown.
     """
-    if folder.description["run"]["job"] == "oracle":
-        return
-    receipt = receipt_of(document, _facts(folder.path, request, result, document))
-    write_json(folder.path / "receipt.json", receipt)
-    write_text(folder.path / "receipt.md", page_of(receipt))
-    say(f"receipt: {folder.path / 'receipt.md'}")
-
-
-def _facts(folder: Path, request: Request, result: Result, document: Json) -> Facts:
+    run, cost, verdict = document["run"], document["cost"], document["verdict"]
+    forget = {k: kit.info.class_names[k] for k in run["forget"]}
+    values = numbers(leaves(document["metrics"]), "value")
+    versions = versions_of(revision)
+    draws = kit.prompts is not None
+    still_inside = verdict in sentences.STILL_INSIDE
+    made_for = kit.info.settings.get("weights_sha256")
+    files = list(files_of(weights, kit_file, draws, still_inside, made_for))
+    new_kit = any(file["what"] == NEW_KIT for file in files)
     return Facts(
-        forget=dict(zip(request.forget, request.names, strict=True)),
-        earlier=request.kit.info.forgotten,
-        kit=request.path.name,
-        draws=request.kit.prompts is not None,
-        files=list(_files(folder, request, document["word"])),
-        before=_before(request, result),
-        unlearned=_unlearned(folder, document["cost"]),
-        judged={"at": now(), "versions": versions()},
+        headline=sentences.headline(verdict, forget),
+        asked={
+            "classes": [
+                {"index": k, "name": name, "earlier": k in kit.info.forgotten}
+                for k, name in forget.items()
+            ],
+            "kit": kit_file.name,
+            "method": run["unlearner"]["name"],
+            "settings": _without_folders(
+                {k: v for k, v in run["unlearner"].items() if k != "name"}
+            ),
+            "seeds": {
+                "training": run["trained"]["seed"],
+                "unlearning": run["seed"],
+                "evaluation": run["evaluation"]["seed"],
+                "oracles": document["oracles"],
+            },
+        },
+        unlearned=_unlearned(weights.parent, cost, versions),
+        evaluated={"at": now(), "versions": versions} if values else None,
+        read={
+            "training_images": cost["training_images_read"],
+            "declared": cost["access"],
+            "prompts": cost["reads_prompts"],
+            "files": [kit_file.name],
+        },
+        cost={name: cost[name] for name in ("seconds", "seconds_each", "steps")},
+        found=_found(document, bool(values), _means(before, run["forget"])),
+        not_checked=sentences.not_checked(document, set(values), kit_file.name, draws, new_kit),
+        next=sentences.next_steps(verdict, new_kit),
+        files=files,
     )
 
 
-def versions() -> dict[str, str | None]:
-    """Return the versions of what computes; git's is ``None`` outside a checkout."""
+def versions_of(revision: str | None) -> dict[str, str | None]:
+    """Return the versions of the software that computes."""
     found = {name: importlib.metadata.version(name) for name in ("torch", "pytorch-lightning")}
-    own = {"geniu_lightning": __version__, "git revision": revision()}
+    own = {"geniu_lightning": __version__, "git revision": revision}
     return {**own, **found, "python": platform.python_version()}
 
 
-def _unlearned(folder: Path, cost: Json) -> Json:
+def _found(document: Json, measured: bool, before: Mapping[str, float]) -> Json:
+    verdict, tolerances = document["verdict"], document.get("tolerances", [])
+    return {
+        "verdict": verdict,
+        "short": sentences.short(verdict, measured),
+        "meaning": sentences.meaning(verdict, measured, document["run"]["evaluation"]["metrics"]),
+        "reason": document["reason"] if measured else None,
+        "oracles": len(document["oracles"]),
+        "oracle_verdicts": document.get("oracle_verdicts", {}),
+        "controls": document.get("controls", {}),
+        "tolerances": tolerances,
+        # in which not even the original is told from the oracles
+        "blind": [
+            tolerance["name"]
+            for tolerance in tolerances
+            if tolerance["reach"] is not None and tolerance["reach"] <= tolerance["allowed"]
+        ],
+        "values": _values(document, before),
+    }
+
+
+def _values(document: Json, before: Mapping[str, float]) -> list[Json]:
+    """Return the values of the page: answers, what brings the class back, and what decided."""
+    found = dict(leaves(document["metrics"]))
+    split = document["run"]["evaluation"]["split"]
+    deciding = [finding["name"] for finding in document.get("deciding", [])]
+    accuracies = {f"accuracy.{split}.{side}": before.get(side) for side in ("forget", "retain")}
+    rows = []
+    for name in dict.fromkeys([*accuracies, *sentences.RELEARNING, *deciding[:MOST_DECIDING]]):
+        leaf = found.get(name, {})
+        if "value" in leaf:
+            original = accuracies.get(name) if leaf["original"] is None else leaf["original"]
+            row = {"name": name, "before": original, "after": leaf["value"]}
+            rows.append(row | {"oracle_mean": leaf["oracle_mean"]})
+    return rows
+
+
+def _means(before: Sequence[float] | None, forget: Sequence[int]) -> dict[str, float]:
+    """Return mean accuracies of the original on forgotten and retained classes."""
+    sides: dict[str, list[float]] = {"forget": [], "retain": []}
+    for k, accuracy in enumerate(before or ()):
+        if not math.isnan(accuracy):
+            sides["forget" if k in forget else "retain"].append(accuracy)
+    return {side: statistics.fmean(found) for side, found in sides.items() if found}
+
+
+def _unlearned(folder: Path, cost: Json, versions: Json) -> Json:
     """Return when the weights were made, and by which software where that is known."""
     done, earlier = folder / "done.json", folder / "receipt.json"
     if not done.is_file():
-        return {"at": cost["ended"], "versions": versions()}
+        return {"at": cost["ended"], "versions": versions}
     if earlier.is_file():
         found: Json = json.loads(earlier.read_text())["unlearned"]
         return found
-    ended = json.loads(done.read_text())["ended"]
-    return {"at": cost.get("ended", ended), "versions": None}
+    return {"at": cost.get("ended", json.loads(done.read_text())["ended"]), "versions": None}
 
 
-def _files(folder: Path, request: Request, said: str | None) -> Iterator[Json]:
-    def of(path: Path, name: str, what: str, delete: bool) -> Json:
-        return {"what": what, "file": name, "sha256": sha256_of(path), "delete": delete}
-
-    kit, run, holds = request.path, request.path.parent, said in STILL_HOLD
-    yield of(folder / WEIGHTS, WEIGHTS, "the unlearned weights", holds)
-    if (folder / KIT).is_file():
-        yield of(folder / KIT, KIT, NEW_KIT, holds)
-    drawn = " and what draws its classes" if request.kit.prompts is not None else ""
-    yield of(kit, kit.name, f"the old kit: the model before{drawn}", True)
-    beside = "beside the old kit:"
-    if (run / "run.json").is_file():  # the kit lies where a run left it
-        for path in sorted(run.glob("checkpoints/*.ckpt")):
-            yield of(path, f"{path.parent.name}/{path.name}", f"{beside} the model before", True)
-        holding = (
-            (WEIGHTS, "the model before"),
-            (KIT, "the model before and what draws its classes"),
-            ("proxies.png", "pictures of classes"),
-        )
-        for name, what in holding:
-            if (run / name).is_file() and name != kit.name:
-                yield of(run / name, name, f"{beside} {what}", True)
-    earlier = run / "receipt.json"
-    if earlier.is_file():  # the kit was left by an earlier request
-        for file in json.loads(earlier.read_text())["files"]:
-            if file["delete"]:
-                yield file | {"what": f"by the receipt of the request before, {file['what']}"}
-    elsewhere = request.kit.info.settings.get("weights_sha256")
-    if elsewhere:
-        what = "the weights that the old kit was made for"
-        yield {"what": what, "file": None, "sha256": elsewhere, "delete": True}
-
-
-def _before(request: Request, result: Result) -> dict[str, float]:
-    if result.assessment.before is None:
-        return {}
-    each = torch.tensor(result.assessment.before)
-    kept = tuple(k for k in range(len(each)) if k not in request.forget)
-    split = request.config.evaluation.split
-    means = {"forget": mean_over(each, request.forget), "retain": mean_over(each, kept)}
-    return {f"accuracy.{split}.{k}": v for k, v in means.items() if isinstance(v, float)}
+def _without_folders(value: Any) -> Any:  # JSON values
+    """Return settings with the names of files alone: a receipt says nothing of the machine."""
+    if isinstance(value, dict):
+        return {k: _without_folders(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(v) for v in value]
+    if isinstance(value, str) and ("/" in value or value.startswith("~")):
+        return Path(value).name
+    return value

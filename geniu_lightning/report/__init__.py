@@ -1,1 +1,1 @@
-"""From metrics.json files to tables, figures and a page: reads no model and no image data."""
+"""From metrics.json files to tables, figures and a page; no model and no image data is read."""

@@ -4,19 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-if TYPE_CHECKING:  # matplotlib is imported late
+if TYPE_CHECKING:  # matplotlib is imported late, and tensors come from the caller
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 MOST_CLASSES = 20  # rows of a grid, and cells with numbers, that can still be read
 
 
-def confusion(counts: Tensor, names: Sequence[str], title: str, path: Path) -> None:
+def confusion(counts: "Tensor", names: Sequence[str], title: str, path: Path) -> None:
     """Draw a confusion matrix.
 
     Args:
-        counts: Images of each true class (row) that are answered as each class, ``(K, K)``.
+        counts: Images of each true class (row) that are answered as each class, `(K, K)`.
         names: Class names.
         title: Stands above it.
         path: PNG to write.
@@ -42,11 +41,11 @@ def confusion(counts: Tensor, names: Sequence[str], title: str, path: Path) -> N
     figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
-def grid(images: Tensor, names: Sequence[str], title: str, path: Path) -> None:
+def grid(images: "Tensor", names: Sequence[str], title: str, path: Path) -> None:
     """Draw a few images of each class, one row a class.
 
     Args:
-        images: In [0, 1], shape ``(classes, per class, C, H, W)``.
+        images: In [0, 1], shape `(classes, per class, C, H, W)`.
         names: Class names, one a row.
         title: Stands above it.
         path: PNG to write.

@@ -1,24 +1,23 @@
-"""Every value of a run beside what oracles show: the long form of ``metrics.json``."""
+"""Every value of a run with those of the oracles: the long form of `metrics.json`."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from geniu_lightning.errors import UserError
+from geniu_lightning.report.document import below, document_in
 from geniu_lightning.report.leaves import Leaf, leaves
-from geniu_lightning.report.runs import below
 
 HEADS = ("value", "oracles", "±", "z", "original", "position", "better", "ideal")
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """What one run found.
+    """All that one run measured.
 
     Attributes:
-        title: Its folder, method and word.
-        rows: A row a value, the first cell its name, the others as in ``HEADS``.
+        title: Its folder, method and verdict.
+        rows: A row a value, the first cell its name, the others as in `HEADS`.
         absent: Names of what could not be measured, by the reason.
     """
 
@@ -28,41 +27,37 @@ class Sheet:
 
 
 def sheets(folders: Sequence[Path]) -> list[Sheet]:
-    """Return the values of all runs at or below some folders, unlearned or judged.
+    """Return the values of all runs at or below some folders, of unlearning or evaluation.
 
     Raises:
-        UserError: If there is none, a folder is not there, or a file cannot be read.
+        UserError: If there is none, a folder does not exist, or a file cannot be read.
     """
-    every = map(_sheet, below(folders, "metrics.json"))
-    found = [sheet for sheet in every if sheet is not None]
+    found = [sheet for file in below(folders, "metrics.json") if (sheet := _sheet(file))]
     if not found:
-        raise UserError(f"no judged run in {', '.join(map(str, folders))}")
+        raise UserError(f"no evaluated run in {', '.join(map(str, folders))}")
     return found
 
 
 def _sheet(file: Path) -> Sheet | None:
-    try:
-        document = json.loads(file.read_text())
-        run = document["run"]
+    with document_in(file) as document:
+        run, metrics = document["run"], document["metrics"]
         if run.get("job") not in ("unlearn", "evaluate"):
             return None
         method = run.get("unlearner", {}).get("name", "weights")
-        word = document["word"] or "no word"
         absent: dict[str, list[str]] = {}
         rows = []
-        for name, leaf in leaves(document["metrics"]):
+        for name, leaf in leaves(metrics):
             if "absent" in leaf:
                 names = absent.setdefault(leaf["absent"], [])
                 family = name.partition(".")[0]
-                whole = all("absent" in one for _, one in leaves(document["metrics"][family]))
+                whole = all("absent" in one for _, one in leaves(metrics[family]))
                 short = f"{family}.*" if whole else name
                 if short not in names:
                     names.append(short)
             elif not isinstance(leaf["value"], list):
                 rows.append([name, *_cells(leaf)])
-        return Sheet(f"{file.parent}: {method}, {word}", rows, absent)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} cannot be read as the metrics of a run: {error!r}") from error
+        title = f"{file.parent}: {method}, {document['verdict'] or 'no verdict'}"
+        return Sheet(title, rows, absent)
 
 
 def _cells(leaf: Leaf) -> list[str]:

@@ -13,11 +13,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from geniu_lightning.errors import UserError
+from geniu_lightning.report.problem import RECIPE
 from geniu_lightning.runs.folder import WEIGHTS, RunFolder, leads_run, single_process
 from geniu_lightning.version import __version__
 
 FIRST_SEED = 1000  # training seeds of oracles; kits have others
-RECIPE = ("batch_size", "epochs", "optimizer", "schedule", "max_gradient_norm")
 
 
 class Bank:

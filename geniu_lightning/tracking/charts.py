@@ -1,157 +1,142 @@
-"""What a dashboard shows of an evaluation, in plain values: a tracker makes it its own."""
+"""What a dashboard shows of an evaluation: plain values, and wandb's own charts of them."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from geniu_lightning.cli.assess import Assessment
 from geniu_lightning.report.leaves import leaves
 
-Cell = str | int | float | None
+if TYPE_CHECKING:  # wandb is imported late, and tensors come from the caller
+    import wandb
+    from torch import Tensor
+
 CURVES = ("curve", "retain_curve")
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table."""
-
-    columns: list[str]
-    rows: list[list[Cell]]
-
-
-@dataclass(frozen=True)
-class Bars:
-    """A number for each name."""
-
-    title: str
-    values: dict[str, float | None]
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Counts of true class (row) and answer (column)."""
-
-    title: str
-    names: Sequence[str]
-    counts: Tensor
-
-
-@dataclass(frozen=True)
-class Lines:
-    """Several lines over the same places."""
-
-    title: str
-    xname: str
-    xs: list[int]
-    series: dict[str, list[float]]
-
-
-Chart = Sheet | Bars | Matrix | Lines
+SUFFIXES = {"oracles": "oracle_mean", "oracles_std": "oracle_std", "z": "z"}
+LINES = {"model": "value", "oracles": "oracle_mean", "original": "original"}
 
 
 @dataclass(frozen=True)
 class Shown:
-    """All that a dashboard shows of a run that has ended.
+    """What is shown of a run that has ended, in plain values.
 
     Args:
         summary: Final values, for a table of runs.
-        charts: By name.
+        classes: Class names.
+        forget: Forgotten classes; none after training.
+        split: Split that accuracies and confusions are of.
+        accuracies: Of each class, by `before` and `after`; NaN of a class without images.
+        confusions: Images of each true class (row) that are answered as each class, `(K, K)`,
+            likewise.
+        metrics: As `metrics.json` holds them.
+        steps: Of fine-tuning, at which a family's curves were measured.
         pictures: Files by name.
     """
 
-    summary: dict[str, float | str]
-    charts: dict[str, Chart]
-    pictures: dict[str, Path] = field(default_factory=dict)
+    summary: Mapping[str, float | str]
+    classes: Sequence[str] = ()
+    forget: Sequence[int] = ()
+    split: str = ""
+    accuracies: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    confusions: Mapping[str, "Tensor"] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    steps: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    pictures: Mapping[str, Path] = field(default_factory=dict)
 
 
-def charts_of(
-    found: Assessment, names: Sequence[str], forget: Sequence[int], split: str
-) -> dict[str, Chart]:
-    """Return what there is to show, by its name.
+def numbers_of(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, float]:
+    """Return single numbers by dotted names, with what the oracles show.
 
     Args:
-        found: What evaluation found.
-        names: Of the classes.
-        forget: Forgotten classes; none after training, where only the original is shown.
-        split: That the classes were laid out on.
-    """
-    return (
-        _classes(found, names, forget, split)
-        | _confusion(found, names, forget, split)
-        | {f"curves/{name}": lines for name, lines in _curves(found)}
-    )
-
-
-def numbers_of(
-    metrics: Mapping[str, Any],  # as metrics.json holds them
-    cost: Mapping[str, Any],  # likewise
-) -> dict[str, float]:
-    """Return single numbers by dotted names, each beside what the oracles show.
+        metrics: As `metrics.json` holds them.
+        cost: Likewise.
 
     Returns:
-        ``NAME``, and where there are oracles ``NAME.oracles`` (their mean), ``NAME.oracles_std``
-        and ``NAME.z``; ``cost.NAME``.
+        `NAME`, and where there are oracles `NAME.oracles` (their mean), `NAME.oracles_std` and
+        `NAME.z`; `cost.NAME`.
     """
     found: dict[str, float] = {}
     for name, leaf in leaves(metrics):
         if isinstance(leaf.get("value"), int | float):
             found[name] = leaf["value"]
-            beside = {"oracles": "oracle_mean", "oracles_std": "oracle_std", "z": "z"}
-            found |= {
-                f"{name}.{short}": leaf[full]
-                for short, full in beside.items()
-                if leaf.get(full) is not None
-            }
+            for suffix, part in SUFFIXES.items():
+                if leaf.get(part) is not None:
+                    found[f"{name}.{suffix}"] = leaf[part]
     numbers = {k: v for k, v in cost.items() if isinstance(v, int | float)}
     return found | {f"cost.{name}": value for name, value in numbers.items()}
 
 
-def _classes(
-    found: Assessment, names: Sequence[str], forget: Sequence[int], split: str
-) -> dict[str, Chart]:
-    if found.before is None or found.after is None:
-        return {}
-    columns: dict[str, Sequence[float | None]] = {"before": found.before}
-    if forget:
-        columns["after"] = found.after
-        leaf = found.metrics.get("accuracy", {}).get(split, {}).get("per_class", {})
-        if leaf.get("oracle_mean") is not None:
-            columns["oracles"] = leaf["oracle_mean"]
-    values = {name: [_number(v) for v in column] for name, column in columns.items()}
-    rows: list[list[Cell]] = [
-        [name, "forget" if k in forget else "retain", *(column[k] for column in values.values())]
-        for k, name in enumerate(names)
-    ]
-    charts: dict[str, Chart] = {"classes/table": Sheet(["class", "side", *values], rows)}
+def charts_of(shown: Shown) -> dict[str, Any]:
+    """Return wandb's charts and tables of what there is to show, by name."""
+    return dict([*_classes(shown), *_confusions(shown), *_curves(shown)])
+
+
+def _classes(shown: Shown) -> Iterator[tuple[str, Any]]:
+    import wandb
+
+    columns: dict[str, Sequence[float | None]] = dict(shown.accuracies)
+    oracles = shown.metrics.get("accuracy", {}).get(shown.split, {}).get("per_class", {})
+    if columns and shown.forget and oracles.get("oracle_mean") is not None:
+        columns["oracles"] = oracles["oracle_mean"]
+    if not columns:
+        return
+    values = {when: [*map(_number, column)] for when, column in columns.items()}
+    sides = ["forget" if k in shown.forget else "retain" for k in range(len(shown.classes))]
+    rows = zip(shown.classes, sides, *values.values(), strict=True)
+    yield "classes/table", _table(["class", "side", *values], rows)
     for when, column in values.items():
-        title = f"{split} accuracy, {when}"
-        charts[f"classes/{when}"] = Bars(title, dict(zip(names, column, strict=True)))
-    return charts
+        bars = _table(["class", "accuracy"], zip(shown.classes, column, strict=True))
+        title = f"{shown.split} accuracy, {when}"
+        yield f"classes/{when}", wandb.plot.bar(bars, "class", "accuracy", title=title)
 
 
-def _confusion(
-    found: Assessment, names: Sequence[str], forget: Sequence[int], split: str
-) -> dict[str, Chart]:
-    counts = {"before": found.confusion_before, "after": found.confusion_after if forget else None}
-    return {
-        f"confusion/{when}": Matrix(f"{split}, {when}", names, matrix)
-        for when, matrix in counts.items()
-        if matrix is not None
-    }
+def _confusions(shown: Shown) -> Iterator[tuple[str, Any]]:
+    """Yield wandb's chart of each matrix; its `confusion_matrix` would count answers one by one."""
+    import wandb
+
+    columns = ["Actual", "Predicted", "nPredictions"]
+    for when, matrix in shown.confusions.items():
+        rows = [
+            [actual, predicted, count]
+            for actual, counts in zip(shown.classes, matrix.tolist(), strict=True)
+            for predicted, count in zip(shown.classes, counts, strict=True)
+        ]
+        yield (
+            f"confusion/{when}",
+            wandb.plot_table(
+                "wandb/confusion_matrix/v1",
+                _table(columns, rows),
+                {name: name for name in columns},
+                {"title": f"{shown.split}, {when}"},
+            ),
+        )
 
 
-def _curves(found: Assessment) -> Iterator[tuple[str, Lines]]:
-    for name, leaf in leaves(found.metrics):
-        steps = found.steps.get(name.partition(".")[0])
+def _curves(shown: Shown) -> Iterator[tuple[str, Any]]:
+    import wandb
+
+    for name, leaf in leaves(shown.metrics):
+        steps = shown.steps.get(name.partition(".")[0])
         if name.rpartition(".")[2] not in CURVES or steps is None or "value" not in leaf:
             continue
-        series = {"model": "value", "oracles": "oracle_mean", "original": "original"}
-        drawn = {who: leaf[key] for who, key in series.items() if leaf.get(key) is not None}
-        yield name, Lines(name, "steps of fine-tuning", steps, drawn)
+        series = {who: leaf[part] for who, part in LINES.items() if leaf.get(part) is not None}
+        yield (
+            f"curves/{name}",
+            wandb.plot.line_series(
+                [*steps],
+                [*series.values()],
+                keys=[*series],
+                title=name,
+                xname="steps of fine-tuning",
+            ),
+        )
+
+
+def _table(columns: Sequence[str], rows: Any) -> "wandb.Table":  # rows of any values
+    import wandb
+
+    return wandb.Table(columns=[*columns], data=[[*row] for row in rows])
 
 
 def _number(value: float | None) -> float | None:

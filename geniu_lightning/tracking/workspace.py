@@ -1,17 +1,19 @@
-"""The panels that compare runs, by wandb's own library."""
+"""The view that compares runs, made by wandb's library for workspaces."""
 
 from typing import Any
 
 from geniu_lightning.errors import UserError
+from geniu_lightning.report.leaves import FORGET_ACCURACY, RELEARNED, RETAIN_ACCURACY
 
-RETAIN, FORGET = "accuracy.test.retain", "accuracy.test.forget"
-BACK = "relearning.k10"
-PINNED = ("word", FORGET, RETAIN, f"{RETAIN}.oracles", f"{RETAIN}.z", f"{BACK}.area")
-BESIDE_ORACLES = {
-    "retained": RETAIN,
-    "forgotten": FORGET,
+PINNED = (
+    *("verdict", FORGET_ACCURACY, RETAIN_ACCURACY),
+    *(f"{RETAIN_ACCURACY}.oracles", f"{RETAIN_ACCURACY}.z", RELEARNED),
+)
+WITH_ORACLES = {
+    "retained": RETAIN_ACCURACY,
+    "forgotten": FORGET_ACCURACY,
     "worst retained class": "accuracy.test.worst_retained",
-    "the class comes back (area, 10 shots)": f"{BACK}.area",
+    "the class comes back (area, 10 shots)": RELEARNED,
 }
 COSTS = ("seconds", "training_images_read", "peak_memory_bytes")
 # the kind of wandb's chart, and which column of its table is what
@@ -30,7 +32,12 @@ CLASSES = {
 }
 ATTACKS = {
     f"curves/{name}": LINES
-    for name in (f"{BACK}.curve", f"{BACK}.retain_curve", "retain_only.curve", "adaptive.curve")
+    for name in (
+        "relearning.k10.curve",
+        "relearning.k10.retain_curve",
+        "retain_only.curve",
+        "adaptive.curve",
+    )
 }
 
 
@@ -40,7 +47,7 @@ def workspace_of(project: str, entity: str, group: str | None) -> Any:  # a work
     Args:
         project: In which the runs are.
         entity: Account or team that it belongs to.
-        group: Show these runs alone; ``None`` shows all.
+        group: Show the runs of this wandb group alone; `None` shows all.
 
     Raises:
         UserError: If wandb's library for views is not installed.
@@ -95,19 +102,17 @@ def _sections() -> list[Any]:
 def _compared(wr: Any) -> list[Any]:  # the library's module
     plane = wr.ScatterPlot(
         title="forgotten and retained accuracy",
-        x=wr.SummaryMetric(FORGET),
-        y=wr.SummaryMetric(RETAIN),
+        x=wr.SummaryMetric(FORGET_ACCURACY),
+        y=wr.SummaryMetric(RETAIN_ACCURACY),
     )
     paid = wr.ScatterPlot(
         title="what it costs",
         x=wr.SummaryMetric("cost.seconds"),
-        y=wr.SummaryMetric(RETAIN),
+        y=wr.SummaryMetric(RETAIN_ACCURACY),
         log_x=True,
     )
-    beside = [
-        _bars(wr, name, f"{name}.oracles", title=title) for title, name in BESIDE_ORACLES.items()
-    ]
-    return [plane, *beside, paid]
+    bars = [_bars(wr, name, f"{name}.oracles", title=title) for title, name in WITH_ORACLES.items()]
+    return [plane, *bars, paid]
 
 
 def _bars(wr: Any, *names: str, title: str = "") -> Any:  # likewise, and a panel

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 
 from geniu_lightning.cli import build
 from geniu_lightning.evaluation import verdict as word
-from geniu_lightning.settings.configs import CONF
+from geniu_lightning.settings.configs import CONF, plain
 from geniu_lightning.tracking.loggers import closing, loggers_of
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +91,7 @@ def test_experiment(name: str) -> None:
 @pytest.mark.parametrize("name", names("logger"))
 def test_logger(name: str, tmp_path: Path) -> None:
     config = composed("train", f"logger={name}")
-    loggers = loggers_of(config, tmp_path, "train", {"revision": "1"}, ["tag"])
+    loggers = loggers_of(plain(config.logger), tmp_path, "train", {"revision": "1"}, ["tag"])
     with closing(loggers):
         assert len(loggers) == (2 if name == "both" else 1)
 

@@ -95,8 +95,8 @@ def test_training_by_two_is_one_run_of_wandb_with_each_step_once(tmp_path: Path)
     more = ("training.log_every_n_steps=1", "logger=wandb", f"out={tmp_path}")
     run("train.py", *TINY, *TWO, *more)
     (found,) = offline_runs(tmp_path)
-    curves = found.curves()
-    assert sorted(curves) == list(range(max(found.history)))
-    assert found.repeated == []
+    steps = [row["trainer/global_step"] for row in found.history if "train/loss" in row]
+    assert steps == list(range(len(steps)))
+    assert len(steps) > 3
     assert found.exits == [0]
     assert found.summary["accuracy.test.retain"] > 0

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from geniu_lightning.report.figures import curves_of
-from geniu_lightning.report.runs import find
+from geniu_lightning.report.curves import curves_of
+from geniu_lightning.report.load import find
 from geniu_lightning.report.tables import tables
 from tests.cli.conftest import Command
 

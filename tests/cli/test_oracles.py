@@ -134,7 +134,7 @@ def test_what_is_there_is_not_trained_again(trained: Path, bank: Path, command: 
 
 
 def test_the_report_takes_no_oracle_for_a_run(bank: Path, command: Command) -> None:
-    from geniu_lightning.report.runs import find
+    from geniu_lightning.report.load import find
 
     with pytest.raises(UserError, match="no finished unlearning run"):
         find([bank])

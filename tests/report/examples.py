@@ -5,6 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from geniu_lightning.report.aggregate import Row
+from geniu_lightning.report.load import find
+from geniu_lightning.report.tables import Table, tables
+
 TRAINED: dict[str, Any] = {
     "data": {
         "_target_": "geniu_lightning.data.module.ImageData",
@@ -36,7 +40,7 @@ TRAINED: dict[str, Any] = {
         "schedule": "onecycle",
         "max_gradient_norm": None,
         "proxies_per_class": 10,
-        "when": "beside",
+        "when": "during",
     },
     "precision": "32-true",
 }
@@ -47,9 +51,9 @@ AREA = 0.5625
 
 
 def leaf(value: object, **more: object) -> dict[str, object]:
-    """A value as the evaluation writes it; what is not said is null."""
-    beside = dict.fromkeys(("ideal", "oracle_mean", "oracle_std", "z", "original", "position"))
-    return {"value": value, "direction": "oracle"} | beside | more
+    """Return a value as the evaluation writes it; parts that are not given are null."""
+    parts = dict.fromkeys(("ideal", "oracle_mean", "oracle_std", "z", "original", "position"))
+    return {"value": value, "direction": "oracle"} | parts | more
 
 
 def run(
@@ -59,7 +63,7 @@ def run(
     *,
     forget: float | None = 0.125,
     retain: float = 0.9,
-    word: str | None = "forgets",
+    verdict: str | None = "forgotten",
     seconds: float = 2.0,
     target: str = "",
     **more: object,
@@ -75,12 +79,12 @@ def run(
         "per_class": leaf([0.0, 1.0]),
     }
     document: dict[str, Any] = {
-        "version": 1,
-        "word": word,
-        "word_reason": f"because {method}",
+        "version": 2,
+        "verdict": verdict,
+        "reason": f"because {method}",
         "deciding": [{"question": "inside", "name": "head.repair", "value": 0.5, "allowed": 0.25}],
-        "controls": {"original": "keeps", "mask": "hides"},
-        "oracle_words": {"forgets": 4, "scars": 1},
+        "controls": {"original": "retained", "mask": "suppressed"},
+        "oracle_verdicts": {"forgotten": 4, "distinguishable": 1},
         "oracles": [1000, 1001, 1002, 1003, 1004],
         "steps": {},
         "run": {
@@ -108,62 +112,63 @@ def run(
     }
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(document | more))
+    (folder / "done.json").write_text("{}")
     return folder
 
 
-def change(folder: Path, **more: object) -> Path:
-    """Set keys at the top of a run's ``metrics.json``."""
-    file = folder / "metrics.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | more))
-    return folder
-
-
-def unlearned_with(folder: Path, **settings: object) -> Path:
-    """Change what a run says of itself beside its kit's training."""
-    document = json.loads((folder / "metrics.json").read_text())
-    return change(folder, run=document["run"] | settings)
-
-
-def trained_with(folder: Path, **settings: object) -> Path:
-    """Change how the kit of a run was trained, by dotted names written with ``__``."""
-    document = json.loads((folder / "metrics.json").read_text())
-    for dotted, value in settings.items():
-        *path, name = dotted.split("__")
-        node = document["run"]["trained"]
+def change(folder: Path, name: str = "metrics.json", **more: object) -> Path:
+    """Set keys of a run's file, by dotted names written with `__`."""
+    file = folder / name
+    document = json.loads(file.read_text())
+    for dotted, value in more.items():
+        *path, last = dotted.split("__")
+        node = document
         for part in path:
             node = node[part]
-        node[name] = value
-    return change(folder, **document)
+        node[last] = value
+    file.write_text(json.dumps(document))
+    return folder
 
 
 def relearned(
     folder: Path, curve: list[float], area: float, steps: Sequence[float] = STEPS
-) -> None:
+) -> Path:
     """Add an attack to a run."""
-    document = json.loads((folder / "metrics.json").read_text())
     oracles = [0.0] * (len(curve) - 1) + [0.125]
-    document["metrics"]["relearning"] = {
-        "k10": {
-            "area": leaf(area, oracle_mean=0.0625, oracle_std=0.03125, original=1.0),
-            "curve": leaf(curve, oracle_mean=oracles, original=[1.0] * len(curve)),
-        }
+    attack = {
+        "area": leaf(area, oracle_mean=0.0625, oracle_std=0.03125, original=1.0),
+        "curve": leaf(curve, oracle_mean=oracles, original=[1.0] * len(curve)),
     }
-    change(folder, metrics=document["metrics"], steps={"relearning": list(steps)})
+    return change(folder, metrics__relearning={"k10": attack}, steps={"relearning": list(steps)})
 
 
-def failed(folder: Path, method: str, seed: int, why: str) -> None:
+def failed(folder: Path, method: str, seed: int, why: str) -> Path:
     """Write a run that ended with an error."""
-    run(folder, method, seed)
-    document = json.loads((folder / "metrics.json").read_text())
-    (folder / "metrics.json").unlink()
+    document = json.loads((run(folder, method, seed) / "metrics.json").read_text())
+    for name in ("metrics.json", "done.json"):
+        (folder / name).unlink()
     (folder / "failed.json").write_text(json.dumps({"run": document["run"], "failed": why}))
+    return folder
 
 
-def kit(folder: Path, seed: int, picture: bytes) -> None:
+def kit(folder: Path, seed: int, picture: bytes = b"") -> Path:
     """Write what training leaves."""
     folder.mkdir(parents=True)
     (folder / "proxies.png").write_bytes(picture)
     settings = {name: part for name, part in TRAINED.items() if name != "precision"}
     own = {"job": "train", "seed": seed, "trainer": {"precision": TRAINED["precision"]}}
-    document = {"run": settings | own, "metrics": {}}
+    document = {"version": 2, "run": settings | own, "metrics": {}}
     (folder / "metrics.json").write_text(json.dumps(document))
+    return folder
+
+
+def table(folder: Path) -> Table:
+    """Return the one table of the runs below a folder."""
+    (found,) = tables(find([folder]))
+    return found
+
+
+def row(folder: Path, method: str) -> Row:
+    """Return the one row of a method."""
+    (found,) = [one for one in table(folder).rows if one.method == method]
+    return found

@@ -49,32 +49,27 @@ def page(folder: Path) -> str:
     return out.read_text()
 
 
-def test_a_page_says_why_each_run_has_its_word(tmp_path: Path) -> None:
-    for seed in (1, 2):
-        run(tmp_path / "runs" / f"{seed}", "geniu", seed)
+def test_a_page_has_everything_in_it_and_says_why_each_run_has_its_verdict(tmp_path: Path) -> None:
+    relearned(run(tmp_path / "runs" / "1", "geniu", 1), CURVE, AREA)
+    run(tmp_path / "runs" / "2", "geniu", 2)
     failed(tmp_path / "runs" / "c", "scrub", 1, "no memory left")
-    said = Page(page(tmp_path / "runs")).said
-    for text in (
+    text = page(tmp_path / "runs")
+    found = Page(text)
+    for sentence in (
         "3 runs, 1 of them failed, in 1 setting.",
         "git revision of the runs: abcdef012345.",
-        "geniu, seed 2: forgets",
+        "geniu, seed 2: forgotten",
         "because geniu",
         "head.repair",
-        "oracles of seeds 1000, 1001, 1002, 1003, 1004",
+        "oracles of seeds 1000, 1001, 1002, 1003, 1004; verdict of the original: retained",
         "scrub, seed 1, failed: no memory left",
         "scrub, seed 1: failed",
         "geniu (best)",
         "not run",
         "The rule for (best)",
-        "No figure of relearning: no run was attacked by relearning",
+        "No figure of proxies: the training run",
     ):
-        assert text in said, text
-
-
-def test_a_page_has_everything_in_it(tmp_path: Path) -> None:
-    relearned(run(tmp_path / "runs" / "a", "geniu"), CURVE, AREA)
-    text = page(tmp_path / "runs")
-    found = Page(text)
+        assert sentence in " ".join(found.said.split()), sentence
     pictures = [address for address in found.addresses if not address.startswith("#")]
     assert len(pictures) == 4
     for address in pictures:
@@ -83,32 +78,27 @@ def test_a_page_has_everything_in_it(tmp_path: Path) -> None:
         assert base64.b64decode(data).startswith(b"\x89PNG")
     assert not {"link", "iframe", "object"} & {*found.tags}
     assert not re.search(r"https?://|@import|url\(", text)
-    assert re.search(r"\$\w", text) is None  # nothing of the template is left
 
 
-NASTY = "<script>document.title = 'taken'</script>\"' onload=x &amp; $about"
+NASTY = "<script>document.title = 'taken'</script>\"' onload=x &amp; {{ title }}"
 
 
 def test_nothing_in_a_run_is_taken_for_html(tmp_path: Path) -> None:
-    folder = run(tmp_path / "runs" / "a<b>", NASTY)
-    document = json.loads((folder / "metrics.json").read_text())
-    document["run"]["trained"]["data"]["name"] = NASTY
-    document["run"]["trained"]["imbalance"][NASTY] = NASTY
-    document["run"]["revision"] = NASTY
     change(
-        folder,
-        run=document["run"],
-        word=NASTY,
-        word_reason=NASTY,
+        run(tmp_path / "runs" / "a<b>", NASTY, verdict=NASTY),
+        run__trained__data__name=NASTY,
+        run__trained__imbalance={"_target_": "x.step", NASTY: NASTY},
+        run__revision=NASTY,
+        reason=NASTY,
         controls={"original": NASTY},
-        oracle_words={NASTY: 5},
+        oracle_verdicts={NASTY: 5},
         deciding=[{"name": NASTY, "question": NASTY, "value": NASTY}],
     )
     failed(tmp_path / "runs" / "c", "scrub", 1, NASTY)
     text = page(tmp_path / "runs")
     found = Page(text)
     assert found.tags.count("script") == 1
-    assert "onload=x" not in re.sub(r"onload=x &amp;amp; \$about", "", text)
+    assert "onload=x" not in text.replace("onload=x &amp;amp; {{ title }}", "")
     assert found.said.count(NASTY) >= 8
 
 

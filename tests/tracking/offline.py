@@ -10,7 +10,7 @@ from typing import Any
 
 from wandb.proto import wandb_internal_pb2
 
-BLOCK = 32768  # of the LevelDB log that an offline run is written as
+BLOCK = 32768  # bytes, of the LevelDB log that an offline run is written as
 
 
 @dataclass
@@ -18,32 +18,24 @@ class OfflineRun:
     """One file: one process's part of a run.
 
     Attributes:
-        files: Where media and tables lie.
+        files: Where media and tables are.
         run: The run's record, with id, group, job type and tags.
-        history: The rows by wandb's own step.
-        repeated: Steps that are in the file twice.
+        config: Of the run.
+        history: The rows, in order.
+        summary: Of the run.
         exits: Exit codes; none where the process was killed.
     """
 
     files: Path
     run: Any = None
     config: dict[str, Any] = field(default_factory=dict)
-    history: dict[int, dict[str, Any]] = field(default_factory=dict)
-    repeated: list[int] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     exits: list[int] = field(default_factory=list)
 
-    def curves(self) -> dict[int, dict[str, float]]:
-        """Return the numbers of the rows, without what wandb adds of its own."""
-        rows = {
-            step: {k: v for k, v in row.items() if isinstance(v, float) and k[0] != "_"}
-            for step, row in self.history.items()
-        }
-        return {step: row for step, row in rows.items() if row}
-
     def table(self, key: str) -> tuple[list[str], list[list[Any]]]:
         """Return columns and rows of a table that was logged once."""
-        (row,) = [row for row in self.history.values() if key in row]
+        (row,) = [row for row in self.history if key in row]
         content = json.loads((self.files / row[key]["path"]).read_text())
         return content["columns"], content["data"]
 
@@ -54,13 +46,8 @@ class OfflineRun:
 
 
 def offline_runs(folder: Path) -> list[OfflineRun]:
-    """Return all in a run's folder whose processes ended in order, the oldest first."""
+    """Return all in a run's folder, the oldest first, when their ends are written."""
     return [_ended(file) for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
-
-
-def superseded_runs(folder: Path) -> list[OfflineRun]:
-    """Return those that were set aside, the oldest first."""
-    return [_read(file) for file in sorted(folder.glob("wandb/superseded/*/*.wandb"))]
 
 
 def _ended(file: Path) -> OfflineRun:
@@ -84,9 +71,7 @@ def _read(path: Path) -> OfflineRun:
         elif kind == "history":
             row: dict[str, Any] = {}
             _merge(row, record.history.item)
-            step = row["_step"]
-            found.repeated += [step] if step in found.history else []
-            found.history[step] = row
+            found.history.append(row)
         elif kind == "summary":
             _merge(found.summary, record.summary.update)
         elif kind == "exit":
@@ -110,7 +95,7 @@ def _records(file: Path) -> Iterator[Any]:
             at += BLOCK - at % BLOCK
             continue
         _, length, kind = struct.unpack_from("<IHB", raw, at)
-        if at + 7 + length > len(raw):  # still being written, or the process was killed
+        if at + 7 + length > len(raw):  # still being written
             return
         parts += raw[at + 7 : at + 7 + length]
         at += 7 + length

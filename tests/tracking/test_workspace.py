@@ -10,37 +10,30 @@ from geniu_lightning.cli.dashboard import main
 from geniu_lightning.tracking.workspace import ATTACKS, BARS, CLASSES
 
 
-def spec(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    pytest.importorskip("wandb_workspaces", reason="the extra [dashboards] is not installed")
-    assert main(["--dry-run", *arguments]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
-
-
-def panels(view: dict[str, Any]) -> list[dict[str, Any]]:
-    sections = view["spec"]["section"]["panelBankConfig"]["sections"]
-    return [panel for section in sections for panel in section["panels"]]
-
-
 def test_the_view_compares_runs_with_the_oracles(capsys: pytest.CaptureFixture[str]) -> None:
-    view = spec(capsys, "--project", "mine", "--entity", "me")
-    assert (view["project"], view["entity"]) == ("mine", "me")
-    bars = [p["config"]["metrics"] for p in panels(view) if p["viewType"] == "Bar Chart"]
+    def view(*arguments: str) -> dict[str, Any]:
+        assert main(["--dry-run", *arguments]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    def filters(found: dict[str, Any]) -> list[Any]:
+        (runs,) = found["spec"]["section"]["runSets"]
+        return [(f["key"]["name"], f["value"]) for f in runs["filters"].get("filters", [])]
+
+    pytest.importorskip("wandb_workspaces", reason="the extra [dashboards] is not installed")
+    whole = view("--project", "mine", "--entity", "me")
+    assert (whole["project"], whole["entity"]) == ("mine", "me")
+    sections = whole["spec"]["section"]["panelBankConfig"]["sections"]
+    panels = [panel for section in sections for panel in section["panels"]]
+    bars = [p["config"]["metrics"] for p in panels if p["viewType"] == "Bar Chart"]
     retain = "summary_metrics.accuracy.test.retain"
     assert [retain, f"{retain}.oracles"] in bars
-    charts = [p["config"] for p in panels(view) if p["viewType"] == "Vega2"]
+    charts = [p["config"] for p in panels if p["viewType"] == "Vega2"]
     assert len(charts) == len(CLASSES) + len(ATTACKS)
     assert (charts[0]["panelDefId"], charts[0]["fieldSettings"]) == BARS
     assert '"classes/after_table"' in json.dumps(charts[0])
-
-
-def test_a_group_is_a_filter(capsys: pytest.CaptureFixture[str]) -> None:
-    def filters(*arguments: str) -> list[Any]:
-        (runs,) = spec(capsys, *arguments)["spec"]["section"]["runSets"]
-        return [(f["key"]["name"], f["value"]) for f in runs["filters"].get("filters", [])]
-
-    assert filters("--group", "sweep7") == [("group", "sweep7")]
-    assert ("group", "sweep7") not in filters()
+    assert ("group", "sweep7") not in filters(whole)
+    assert ("group", "sweep7") in filters(view("--group", "sweep7"))
 
 
 def test_what_cannot_work_is_told_in_a_sentence(

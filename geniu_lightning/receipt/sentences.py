@@ -1,0 +1,183 @@
+"""What a receipt says in sentences: they follow from what was measured and say no more.
+
+A verdict is written in plain words; what was not checked and what to do next follow from it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from geniu_lightning.evaluation import verdict as checks
+from geniu_lightning.evaluation.verdict import FEWEST_ORACLES
+from geniu_lightning.report.template import template
+
+Json = dict[str, Any]  # JSON values
+
+# the verdicts, with what stands below the first line of the page, and what the verdict means
+MEANINGS = {
+    "retained": (
+        "The model still gives the answer.",
+        "Shown pictures of the class, the model still names it.",
+    ),
+    "damaged": (
+        "The model was damaged, and the tests ended there.",
+        "The model is worse at classes that it was to keep. Whether the class is still inside was"
+        " then not asked.",
+    ),
+    "damaged and retained": (
+        "The model was damaged, and still gives the answer.",
+        "The model is worse at classes that it was to keep, and still names the forgotten one.",
+    ),
+    "suppressed": (
+        "Out of the answers, but still inside the model.",
+        "The model does not name the class, but has kept what it learned of it: somebody who has"
+        " the weights can bring it back, or tell that it was there.",
+    ),
+    "distinguishable": (
+        "The model is not like models that never saw it.",
+        "The class was not found where it was looked for, but the model differs from models that"
+        " never saw it, so something of it may be left.",
+    ),
+    "untested": (
+        "The tests that were run found nothing, but they were not all run.",
+        "The class was not found, but nobody tried everything that these tests have to bring it"
+        " back.",
+    ),
+    "forgotten in the model only": (
+        "Not found in the model, but the kit that is kept with it gives the class away.",
+        "The model answers like models that never saw the class, but the kit that is kept for the"
+        " next request still shows the class.",
+    ),
+    "forgotten": (
+        "No test told the model from models that never saw it. That is no proof.",
+        "Asked about the class, the model answers like models that never saw it, and has to learn"
+        " it anew as slowly, as far as these tests can tell.",
+    ),
+    "inconclusive": (
+        "The comparison does not work here, so it says nothing.",
+        "The models to compare with, or those whose answer is known, do not look as they must: no"
+        " verdict can be trusted here.",
+    ),
+}
+FORGOTTEN = "forgotten"
+FORGOTTEN_IN_THE_MODEL = (FORGOTTEN, "forgotten in the model only")
+UNTESTED = (None, "untested")
+INCONCLUSIVE = "inconclusive"
+# with one of these the class was found inside the model, or nobody looked that far
+STILL_INSIDE = ("retained", "damaged", "damaged and retained", "suppressed")
+
+# of each family of values that the decision rule looks at: what it tries
+TRIES = {
+    "accuracy": "which answers the model gives",
+    "confusion": "what it answers instead",
+    "divergence": "how sure it is of its answers, compared with models that never saw the class",
+    "membership": "whether its answers give away that images of the class were trained on",
+    "retained_attack": "whether answers on kept classes give the forgotten one away",
+    "prototype": "whether the class can be told by its mean in the model's features",
+    "head": "whether repairing the last layer brings the class back",
+    "probe": "whether a new last layer finds the class",
+    "relearning": "how fast images of the class bring it back",
+    "retain_only": "whether images of kept classes bring it back",
+    "adaptive": "an attacker who first repairs the last layer, then trains",
+    "own_proxies": "whether pictures that the kept kit draws bring it back",
+    "copying": "whether these pictures copy training images",
+    "knowledge": "what a new model learns of the class from these pictures",
+}
+ASKED = {
+    check.name
+    for question in (
+        *(checks.WORKS, checks.ANSWERS, checks.INSIDE),
+        *(checks.PROBABILITIES, checks.SYSTEM),
+    )
+    for check in question
+}
+RELEARNING = [check.name for check in checks.INSIDE if check.name.startswith("relearning.")]
+
+
+def headline(verdict: str | None, forget: Mapping[int, str]) -> str:
+    """Return the first line: only one verdict says that nothing was found."""
+    begin = "Not found by these tests" if verdict == FORGOTTEN else "NOT shown to be gone"
+    return f"{begin}: {named(forget)}"
+
+
+def named(classes: Mapping[int, str]) -> str:
+    """Return classes as sentences name them: index and name."""
+    names = {k: " ".join(name.split()) for k, name in classes.items()}
+    each = ", ".join(f"{k} ({name})" if name != str(k) else name for k, name in names.items())
+    return f"{'class' if len(names) == 1 else 'classes'} {each}"
+
+
+def short(verdict: str | None, measured: bool) -> str:
+    """Return what stands below the first line."""
+    if verdict is not None:
+        return MEANINGS[verdict][0]
+    return "The tests cannot tell." if measured else "Nothing was measured."
+
+
+def meaning(verdict: str | None, measured: bool, metrics: Any) -> str:
+    """Return what a verdict means, or why there is none.
+
+    Args:
+        verdict: As `metrics.json` holds it.
+        measured: Whether there is any value.
+        metrics: Settings of the evaluation; empty where it was switched off.
+    """
+    if verdict is not None:
+        return MEANINGS[verdict][1]
+    if measured:
+        return "No verdict was reached, so nothing is known of whether the class is gone."
+    if not metrics:
+        return "Nothing was measured: the evaluation was switched off."
+    return "Nothing was measured: the images to measure with were not found."
+
+
+def not_checked(
+    document: Json, measured: set[str], kit: str, draws: bool, new_kit: bool
+) -> list[str]:
+    """Return a sentence for each thing that nobody looked at.
+
+    Args:
+        document: What `metrics.json` holds, version 2.
+        measured: Names of the values that are there.
+        kit: Name of the old kit's file.
+        draws: Whether that kit holds what draws pictures of its classes.
+        new_kit: Whether there is a kit for the next request.
+    """
+    run, relearning = document["run"], document["metrics"].get("relearning", {})
+    families = {name.partition(".")[0] for name in measured}
+    compared = "copying" in families
+    if not any(name.startswith("copying.") and ".forget." in name for name in measured):
+        families.discard("copying")  # of kept classes alone: a new kit has no pictures of others
+    return _sentences(
+        "not_checked.j2",
+        measured=measured,
+        meaning=meaning(None, False, run["evaluation"]["metrics"]),
+        tests=[text for family, text in TRIES.items() if family not in families],
+        values=sorted(n for n in ASKED - measured if n.partition(".")[0] in families),
+        oracles=len(document["oracles"]),
+        fewest=FEWEST_ORACLES,
+        kit=kit,
+        draws=draws,
+        new_kit=new_kit,
+        compared=compared,
+        classes=len(run["forget"]),
+        shots=[int(name[1:]) for name in relearning if name[1:].isdigit()],
+        steps=document.get("steps", {}).get("relearning"),
+        timings=len(document["cost"]["seconds_each"]),
+    )
+
+
+def next_steps(verdict: str | None, new_kit: bool) -> list[str]:
+    """Return what to do next, in order."""
+    return _sentences(
+        "next.j2",
+        verdict=verdict,
+        untested=UNTESTED,
+        inconclusive=INCONCLUSIVE,
+        forgotten=verdict in FORGOTTEN_IN_THE_MODEL,
+        new_kit=new_kit,
+    )
+
+
+def _sentences(name: str, **facts: Any) -> list[str]:
+    """Return the lines of a template, a sentence each."""
+    return template("geniu_lightning.receipt", name).render(facts).splitlines()

@@ -1,0 +1,85 @@
+"""The columns of a table, and a row's cells in all forms alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from geniu_lightning.report.aggregate import Row
+from geniu_lightning.report.leaves import (
+    FORGET_ACCURACY,
+    IMAGES_READ,
+    RELEARNED,
+    RETAIN_ACCURACY,
+    SECONDS,
+)
+
+COLUMNS = {
+    "A_f": FORGET_ACCURACY,
+    "A_r": RETAIN_ACCURACY,
+    "worst": "accuracy.test.worst_retained",
+    "A_f train": "accuracy.train.forget",
+    "relearned": RELEARNED,
+    "after reset": "adaptive.net_area",
+    "time, s": SECONDS,
+    "read": IMAGES_READ,
+}
+OF_FULL = {"relearned", "after reset"}
+EXPLANATION = (
+    "A_f: accuracy on forgotten classes, A_r: mean over retained classes, worst: the least of them,"
+    " on test images; relearned: accuracy that ten images of a forgotten class bring back over 50"
+    " steps, after reset: the same where the forgotten rows of the head are reset first, less"
+    " what retained accuracy lost; n: training seeds, a kit each; of several unlearning seeds on"
+    " a kit the mean counts; (k) behind a value: only k of the n have it; read: training images"
+    " read while unlearning."
+    " The reference is the retrained model, not A_f = 0: logit_mask reaches that too, and forgets"
+    " nothing. The verdict is that of the decision rule (docs/evaluation.md), with the number of"
+    " runs that got it; it needs retrained oracles, and forgotten needs evaluation=verdict or full."
+    " oracles: the retrained models, in brackets how many, that the runs were compared with, their"
+    " spread, the time to train one, and their own verdicts over all kits and evaluations:"
+    " any but forgotten and untested is a false alarm; none (before): the model before unlearning."
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one cell shows.
+
+    Attributes:
+        text: For people.
+        value: What it is sorted by; `None` where there is no number.
+    """
+
+    text: str
+    value: float | None = None
+
+
+def columns_of(rows: Sequence[Row]) -> dict[str, str]:
+    """Return the columns, without those of a full evaluation where there was none."""
+    return {
+        title: name
+        for title, name in COLUMNS.items()
+        if title not in OF_FULL or any(name in row.mean for row in rows)
+    }
+
+
+def heads_of(columns: dict[str, str]) -> list[str]:
+    """Return the heads of a table."""
+    return ["method", "n", *columns, "verdict"]
+
+
+def cells_of(row: Row, columns: dict[str, str]) -> list[Cell]:
+    """Return a row's cells, as many as there are heads."""
+    seeds = len(row.seeds)
+    values = [_cell(row, name) for name in columns.values()]
+    return [Cell(row.label), Cell(str(seeds), seeds), *values, Cell(row.verdict)]
+
+
+def _cell(row: Row, name: str) -> Cell:
+    mean, std = row.mean.get(name), row.std.get(name)
+    if mean is None:
+        return Cell("-")
+    fewer = "" if row.count[name] == len(row.seeds) else f" ({row.count[name]})"
+    if name == IMAGES_READ:
+        return Cell(f"{mean:,.0f}{fewer}", mean)
+    digits = 2 if name == SECONDS else 4
+    spread = "" if std is None else f" ± {std:.{digits}f}"
+    return Cell(f"{mean:.{digits}f}{spread}{fewer}", mean)

@@ -1,0 +1,129 @@
+"""What is read of runs: both versions of their files, what failed, what is no run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from geniu_lightning.cli.report import main
+from geniu_lightning.errors import UserError
+from geniu_lightning.report.load import find, find_training
+from geniu_lightning.report.tables import tables
+from geniu_lightning.report.values import sheets
+from tests.report.examples import SETTING, change, failed, kit, run, table
+
+
+def test_a_file_of_version_1_reads_as_one_of_version_2(tmp_path: Path) -> None:
+    oracles = {
+        **{"forgotten": 4, "forgotten in the model only": 1, "distinguishable": 1, "untested": 2},
+        **{"suppressed": 1, "damaged": 3, "damaged and retained": 1},
+    }
+    folder = change(
+        run(tmp_path / "a", "geniu", verdict="suppressed"),
+        controls={"original": "retained", "mask": "inconclusive"},
+        oracle_verdicts=oracles,
+    )
+    (new,) = find([folder])
+    change(
+        folder,
+        version=1,
+        word="hides",
+        word_reason="because geniu",
+        controls={"original": "keeps", "mask": "invalid"},
+        oracle_words={
+            **{"forgets": 4, "forgets in the model, not in the system": 1, "scars": 1},
+            **{"not refuted": 2, "hides": 1, "destroys": 3, "destroys without forgetting": 1},
+        },
+        verdict=None,
+        reason=None,
+        oracle_verdicts=None,
+    )
+    assert find([folder]) == [new]
+    assert (new.verdict, new.original_verdict) == ("suppressed", "retained")
+    assert new.oracles.verdicts == oracles
+    assert sheets([folder])[0].title.endswith("geniu, suppressed")
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("data.source.hub_id", "OWNER/A", "OWNER/B"),
+        ("data.validation", 0.0, 0.25),
+        ("model.norm", "batch", "none"),
+        ("training.max_gradient_norm", None, 1.0),
+        ("precision", "32-true", "bf16-mixed"),
+    ],
+)
+def test_runs_of_several_problems_share_no_table(
+    tmp_path: Path, name: str, one: object, other: object
+) -> None:
+    """Neither over seeds, nor over methods, nor in the row of the original."""
+    for seed, value in ((1, one), (2, other)):
+        for method in ("geniu", f"only{seed}"):
+            key = f"run__trained__{name.replace('.', '__')}"
+            change(run(tmp_path / f"{method}{seed}", method, seed), **{key: value})
+    found = sorted(tables(find([tmp_path])), key=lambda table: table.runs[0].seed)
+    for seed, value, of_problem in zip((1, 2), (one, other), found, strict=True):
+        assert of_problem.setting == f"{SETTING}, {name} {'null' if value is None else value}"
+        seeds = {x.method: x.seeds for x in of_problem.rows if x.seeds and x.role != "oracles"}
+        assert seeds == {"none": (seed,), "geniu": (seed,), f"only{seed}": (seed,)}
+
+
+def test_what_makes_no_other_problem_and_what_another_setting(tmp_path: Path) -> None:
+    run(tmp_path / "a", "geniu")
+    change(
+        run(tmp_path / "b", "post_hoc"),
+        run__trained__training__when="after",
+        run__trained__data__root="/elsewhere",
+        run__trained__data__cache_folder="/cache",
+    )
+    assert table(tmp_path).setting == SETTING
+    change(run(tmp_path / "c", "geniu"), run__trained__imbalance__seed=7)
+    change(run(tmp_path / "d", "geniu"), run__forget=[0, 2], run__forgotten_before=[2])
+    assert [found.setting for found in tables(find([tmp_path]))] == [
+        SETTING,
+        f"{SETTING} after [2]",
+        SETTING.replace("0.1)", "0.1, seed 7)"),
+    ]
+
+
+def test_a_run_whose_later_evaluation_failed_keeps_its_values(tmp_path: Path) -> None:
+    folder = run(tmp_path / "a", "geniu", retain=0.75)
+    failure = {"run": {"job": "unlearn"}, "failed": "no\nmemory"}
+    (folder / "failed.json").write_text(json.dumps(failure))
+    (found,) = find([tmp_path])
+    assert (found.measured.values["accuracy.test.retain"], found.failed) == (0.75, "")
+    assert table(tmp_path).failures == [
+        "geniu, seed 1, has its earlier values, for its later evaluation failed: no memory"
+    ]
+    (folder / "done.json").unlink()  # then the values are of a run that never ended
+    with pytest.raises(UserError, match="cannot be read"):
+        find([tmp_path])
+
+
+def test_the_backup_of_a_run_that_is_repeated_is_no_run(tmp_path: Path) -> None:
+    runs = tmp_path / ".hidden"  # a folder that is named may be called so
+    run(runs / "a", "geniu")
+    run(runs / "a" / ".replaced", "geniu")
+    kit(runs / "kit" / ".replaced", 1)
+    assert [one.folder for one in find([runs])] == [runs / "a"]
+    assert find_training([runs]) == []
+    assert [sheet.title.partition(":")[0] for sheet in sheets([runs])] == [str(runs / "a")]
+
+
+def test_what_cannot_work_is_told_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kit(tmp_path / "kit", 1)
+    assert main([str(tmp_path)]) == 2
+    assert "no finished unlearning run" in capsys.readouterr().err
+    assert main([str(tmp_path), "--values"]) == 2
+    assert "no evaluated run" in capsys.readouterr().err
+    failed(tmp_path / "a", "geniu", 1, "why")
+    missing = [str(tmp_path / name) for name in ("b", "a/failed.json")]
+    for more in ([], ["--values"]):
+        assert main([str(tmp_path), *missing, *more]) == 2
+        assert f"there is no folder {', '.join(missing)}" in capsys.readouterr().err
+    (tmp_path / "metrics.json").write_text("{}")
+    assert main([str(tmp_path)]) == 2
+    assert "cannot be read" in capsys.readouterr().err
