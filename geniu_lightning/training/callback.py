@@ -213,7 +213,8 @@ class KitCallback(Callback):
             if fit.step == 0:
                 checks.refuse_unlike(network, images, self.spec)
             if epoch == 0:
-                fit.counts += reduced(labels.bincount(minlength=len(fit.counts))).cpu()
+                counts = labels.cpu().bincount(minlength=len(fit.counts))
+                fit.counts += reduced(counts.to(pl_module.device)).cpu()
             if fit.schedule.chooses_exemplars(epoch):
                 self._observe(fit, network, images, labels, trainer.global_rank)
             losses = fit.proxies.train_step(fit.step, network, fit.exemplars.images)
