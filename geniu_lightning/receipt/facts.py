@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from geniu_lightning.cli.command import say
-from geniu_lightning.cli.judge import Result
 from geniu_lightning.cli.request import Request
+from geniu_lightning.cli.results import Result
 from geniu_lightning.evaluation.metrics.accuracy import mean_over
 from geniu_lightning.files import now, sha256_of, write_json, write_text
 from geniu_lightning.kit.header import KIT
@@ -35,10 +35,33 @@ def write(folder: RunFolder, request: Request, result: Result, document: Json) -
     """
     if folder.description["run"]["job"] == "oracle":
         return
+    document = _version_1(document)
     receipt = receipt_of(document, _facts(folder.path, request, result, document))
     write_json(folder.path / "receipt.json", receipt)
     write_text(folder.path / "receipt.md", page_of(receipt))
     say(f"receipt: {folder.path / 'receipt.md'}")
+
+
+def _version_1(document: Json) -> Json:
+    """Return the document with the verdicts of version 1, until the receipt speaks version 2."""
+    old = {
+        None: None,
+        "retained": "keeps",
+        "suppressed": "hides",
+        "damaged": "destroys",
+        "damaged and retained": "destroys without forgetting",
+        "distinguishable": "scars",
+        "forgotten": "forgets",
+        "forgotten in the model only": "forgets in the model, not in the system",
+        "untested": "not refuted",
+        "inconclusive": "invalid",
+    }
+    return document | {
+        "word": old[document["verdict"]],
+        "word_reason": document["reason"],
+        "oracle_words": {old[k]: v for k, v in document.get("oracle_verdicts", {}).items()},
+        "controls": {k: old[v] for k, v in document.get("controls", {}).items()},
+    }
 
 
 def _facts(folder: Path, request: Request, result: Result, document: Json) -> Facts:
@@ -107,9 +130,9 @@ def _files(folder: Path, request: Request, said: str | None) -> Iterator[Json]:
 
 
 def _before(request: Request, result: Result) -> dict[str, float]:
-    if result.assessment.before is None:
+    if not result.evaluation.accuracies:
         return {}
-    each = torch.tensor(result.assessment.before)
+    each = torch.tensor(result.evaluation.accuracies["before"])
     kept = tuple(k for k in range(len(each)) if k not in request.forget)
     split = request.config.evaluation.split
     means = {"forget": mean_over(each, request.forget), "retain": mean_over(each, kept)}

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geniu_lightning.evaluation import verdict as word
+from geniu_lightning.evaluation import checks as word
+from geniu_lightning.evaluation.verdict import FEWEST_ORACLES
 from geniu_lightning.receipt.page import classes_of
 from geniu_lightning.report.leaves import leaves, numbers
 
@@ -170,7 +171,7 @@ def receipt_of(document: Json, facts: Facts) -> Json:
 
 
 def _headline(said: str | None, forget: Mapping[int, str]) -> str:
-    begin = "Not found by these tests" if said == word.FORGETS else "NOT shown to be gone"
+    begin = "Not found by these tests" if said == "forgets" else "NOT shown to be gone"
     return f"{begin}: {classes_of(forget)}"
 
 
@@ -240,10 +241,10 @@ def _not_checked(document: Json, facts: Facts, measured: set[str]) -> Iterator[s
     if gaps := sorted(n for n in asked - measured if n.partition(".")[0] in families):
         yield f"These values have no result, metrics.json says why: {', '.join(gaps)}."
     count = len(document["oracles"])
-    if count < word.FEWEST_ORACLES:
+    if count < FEWEST_ORACLES:
         yield (
             f"The model was compared with {count} models that never saw the class, and the rule"
-            f" needs at least {word.FEWEST_ORACLES}."
+            f" needs at least {FEWEST_ORACLES}."
         )
     draws = " and draws pictures of the class" if facts.draws else ""
     yield f"The old kit, {facts.kit}, still holds the model before{draws}."
@@ -302,19 +303,19 @@ def _has_new_kit(facts: Facts) -> bool:
 
 
 def _next(said: str | None, facts: Facts) -> Iterator[str]:
-    if said in (None, word.NOT_REFUTED):
+    if said in (None, "not refuted"):
         yield (
             "Measure: train models without the class to compare with (`sweep=oracles`), then run"
             " unlearning with `evaluation=full`. Until then nothing shows that this model forgets."
         )
     elif said == "invalid":
         yield "Find out why the comparison does not work: its reason stands above."
-    elif not said.startswith(word.FORGETS):
+    elif not said.startswith("forgets"):
         yield (
             "Do not use this model as one that has forgotten. A model retrained without the class"
             " never saw it (`unlearner=retrain`, which reads images of the kept classes)."
         )
-    when = "Delete" if said is not None and said.startswith(word.FORGETS) else "In the end, delete"
+    when = "Delete" if said is not None and said.startswith("forgets") else "In the end, delete"
     yield (
         f"{when} the files that are marked below, and every copy of them: as long as one is there,"
         " so is the class."
@@ -322,7 +323,7 @@ def _next(said: str | None, facts: Facts) -> Iterator[str]:
     if _has_new_kit(facts):
         yield (
             "Keep the new kit: the next request starts from it."
-            if said is not None and said.startswith(word.FORGETS)
+            if said is not None and said.startswith("forgets")
             else "Start no further request from the new kit: it counts the class as forgotten."
         )
     else:

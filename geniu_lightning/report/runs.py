@@ -226,8 +226,8 @@ def _run(folder: Path, document: dict[str, Any]) -> Run:
         oracles=_oracles(document, found, costs),
         original=Found(numbers(found, "original"), lists(found, "original")),
         original_word=(document.get("controls") or {}).get("original"),
-        word=document.get("word"),
-        reason=str(document.get("word_reason") or ""),
+        word=document.get("verdict", document.get("word")),
+        reason=str(document.get("reason", document.get("word_reason")) or ""),
         deciding=tuple(document.get("deciding") or ()),
         steps=tuple(document.get("steps", {}).get("relearning") or ()),
         revision=str(run.get("revision") or ""),
@@ -245,7 +245,7 @@ def _oracles(
         tuple(document.get("oracles") or ()),
         Found(mean, lists(found, "oracle_mean")),
         numbers(found, "oracle_std"),
-        dict(document.get("oracle_words") or {}),
+        dict(document.get("oracle_verdicts", document.get("oracle_words")) or {}),
     )
 
 

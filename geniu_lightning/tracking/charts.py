@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from geniu_lightning.cli.assess import Assessment
+from geniu_lightning.evaluation.evaluator import Evaluation
 from geniu_lightning.report.leaves import leaves
 
 Cell = str | int | float | None
@@ -69,7 +69,7 @@ class Shown:
 
 
 def charts_of(
-    found: Assessment, names: Sequence[str], forget: Sequence[int], split: str
+    found: Evaluation, names: Sequence[str], forget: Sequence[int], split: str
 ) -> dict[str, Chart]:
     """Return what there is to show, by its name.
 
@@ -111,13 +111,13 @@ def numbers_of(
 
 
 def _classes(
-    found: Assessment, names: Sequence[str], forget: Sequence[int], split: str
+    found: Evaluation, names: Sequence[str], forget: Sequence[int], split: str
 ) -> dict[str, Chart]:
-    if found.before is None or found.after is None:
+    if not found.accuracies:
         return {}
-    columns: dict[str, Sequence[float | None]] = {"before": found.before}
+    columns: dict[str, Sequence[float | None]] = {"before": found.accuracies["before"]}
     if forget:
-        columns["after"] = found.after
+        columns["after"] = found.accuracies["after"]
         leaf = found.metrics.get("accuracy", {}).get(split, {}).get("per_class", {})
         if leaf.get("oracle_mean") is not None:
             columns["oracles"] = leaf["oracle_mean"]
@@ -134,17 +134,16 @@ def _classes(
 
 
 def _confusion(
-    found: Assessment, names: Sequence[str], forget: Sequence[int], split: str
+    found: Evaluation, names: Sequence[str], forget: Sequence[int], split: str
 ) -> dict[str, Chart]:
-    counts = {"before": found.confusion_before, "after": found.confusion_after if forget else None}
+    counts = {k: v for k, v in found.confusions.items() if forget or k == "before"}
     return {
         f"confusion/{when}": Matrix(f"{split}, {when}", names, matrix)
         for when, matrix in counts.items()
-        if matrix is not None
     }
 
 
-def _curves(found: Assessment) -> Iterator[tuple[str, Lines]]:
+def _curves(found: Evaluation) -> Iterator[tuple[str, Lines]]:
     for name, leaf in leaves(found.metrics):
         steps = found.steps.get(name.partition(".")[0])
         if name.rpartition(".")[2] not in CURVES or steps is None or "value" not in leaf:

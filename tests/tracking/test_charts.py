@@ -1,12 +1,13 @@
 """What is shown of an evaluation whose every value is another."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from geniu_lightning.cli.assess import Assessment
+from geniu_lightning.evaluation.evaluator import Evaluation
 from geniu_lightning.tracking.charts import Matrix, Shown, charts_of, numbers_of
 from geniu_lightning.tracking.loggers import closing, loggers_of, show
 from tests.cli.test_configurations import composed
@@ -32,12 +33,13 @@ METRICS = {
     "retain_only": {"curve": leaf([0.0, 0.4])},
     "probe": {"absent": "no images"},
 }
-FOUND = Assessment(
-    METRICS,
-    confusion_before=torch.tensor([[3, 1, 0], [0, 2, 5], [0, 0, 7]]),
-    confusion_after=torch.tensor([[0, 4, 0], [6, 1, 0], [0, 8, 9]]),
-    before=[0.5, 0.6, float("nan")],
-    after=[0.1, 0.2, float("nan")],
+FOUND = SimpleNamespace(
+    metrics=METRICS,
+    confusions={
+        "before": torch.tensor([[3, 1, 0], [0, 2, 5], [0, 0, 7]]),
+        "after": torch.tensor([[0, 4, 0], [6, 1, 0], [0, 8, 9]]),
+    },
+    accuracies={"before": [0.5, 0.6, float("nan")], "after": [0.1, 0.2, float("nan")]},
     steps={"relearning": [0, 50]},
 )
 
@@ -66,7 +68,7 @@ def test_after_training_there_is_the_original_alone() -> None:
 
 
 def test_without_evaluation_there_is_nothing() -> None:
-    assert charts_of(Assessment({}), NAMES, (0,), "test") == {}
+    assert charts_of(Evaluation(), NAMES, (0,), "test") == {}
 
 
 def test_a_curve_whose_steps_are_unknown_is_none() -> None:
@@ -101,7 +103,7 @@ def test_wandb_shows_confusion(logged: OfflineRun, when: str) -> None:
     _, rows = logged.table(f"confusion/{when}_table")
     assert len(rows) == 9
     for actual, predicted, count in rows:
-        counted = FOUND.confusion_before if when == "before" else FOUND.confusion_after
+        counted = FOUND.confusions["before"] if when == "before" else FOUND.confusions["after"]
         assert counted is not None
         assert counted[NAMES.index(actual), NAMES.index(predicted)] == count
 

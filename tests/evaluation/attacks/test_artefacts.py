@@ -10,14 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.spatial.distance import cdist
-from scipy.stats import binomtest
-from torch import Tensor, nn
-
-from geniu_lightning.errors import UserError
-from geniu_lightning.evaluation.attacks import artefacts as leakage
 from geniu_lightning.evaluation.attacks.artefacts import (
     Copying,
     Knowledge,
@@ -29,6 +21,14 @@ from geniu_lightning.evaluation.attacks.artefacts import (
     ratios,
     wilson,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+from scipy.stats import binomtest
+from torch import Tensor, nn
+
+from geniu_lightning.errors import UserError
+from geniu_lightning.evaluation.attacks import artefacts as leakage
 from geniu_lightning.evaluation.context import CHUNK, Context, Proxies, Split
 from geniu_lightning.evaluation.evaluator import run
 from geniu_lightning.evaluation.metric import Absent, Metric

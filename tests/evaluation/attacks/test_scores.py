@@ -8,12 +8,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from geniu_lightning.evaluation.attacks.scores import Scores, attack_accuracy, aus, nomus, tow
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from geniu_lightning.evaluation.attacks.scores import Scores, attack_accuracy, aus, nomus, tow
 from geniu_lightning.evaluation.context import Outputs
 from geniu_lightning.evaluation.evaluator import run, tree_of
 from geniu_lightning.evaluation.metric import Absent, MetricInfo
