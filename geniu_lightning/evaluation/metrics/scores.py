@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from geniu_lightning.evaluation.attacks.membership import auc, own, sides
+from geniu_lightning.evaluation.attacks.membership import own, sides
 from geniu_lightning.evaluation.context import Context, Outputs
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
 from geniu_lightning.evaluation.metrics.accuracy import lacking, mean_over, per_class
@@ -157,7 +157,12 @@ def _attack(context: Context) -> float | Absent:
 
 
 def _area(context: Context, network: nn.Module) -> float | Absent:
-    found = [auc(own(members), own(others)) for _, members, others in _sides(context, network)]
+    from sklearn.metrics import roc_auc_score
+
+    found = []
+    for _, members, others in _sides(context, network):
+        truth = [1] * len(members.labels) + [0] * len(others.labels)
+        found.append(float(roc_auc_score(truth, torch.cat([own(members), own(others)]))))
     return statistics.fmean(found) if found else NO_PAIR
 
 
