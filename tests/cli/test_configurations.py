@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from geniu_lightning.cli import build
-from geniu_lightning.evaluation import verdict as word
+from geniu_lightning.evaluation import checks
 from geniu_lightning.settings.configs import CONF
 from geniu_lightning.tracking.loggers import closing, loggers_of
 
@@ -96,16 +96,18 @@ def test_logger(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", names("evaluation"))
-@pytest.mark.parametrize("primary", ["train", "unlearn"])
-def test_evaluation(primary: str, name: str) -> None:
-    for metric in composed(primary, f"evaluation={name}").evaluation.metrics.values():
-        assert callable(instantiate(metric))
+def test_evaluation(name: str) -> None:
+    for primary in ("train", "unlearn"):
+        for metric in composed(primary, f"evaluation={name}").evaluation.metrics.values():
+            assert callable(instantiate(metric, _convert_="all"))
 
 
-def test_evaluation_word_measures_whatever_decides_the_word_and_full_all_of_it() -> None:
-    asked = (*word.WORKS, *word.ANSWERS, *word.INSIDE, *word.PROBABILITIES, *word.SYSTEM)
+def test_evaluation_verdict_measures_all_that_decides_and_full_all_of_it() -> None:
+    questions = (checks.WORKS, checks.ANSWERS, checks.INSIDE, checks.PROBABILITIES, checks.SYSTEM)
+    asked = [check for question in questions for check in question]
     enough, full = (
-        composed("unlearn", "kit=x", f"evaluation={name}").evaluation for name in ("word", "full")
+        composed("unlearn", "kit=x", f"evaluation={name}").evaluation
+        for name in ("verdict", "full")
     )
     assert {check.name.partition(".")[0] for check in asked} <= set(enough.metrics)
     assert set(enough.metrics) < set(full.metrics)

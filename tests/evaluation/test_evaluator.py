@@ -254,11 +254,9 @@ def test_every_shipped_metric_keeps_the_rules() -> None:
     targets: dict[str, Any] = {}
     for name in ("fast", "verdict", "full"):
         targets |= plain(OmegaConf.load(CONF / "evaluation" / f"{name}.yaml"))["metrics"]
-    short = {
-        **dict.fromkeys(
-            ("relearning", "retain_only", "adaptive", "own_proxies"),
-            {"steps": [0, 1, 2], "draws": 1, "scored": 10},
-        ),
+    few = {"steps": [0, 1, 2], "draws": 1, "scored": 10}
+    short: dict[str, Any] = {
+        **dict.fromkeys(("relearning", "retain_only", "adaptive", "own_proxies"), few),
         "relearn_time": {"budget": 2, "draws": 1, "scored": 10},
         "knowledge": {"steps": 2},
     }

@@ -160,9 +160,7 @@ def test_the_chance_of_being_nearer_is_that_of_all_equal_choices(
     stream = np.random.default_rng(seed)
     train, unseen = (stream.integers(0, levels, (3, n)).astype(float) for n in sizes)
     few = min(sizes)
-    choices = list(
-        itertools.product(*(itertools.combinations(range(size), few) for size in sizes))
-    )
+    choices = list(itertools.product(*(itertools.combinations(range(size), few) for size in sizes)))
     expected = np.zeros(3)
     for first, second in choices:
         a, b = train[:, first].min(1), unseen[:, second].min(1)

@@ -47,9 +47,7 @@ def test_rigged_models_send_forgotten_images_where_it_is_known() -> None:
     ):
         found = measured(Confusion(), context_of(rigged()[name]))
         assert found["profile"] == pytest.approx(profile), name
-        for column, value in zip(
-            (*names, "retained_entropy", "retained_top1"), known, strict=True
-        ):
+        for column, value in zip((*names, "retained_entropy", "retained_top1"), known, strict=True):
             absent = isinstance(value, Absent)
             assert found[column] == (value if absent else pytest.approx(value, abs=1e-4)), name
         assert found.keys() == Confusion.infos.keys()

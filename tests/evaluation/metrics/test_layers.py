@@ -1,4 +1,4 @@
-"""Class means behind each part of a network, whose first part knows a class and whose second not."""
+"""Class means behind each part of a network."""
 
 from dataclasses import replace
 
