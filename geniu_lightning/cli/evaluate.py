@@ -127,7 +127,7 @@ def _evaluate_weights(
     request, about = Request(config, path, forget), folder.description
     classifier = classifier_from(weights, request.kit.info.classifier, config.allow_custom)
     stored = _stored_kit(config, request.kit, weights, about)
-    facts = request.facts() | {"revision": revision(), "judged": about["run"]}
+    facts = request.facts() | {"revision": revision(), "evaluated": about["run"]}
     loggers = trackers.loggers_of(config, folder.path, "evaluate", facts, request.tags())
     with trackers.closing(loggers):
         result = evaluate_request(request, bank, classifier, stored)

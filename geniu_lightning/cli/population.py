@@ -82,7 +82,7 @@ def compare(config: DictConfig, folders: Sequence[Path], out: Path) -> list[dict
     for group in populations:
         if all(run.method == ORACLE for run in group):
             raise UserError(f"there is nothing but unlearner={ORACLE} in {group[0].setting}")
-    for group in populations:  # all of them before any, as reading models takes long
+    for group in populations:  # before any model is read, which takes long
         _refuse_mixture(group)
     entries = [_setting(config, group) for group in populations]
     out.mkdir(parents=True, exist_ok=True)
@@ -183,9 +183,7 @@ class _Reader:
         found = {}
         for split in ("test", "train"):
             whole = outputs_of(kit.classifier, split_of(self.data, split, self.device))
-            none = torch.empty(
-                len(whole.labels), 0
-            )  # features of many models would fill the memory
+            none = torch.empty(len(whole.labels), 0)  # features would fill the memory
             found[split] = Outputs(whole.logits, none, whole.labels)
         return found
 

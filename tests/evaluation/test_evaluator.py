@@ -268,7 +268,7 @@ def test_every_shipped_metric_keeps_the_rules() -> None:
     contexts = [
         context_of(
             rigged()["memoriser"],
-            *[rigged()["oracle"] for _ in range(3)],
+            rigged()["oracle"],
             proxies=Proxies(images, torch.arange(10).repeat(2)),
             fresh=lambda seed: rigged()["uniform"],
         )

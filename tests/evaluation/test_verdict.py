@@ -4,6 +4,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from geniu_lightning.evaluation.attacks.head import Head
 from geniu_lightning.evaluation.attacks.membership import Membership
 from geniu_lightning.evaluation.attacks.probing import Prototype
 from geniu_lightning.evaluation.attacks.retained_attack import RetainedAttack
+from geniu_lightning.evaluation.cache import FileCache
 from geniu_lightning.evaluation.evaluator import Evaluator
 from geniu_lightning.evaluation.metric import Absent, MetricInfo, Value, Values
 from geniu_lightning.evaluation.metrics.accuracy import Accuracy
@@ -23,7 +25,7 @@ from tests.evaluation.worlds import context_of, rigged
 V = Verdict
 
 
-def test_each_rigged_model_gets_its_verdict() -> None:
+def test_each_rigged_model_gets_its_verdict(tmp_path: Path) -> None:
     """Through the real metrics; also: the rule asks for no name that no metric gives."""
     metrics = {
         "accuracy": Accuracy(),
@@ -35,6 +37,7 @@ def test_each_rigged_model_gets_its_verdict() -> None:
         "head": Head(),
     }
     oracles = [rigged()["oracle"] for _ in range(3)]
+    evaluator = Evaluator(metrics, FileCache(tmp_path))  # oracles and controls are the same
     for model, expected in (
         ("original", V.RETAINED),
         ("oracle", V.UNTESTED),
@@ -43,7 +46,7 @@ def test_each_rigged_model_gets_its_verdict() -> None:
         ("memoriser", V.RETAINED),
         ("collapsed", V.DAMAGED),
     ):
-        found = Evaluator(metrics).evaluate(context_of(rigged()[model], *oracles))
+        found = evaluator.evaluate(context_of(rigged()[model], *oracles))
         assert found.decision is not None
         assert found.decision.verdict is expected, model
         assert found.decision.controls == {"original": V.RETAINED, "mask": V.SUPPRESSED}

@@ -132,9 +132,9 @@ def scores(outputs: Outputs, retained: tuple[int, ...]) -> dict[str, Tensor]:
         "modified_entropy": -modified_entropy(everything, outputs.labels),
     }
     if len(retained) > 1:
-        kept = log_softmax(outputs.logits[:, list(retained)])
-        found["retained_confidence"] = kept.max(dim=1).values
-        found["retained_entropy"] = -entropy(kept)
+        rest = log_softmax(outputs.logits[:, list(retained)])
+        found["retained_confidence"] = rest.max(dim=1).values
+        found["retained_entropy"] = -entropy(rest)
     return found
 
 

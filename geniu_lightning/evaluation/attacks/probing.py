@@ -29,7 +29,7 @@ class Probe(Metric):
     """Linear classifier, trained anew on frozen features of all classes.
 
     Multinomial logistic regression with an L2 penalty and classes weighted by 1/n_c, on features
-    standardised by the images it is fitted on; `fit_and_score_positions` says which.
+    standardised by the images it is fitted on, see `fit_and_score_positions`.
 
     - `recall`: share of a forgotten class's images that it gets right, mean over these classes.
     - `retain`: the same over retained classes.

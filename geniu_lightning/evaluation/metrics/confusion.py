@@ -125,7 +125,7 @@ def attraction(outputs: Outputs, profile: Tensor, context: Context) -> dict[str,
     Args:
         outputs: On all images of the split.
         profile: On those of forgotten classes, shape `(K,)`.
-        context: Says which classes are retained, and their numbers of training images.
+        context: Holds the retained classes and their numbers of training images.
     """
     counts, retained = context.class_counts, context.retained
     most = max(counts[k] for k in retained)

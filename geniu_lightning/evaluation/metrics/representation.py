@@ -80,7 +80,7 @@ class CKA(Metric):
 def cka(first: Tensor, second: Tensor) -> float:
     """Return linear CKA: ‖A'B‖² / (‖A'A‖ ‖B'B‖), Frobenius norms of centred features.
 
-    Biased upwards where images are few beside dimensions. Source: arXiv 1905.00414.
+    Biased upwards where there are fewer images than dimensions. Source: arXiv 1905.00414.
 
     Args:
         first: Features A of N images, shape `(N, D)`.

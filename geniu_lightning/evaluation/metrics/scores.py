@@ -27,8 +27,8 @@ class Scores(Metric):
     images, o the original, u the model, Δ the difference to the oracles' mean.
 
     - `tow` (arXiv 2406.01257): (1 - abs ΔA_f(D)) (1 - abs ΔA_r(D)) (1 - abs ΔA_r(T)), in [0, 1].
-      The paper has plain accuracies and all test images; means over retained classes let a dead
-      minority be seen, and a class that oracles never answer says nothing of utility.
+      The paper has plain accuracies and all test images; means over retained classes show a lost
+      minority, and a class that oracles never answer is no part of utility.
     - `tow_mia`: its first factor is 1 - abs ΔM. M is the area under the curve of the attack that
       calls images with a low loss members, within each forgotten class.
     - `aus` (arXiv 2312.02052, removal of classes): (1 - (A_r(T; o) - A_r(T; u))) divided by
@@ -176,15 +176,15 @@ def _tow(context: Context) -> Values:
         return dict.fromkeys(("tow", "tow_mia"), Absent("there is no oracle to compare with"))
     networks = (context.unlearned, *context.oracles)
     forgotten = [_accuracy(context, network, "train", context.forget) for network in networks]
-    kept = [
+    rest = [
         [_accuracy(context, network, split, context.retained) for split in ("train", "test")]
         for network in networks
     ]
     areas = [_area(context, network) for network in networks]
     known = [area for area in areas if isinstance(area, float)]
     return {
-        "tow": _product(forgotten, kept),
-        "tow_mia": _product(known, kept) if known else NO_PAIR,
+        "tow": _product(forgotten, rest),
+        "tow_mia": _product(known, rest) if known else NO_PAIR,
     }
 
 
