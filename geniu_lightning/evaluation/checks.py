@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from geniu_lightning.evaluation.attacks.membership import SCORES
+
 WORST_CLASS_LOSS = 0.05  # accuracy that the worst retained class may lose
 FLOORS = 2.0  # a divergence may be so many times that of two oracles
 
@@ -30,10 +32,6 @@ class Check:
     damage: bool = False
 
 
-SCORES = (
-    *("loss", "confidence", "entropy", "modified_entropy"),
-    *("retained_confidence", "retained_entropy"),
-)
 LEAKS = tuple(Check(f"membership.{score}.leak") for score in SCORES)
 WORKS = (
     Check("accuracy.test.retain", "below", damage=True),

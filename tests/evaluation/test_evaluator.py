@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -321,11 +320,3 @@ def test_accuracy_is_written_with_its_oracles_and_its_position() -> None:
     assert accuracy["test"]["forget"]["value"] == 0.0
     assert accuracy["train"]["forget"]["position"] == 1.0  # the original's
     assert accuracy["test"]["per_class"]["oracle_mean"] == [0.0, *[1.0] * 9]
-
-
-def test_a_folder_caches_an_evaluation(tmp_path: Path) -> None:
-    cache = cache_module.FileCache(tmp_path)
-    metrics = {"accuracy": Accuracy(["test"])}
-    first = Evaluator(metrics, cache).evaluate(context_of(rigged()["mask"]))
-    assert len(list(tmp_path.glob("*.json"))) == 3  # the mask is its own control, so known
-    assert Evaluator(metrics, cache).evaluate(context_of(rigged()["mask"])).metrics == first.metrics
