@@ -1,4 +1,4 @@
-"""Judging methods by many of their runs: U-LiRA, RMIA and KLoM need models, not a model."""
+"""Evaluation of methods by populations of runs: `geniu evaluate population=[FOLDER]`."""
 
 import time
 from collections.abc import Sequence
@@ -9,15 +9,16 @@ import torch
 from omegaconf import DictConfig
 
 from geniu_lightning.cli import build, terminal
-from geniu_lightning.cli.assess import VERSION, opened
 from geniu_lightning.cli.command import say
 from geniu_lightning.cli.device import device_of
+from geniu_lightning.cli.evaluate import split_of
+from geniu_lightning.cli.results import VERSION
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import DataNotFoundError, UserError
 from geniu_lightning.evaluation.context import Outputs, outputs_of
-from geniu_lightning.evaluation.evaluator import Findings, tree_of
+from geniu_lightning.evaluation.evaluator import Evaluation
 from geniu_lightning.evaluation.metric import Values
-from geniu_lightning.evaluation.population import READINGS, Model, assess_group
+from geniu_lightning.evaluation.population import INFOS, Model, evaluate_population
 from geniu_lightning.files import write_json
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import description_of, kit_metadata
@@ -27,35 +28,49 @@ from geniu_lightning.report.problem import RECIPE
 from geniu_lightning.runs.folder import WEIGHTS
 
 ORACLE = "retrain"
-FILE = "group.json"
+FILE = "population.json"
 SHOWN = ("u_lira.auc", "u_lira_retained.auc", "rmia.auc", "rmia_retained.auc")
 
 
-def judge_group(config: DictConfig, folders: Sequence[Path], out: Path) -> list[dict[str, Any]]:
+def evaluate_folders(config: DictConfig, visited: list[Path]) -> None:
+    """Evaluate the population of runs that a configuration names."""
+    if (config.get("logger") or {}).get("wandb") is not None:
+        raise UserError("logger= is for single weights: the results of a population are a file")
+    if config.out is None:
+        raise UserError("name the folder for the results of the population: out=FOLDER")
+    names = config.population
+    folders = [names] if isinstance(names, str) else list(names)
+    build.begin(config)
+    out = Path(config.out).expanduser()
+    visited.append(out)
+    compare(config, [Path(folder).expanduser() for folder in folders], out)
+
+
+def compare(config: DictConfig, folders: Sequence[Path], out: Path) -> list[dict[str, Any]]:
     """Compare the runs of each method with the retrained models of the same setting.
 
     Args:
-        config: ``data``, ``trainer``, ``allow_custom`` and ``force``.
+        config: `data`, `trainer`, `allow_custom` and `force`.
         folders: Of runs, or of such folders. Runs of one method differ in their training seed;
             a run without weights is left out.
-        out: Where ``group.json`` is written.
+        out: Where `population.json` is written.
 
     Returns:
-        What is written: an entry a setting, with ``methods`` by name and in each the ``seeds`` and
-        the values as ``metrics.json`` holds them.
+        The content of that file: an entry for each setting, with `methods` by name, and in each the
+        `seeds` and the values as `metrics.json` holds them.
 
     Raises:
         UserError: If there are no runs, none or only retrained ones, two of one training seed, or
             runs of one setting on other training images, with another normalisation, recipe or
-            other forgotten classes; or if there are results that ``force`` does not give up.
-        DataNotFoundError: If the images are nowhere.
+            other forgotten classes; or if there are results and `force` is not set.
+        DataNotFoundError: If the images are not found.
     """
     if (out / FILE).exists() and not config.force:
         raise UserError(f"{out / FILE} holds results; choose another out=, or give force=true")
     ended = [run for run in find(folders) if not run.failed]
     runs = [run for run in ended if (run.folder / WEIGHTS).is_file()]
     if len(runs) < len(ended):
-        say(f"{len(ended) - len(runs)} of {len(ended)} runs are left out: their weights are gone")
+        say(f"{len(ended) - len(runs)} of {len(ended)} runs are left out: they have no weights")
     settings = sorted({row.setting for row in gather(runs)})  # which refuses a seed that is twice
     lacking = [s for s in settings if not _of(runs, s, ORACLE)]
     if lacking or not settings:
@@ -63,13 +78,13 @@ def judge_group(config: DictConfig, folders: Sequence[Path], out: Path) -> list[
             f"there is no run of unlearner={ORACLE} to compare with in"
             f" {lacking[0] if lacking else ', '.join(map(str, folders))}"
         )
-    groups = [[run for run in runs if run.setting == setting] for setting in settings]
-    for group in groups:
+    populations = [[run for run in runs if run.setting == setting] for setting in settings]
+    for group in populations:
         if all(run.method == ORACLE for run in group):
             raise UserError(f"there is nothing but unlearner={ORACLE} in {group[0].setting}")
-    for group in groups:  # all of them before any, as reading models takes long
+    for group in populations:  # before any model is read, which takes long
         _refuse_mixture(group)
-    entries = [_setting(config, group) for group in groups]
+    entries = [_setting(config, group) for group in populations]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / FILE, {"version": VERSION, "settings": entries})
     for entry in entries:
@@ -97,7 +112,7 @@ def _refuse_mixture(runs: Sequence[Run]) -> None:
 
 
 def _subject(run: Run) -> dict[str, Any]:
-    """Return what the weights of a run say that they are about, by what it is called."""
+    """Return what runs must have in common, as recorded in the weights, by its description."""
     info = description_of(kit_metadata(run.folder / WEIGHTS))
     settings = info.get("settings", {})
     recipe = settings.get("training", {})
@@ -116,7 +131,7 @@ def _subject(run: Run) -> dict[str, Any]:
 
 
 def _setting(config: DictConfig, runs: Sequence[Run]) -> dict[str, Any]:
-    """Return what is found in one setting."""
+    """Return the results in one setting."""
     setting = runs[0].setting
     reader = _Reader(config, runs)
     oracles = _of(runs, setting, ORACLE)
@@ -124,7 +139,9 @@ def _setting(config: DictConfig, runs: Sequence[Run]) -> dict[str, Any]:
     methods: dict[str, Any] = {}
     for method in sorted({run.method for run in runs} - {ORACLE}):
         mine = _of(runs, setting, method)
-        values = assess_group([reader.outputs(run) for run in mine], retrained, reader.forget)
+        values = evaluate_population(
+            [reader.outputs(run) for run in mine], retrained, reader.forget
+        )
         methods[method] = {"seeds": [run.seed for run in mine], "values": _tree(values)}
     return {
         "setting": setting,
@@ -135,14 +152,15 @@ def _setting(config: DictConfig, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _tree(values: Values) -> dict[str, Any]:
-    return tree_of(Findings(values, readings={k: READINGS[k.rpartition(".")[2]] for k in values}))
+    infos = {name: INFOS[name.rpartition(".")[2]] for name in values}
+    return Evaluation(values, infos=infos).metrics
 
 
 class _Reader:
-    """Opens weights one after another, and reads the images with them.
+    """Outputs of the models of one setting.
 
     Args:
-        config: As `judge_group` takes it.
+        config: As `compare` takes it.
         runs: All of one setting.
     """
 
@@ -156,7 +174,7 @@ class _Reader:
         self._told = time.monotonic()
 
     def outputs(self, run: Run) -> Model:
-        """Return what the weights of a run say of test and training images, without features."""
+        """Return the logits of a run's model on test and training images."""
         kit = self._load(run)
         self._count += 1
         if time.monotonic() - self._told > terminal.SECONDS_BETWEEN_LINES:
@@ -164,8 +182,8 @@ class _Reader:
             say(f"reading model {self._count} of {self._total}")
         found = {}
         for split in ("test", "train"):
-            whole = outputs_of(kit.classifier, opened(self.data, split, self.device))
-            none = torch.empty(len(whole.labels), 0)  # of many models they would fill the memory
+            whole = outputs_of(kit.classifier, split_of(self.data, split, self.device))
+            none = torch.empty(len(whole.labels), 0)  # features would fill the memory
             found[split] = Outputs(whole.logits, none, whole.labels)
         return found
 

@@ -1,4 +1,4 @@
-"""What is asked: a kit, the classes to forget, and the images that the kit was trained on."""
+"""An unlearning request: a kit, the classes to forget, and the images of the kit."""
 
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,17 @@ class Request:
     """One kit and the classes that it is to forget.
 
     Args:
-        config: ``evaluation``, ``data``, ``trainer`` and ``allow_custom``.
+        config: `evaluation`, `data`, `trainer` and `allow_custom`.
         path: The kit's file.
         forget: Forgotten classes.
 
     Attributes:
-        kit: On ``device``.
+        kit: On `device`.
         device: This process's own.
-        data: The kit's images, once something has asked for them.
+        data: The kit's images; `None` before the first call of `images`.
 
     Raises:
-        UserError: If the kit cannot be read, or the evaluation asks for images it has none of.
+        UserError: If the kit cannot be read, or has no validation images and evaluation needs some.
     """
 
     def __init__(self, config: DictConfig, path: Path, forget: tuple[int, ...]) -> None:
@@ -51,7 +51,7 @@ class Request:
         return [self.kit.info.class_names[k] for k in self.forget]
 
     def facts(self) -> dict[str, Any]:
-        """Return what a run on this request is about, beside its own configuration."""
+        """Return the facts of a run on this request that its configuration does not hold."""
         info = self.kit.info
         return {
             "forget": list(self.forget),
@@ -61,15 +61,15 @@ class Request:
         }
 
     def tags(self) -> list[str]:
-        """Return words to find a run on this request by."""
+        """Return the tags of a run on this request."""
         data = self.kit.info.settings.get("data", {}).get("name")
         return [*([data] if data else []), *(f"forget {name}" for name in self.names)]
 
     def images(self) -> ImageData:
-        """Return the kit's images, opened once and only when something asks for them.
+        """Return the kit's images, opened at the first call.
 
         Raises:
-            DataNotFoundError: If they are nowhere.
+            DataNotFoundError: If they are not found.
         """
         if self.data is None:
             info = self.kit.info

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from geniu_lightning.cli.command import say
 from geniu_lightning.cli.sweeps import Note
+from geniu_lightning.evaluation.verdict import Decision
 
 console = Console(highlight=False)
 SECONDS_BETWEEN_LINES = 5.0
@@ -176,26 +177,22 @@ def waiting(seconds: float) -> Callable[[str], None]:
     return report
 
 
-def verdict(judgement: dict[str, Any], oracles: int) -> None:
-    """Print the word for a model, why, and what the same rule says of oracles and controls."""
-    if judgement["word"] is None:
-        say(f"no word: {judgement['word_reason']}")
+def verdict(decision: Decision, oracles: int) -> None:
+    """Print the verdict, its findings, and the verdicts on oracles and controls."""
+    if decision.verdict is None:
+        say(f"no verdict: {decision.ruling.reason}")
         return
-    console.print(f"[bold]{judgement['word']}[/bold]: {judgement['word_reason']}", soft_wrap=True)
-    if judgement["deciding"]:
+    console.print(f"[bold]{decision.verdict}[/bold]: {decision.ruling.reason}", soft_wrap=True)
+    if decision.ruling.deciding:
         rows = [
-            [*(d[k] for k in ("name", "value", "oracles", "allowed")), _or_dash(d["original"])]
-            for d in judgement["deciding"]
+            [f.name, f.value, f.oracles, f.allowed, "-" if f.original is None else f.original]
+            for f in decision.ruling.deciding
         ]
-        columns = ["what decided", "model", f"{oracles} oracles", "allowed ±", "original"]
+        columns = ["deciding", "model", f"{oracles} oracles", "allowed ±", "original"]
         table("", columns, rows)
-    said = ", ".join(f"{word} {count}" for word, count in judgement["oracle_words"].items())
-    controls = ", ".join(f"{name} {word}" for name, word in judgement["controls"].items())
-    say(f"the same rule says of the oracles: {said}; of controls: {controls}")
-
-
-def _or_dash(value: float | None) -> float | str:
-    return "-" if value is None else value
+    counts = ", ".join(f"{verdict} {count}" for verdict, count in decision.oracles.items())
+    controls = ", ".join(f"{name} {verdict}" for name, verdict in decision.controls.items())
+    say(f"verdicts of the same rule on the oracles: {counts}; on the controls: {controls}")
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -226,7 +226,8 @@ class _Training:
 
     def _hand_over(self, module: GeniuModule, loggers: list[Logger], cost: dict[str, Any]) -> None:
         """Write what the run leaves, and say what it is."""
-        from geniu_lightning.cli import assess, terminal
+        from geniu_lightning.cli import results, terminal
+        from geniu_lightning.cli.evaluate import evaluate_model
         from geniu_lightning.report import pictures
         from geniu_lightning.tracking import charts
         from geniu_lightning.tracking import loggers as trackers
@@ -238,7 +239,7 @@ class _Training:
             drawn["proxies"] = self.folder / "proxies.png"
             proxies = kit.proxies().images.view(*kit.prompts.shape)
             pictures.grid(proxies, self.data.names, "proxies", drawn["proxies"])
-        result = assess.assess(
+        result = evaluate_model(
             self.config.evaluation,
             kit.to(device_of(self.config.trainer)),
             kit.classifier,
@@ -247,18 +248,18 @@ class _Training:
         )
         cost = {"training_images": len(self.data.indices("train")), **cost}
         document = {
-            "version": assess.VERSION,
-            "word": None,
-            "word_reason": "nothing was unlearned",
+            "version": results.VERSION,
+            "verdict": None,
+            "reason": "nothing was unlearned",
             "run": self.mark.identity | {"job": "train", "revision": revision()},
             "cost": cost,
             "metrics": result.metrics,
         }
         write_json(self.folder / "metrics.json", document)
         split = self.config.evaluation.split
-        if result.confusion_after is not None:
+        if result.confusions:
             pictures.confusion(
-                result.confusion_after,
+                result.confusions["after"],
                 self.data.names,
                 f"original, {split}",
                 self.folder / "confusion.png",
@@ -278,7 +279,7 @@ class _Training:
         trackers.show(loggers, shown)
         terminal.table(
             f"trained on {self.data.name}",
-            *assess.class_table(result, kit, self.data, split),
+            *results.class_table(result, kit, self.data, split),
         )
         say(f"kit: {self.folder / KIT}")
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from geniu_lightning.cli.command import entry, say
 from geniu_lightning.cli.objective import objective_of, terms_of
+from geniu_lightning.cli.oracles import oracle_bank
 from geniu_lightning.cli.sweeps import Note, apart, is_sweep, runs_apart
 from geniu_lightning.errors import BusyError, DataNotFoundError, UserError
 from geniu_lightning.files import now
@@ -24,7 +25,7 @@ from geniu_lightning.runs.folder import (
     revision,
     single_process,
 )
-from geniu_lightning.runs.oracles import FIRST_SEED, Bank
+from geniu_lightning.runs.oracles import FIRST_SEED, OracleBank
 from geniu_lightning.settings.configs import CONF, built, methods_without_data, plain
 
 if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished run needs neither
@@ -53,8 +54,7 @@ def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
     metadata = kit_metadata(path)
     kit = description_of(metadata)
     forget = forgotten(config.forget, kit)
-    compares = config.evaluation.get("bank") or config.oracles.add
-    bank = Bank(config, kit, forget) if compares else None
+    bank = oracle_bank(config, kit, forget)
     if config.oracles.add:
         assert bank is not None  # as asked before
         seed = FIRST_SEED + config.oracles.add - 1
@@ -98,7 +98,7 @@ def unlearn(config: DictConfig, visited: list[Path]) -> float | None:
             if not again:
                 run.run()
             elif folder.leads:
-                run.judge_again()
+                run.evaluate_again()
     split = config.evaluation.split
     usual = f"accuracy.{split}.retain - accuracy.{split}.forget"
     return objective_of(config, folder.path, usual) if folder.leads and folder.done else None
@@ -108,19 +108,19 @@ def compare(notes: list[Note]) -> None:
     """Print what the runs of a sweep found, and why one found nothing."""
     from geniu_lightning.cli import terminal
 
-    terminal.sweep(notes, ["method", "A_f", "A_r", "time, s", "verdict"], _found)
+    terminal.sweep(notes, ["method", "A_f", "A_r", "time, s", "word"], _found)
 
 
 def _found(folder: Path) -> list[object] | None:
-    from geniu_lightning.report.load import read
+    from geniu_lightning.report.runs import read
 
     run = read(folder)
     if run is None:  # an oracle: what it is measured against is not here
         return None
-    values = run.measured.values
+    values = run.found.values
     split = "test" if "accuracy.test.retain" in values else "validation"
     accuracies = [values.get(f"accuracy.{split}.{side}", "-") for side in ("forget", "retain")]
-    return [run.method, *accuracies, f"{values['cost.seconds']:.2f}", run.verdict or "-"]
+    return [run.method, *accuracies, f"{values['cost.seconds']:.2f}", run.word or "-"]
 
 
 class _Unlearning:
@@ -132,7 +132,7 @@ class _Unlearning:
         folder: RunFolder,
         path: Path,
         forget: tuple[int, ...],
-        bank: Bank | None,
+        bank: OracleBank | None,
     ) -> None:
         from geniu_lightning.cli.request import Request
 
@@ -183,13 +183,7 @@ class _Unlearning:
 
         tags = [self.config.unlearner.name, *self.request.tags(), f"seed {self.config.seed}"]
         facts = self.request.facts() | {"revision": revision()}
-        return trackers.loggers_of(
-            plain(self.config.get("logger")),
-            self.folder,
-            "unlearn",
-            plain(self.config) | facts,
-            tags,
-        )
+        return trackers.loggers_of(self.config, self.folder, "unlearn", facts, tags)
 
     def _unlearner(self) -> Unlearner:
 
@@ -284,7 +278,7 @@ class _Unlearning:
         after = None
         if self.config.next_kit and self.kit.prompts is not None:
             after, cost["next_kit_seconds"] = self._next_kit(classifier, prior_taken)
-        return self._judge(classifier, after, cost, loggers)
+        return self._evaluate(classifier, after, cost, loggers)
 
     def _next_kit(self, classifier: nn.Module, prior_taken: float) -> tuple[Kit, float]:
         """Write the kit for the next request; return it and how long it took."""
@@ -301,12 +295,12 @@ class _Unlearning:
         kit.save(self.folder / KIT)
         return kit, clock.seconds
 
-    def judge_again(self) -> None:
-        """Judge weights that are there, because there are other oracles than at first."""
+    def evaluate_again(self) -> None:
+        """Evaluate existing weights again, because there are other oracles than before."""
         from geniu_lightning.kit.file import Kit
         from geniu_lightning.tracking import loggers as trackers
 
-        say(f"judging {self.folder} anew: there are other oracles than when it was judged")
+        say(f"evaluating {self.folder} again: there are other oracles than before")
         cost = json.loads((self.folder / "metrics.json").read_text())["cost"]
         custom, after = self.config.allow_custom, None
         kit = Kit.load(self.folder / WEIGHTS, custom)
@@ -314,11 +308,11 @@ class _Unlearning:
             after = Kit.load(self.folder / KIT, custom).to(self.request.device)
         loggers = self._loggers()
         with trackers.closing(loggers):
-            whole = self._judge(kit.classifier, after, cost, loggers)
+            whole = self._evaluate(kit.classifier, after, cost, loggers)
         if whole:
             self.mark.finish()
 
-    def _judge(
+    def _evaluate(
         self,
         classifier: nn.Module,
         after: Kit | None,
@@ -333,52 +327,40 @@ class _Unlearning:
             cost: As ``metrics.json`` holds it.
             loggers: Are told.
         """
-        from geniu_lightning.cli.judge import Judge
-        from geniu_lightning.receipt import page
-        from geniu_lightning.receipt.facts import facts_of
-        from geniu_lightning.report.document import upgraded
+        from geniu_lightning.cli import results
+        from geniu_lightning.cli.evaluate import evaluate_request
+        from geniu_lightning.receipt import facts as receipt
         from geniu_lightning.tracking import loggers as trackers
 
-        def train_oracle(bank: Bank, seed: int) -> None:
-            add_oracle(self.config, self.request.path, self.request.forget, bank, seed)
-
-        judge = Judge(self.request, self.bank, train_oracle)
         kept = after
         if kept is None and cost["reads_prompts"]:
             kept = self.kit
-        result = judge.judge(classifier, kept)
-        document = judge.document(result, self.mark.description | {"cost": cost})
-        if self.mark.description["run"]["job"] != "oracle":  # nobody asked it to forget
-            facts = facts_of(
-                self.folder / WEIGHTS,
-                upgraded(document),
-                self.kit,
-                self.request.path,
-                result.assessment.before,
-                revision(),
-            )
-            say(f"receipt: {page.write(self.folder, facts)}")
-        judge.write(self.folder, result, document)  # the last: what is there counts as judged
-        trackers.show(loggers, result.shown(self.request, cost))
+        result = evaluate_request(self.request, self.bank, classifier, kept)
+        about = self.mark.description | {"cost": cost}
+        document = results.document(result, about, self.bank)
+        receipt.write(self.mark, self.request, result, document)
+        # last: a run with this file counts as evaluated
+        results.write(self.folder, self.request, result, document)
+        trackers.show(loggers, results.shown(result, self.request, document["cost"]))
         say(
             f"{cost['seconds']:.2f} s, {cost['steps']} steps,"
             f" {cost['training_images_read']:,} training images read"
         )
         say(f"weights: {self.folder / WEIGHTS}")
-        return bool(result.metrics) or not self.config.evaluation.metrics
+        return not result.missing or not self.config.evaluation.metrics
 
 
 def add_oracle(
     config: DictConfig,
     path: Path,
     forget: tuple[int, ...],
-    bank: Bank,
+    bank: OracleBank,
     seed: int,
 ) -> None:
-    """Train one oracle of a bank, unless it is there.
+    """Train one oracle of a bank, unless it exists.
 
     Raises:
-        BusyError: If another process is at it.
+        BusyError: If another process trains it.
     """
     folder = bank.run(seed)
     if folder.done:
@@ -386,7 +368,7 @@ def add_oracle(
         return
     from omegaconf import OmegaConf
 
-    from geniu_lightning.cli import assess
+    from geniu_lightning.cli.evaluate import store_outputs
     from geniu_lightning.kit.file import Kit
 
     job = OmegaConf.merge(
@@ -406,7 +388,7 @@ def add_oracle(
         run.run()
         if folder.leads:
             oracle = Kit.load(folder.path / WEIGHTS, config.allow_custom).to(run.request.device)
-            assess.remember_outputs(bank.folder, oracle.classifier, run.request.images())
+            store_outputs(bank.folder, oracle.classifier, run.request.images())
 
 
 if __name__ == "__main__":  # a job of a sweep in a process of its own

@@ -1,9 +1,8 @@
-"""What was found of models before, so that it is not measured twice."""
+"""Cache of measured values and of outputs of models that many evaluations share."""
 
 import hashlib
 import inspect
 import json
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,48 +15,49 @@ from torch import Tensor, nn
 
 from geniu_lightning.evaluation.context import Context, Outputs
 from geniu_lightning.evaluation.metric import Absent, Metric, Value, Values
+from geniu_lightning.files import replacing
+from geniu_lightning.kit.networks import state_digest
 
 ROOM = __name__.rpartition(".")[0] + "."
 
 
 class Cache(Protocol):
-    """Remembers what was found of models that many evaluations share."""
+    """Stores values of models by a key of all that they follow from."""
 
-    def recall(self, key: str) -> Values | None:
-        """Return what was found, or nothing."""
+    def get(self, key: str) -> Values | None:
+        """Return the values of a key; `None` if there are none."""
 
-    def keep(self, key: str, values: Values) -> None:
-        """Remember it."""
+    def put(self, key: str, values: Values) -> None:
+        """Store values."""
 
 
 class FileCache:
-    """A folder with a file for each family of each model.
+    """A folder with a JSON file for each key.
 
     Args:
-        folder: Made when there is something to keep.
+        folder: Made at the first `put`.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def recall(self, key: str) -> Values | None:
-        """Return what was found; nothing where the file is missing or not whole."""
+    def get(self, key: str) -> Values | None:
+        """Return the values of a key; `None` if the file is missing or broken."""
         try:
             raw = json.loads((self.folder / f"{key}.json").read_text())
             return {name: _value_of(value) for name, value in raw.items()}
         except (OSError, ValueError, AttributeError, KeyError):
             return None
 
-    def keep(self, key: str, values: Values) -> None:
-        """Write it whole or not at all."""
+    def put(self, key: str, values: Values) -> None:
+        """Write the values, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         plain = {
             name: {"absent": value.reason} if isinstance(value, Absent) else value
             for name, value in values.items()
         }
-        partial = self.folder / f".{key}.{os.getpid()}"
-        partial.write_text(json.dumps(plain, allow_nan=False))
-        partial.replace(self.folder / f"{key}.json")
+        with replacing(self.folder / f"{key}.json") as partial:
+            partial.write_text(json.dumps(plain, allow_nan=False))
 
 
 def _value_of(raw: Any) -> Value | Absent:  # any JSON value
@@ -65,20 +65,20 @@ def _value_of(raw: Any) -> Value | Absent:  # any JSON value
 
 
 class FileOutputs:
-    """Outputs of some networks on the splits of one data set, a file each.
+    """Outputs of some networks on the splits of one data set, one file each.
 
     Args:
-        folder: Made when there is something to keep.
-        networks: Whose outputs are kept; others are nobody else's concern.
+        folder: Made at the first `put`.
+        networks: Whose outputs are stored; those of other networks are ignored.
     """
 
     def __init__(self, folder: Path, networks: tuple[nn.Module, ...]) -> None:
         self.folder = folder
-        self.names = {id(network): fingerprint(network)[:24] for network in networks}
-        self.networks = networks  # held, so that their ids stay theirs
+        self.names = {id(network): state_digest(network)[:24] for network in networks}
+        self.networks = networks  # the references keep the ids unique
 
     def get(self, network: nn.Module, split: str) -> Outputs | None:
-        """Return what is kept; nothing where the file is missing or not whole."""
+        """Return stored outputs; `None` if the file is missing or broken."""
         if id(network) not in self.names:
             return None
         try:
@@ -88,33 +88,31 @@ class FileOutputs:
             return None
 
     def put(self, network: nn.Module, split: str, outputs: Outputs) -> None:
-        """Keep outputs of one of the networks, whole or not at all."""
+        """Write outputs of one of the networks, whole or not at all."""
         if id(network) not in self.names:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = self._file(network, split)
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
-        save_file({k: v.contiguous() for k, v in vars(outputs).items()}, partial)
-        partial.replace(file)
+        with replacing(self._file(network, split)) as partial:
+            save_file({k: v.contiguous() for k, v in vars(outputs).items()}, partial)
 
     def _file(self, network: nn.Module, split: str) -> Path:
         return self.folder / f"{self.names[id(network)]}-{split}.safetensors"
 
 
 def key_of(context: Context, family: str, metric: Metric) -> str:
-    """Return what a result depends on, in a form that names a file."""
+    """Return a hash of all that a metric's values follow from."""
     needs: dict[str, Any] = {}
     if "original" in metric.needs:
-        needs["original"] = fingerprint(context.original)
+        needs["original"] = state_digest(context.original)
     if "oracles" in metric.needs:
-        needs["oracles"] = [fingerprint(oracle) for oracle in context.oracles]
+        needs["oracles"] = [state_digest(oracle) for oracle in context.oracles]
     if "proxies" in metric.needs and context.proxies is not None:
         needs["proxies"] = [digest_of(context.proxies.images), digest_of(context.proxies.labels)]
     parts = {
         "family": family,
         "code": code_of(type(metric)),
         "settings": vars(metric),
-        "model": fingerprint(context.unlearned) if metric.about == "model" else None,
+        "model": state_digest(context.unlearned) if metric.subject == "model" else None,
         "forget": context.forget,
         "counts": context.class_counts,
         "seed": context.seed,
@@ -125,7 +123,7 @@ def key_of(context: Context, family: str, metric: Metric) -> str:
 
 
 def code_of(metric: type) -> str:
-    """Return a hash of the files that a result follows from: its own, and what it uses of ours."""
+    """Return a hash of a metric's file and of the files of this room that it imports from."""
     waiting, files = [inspect.getmodule(metric)], {}
     while waiting:
         module = waiting.pop()
@@ -139,22 +137,7 @@ def code_of(metric: type) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(network: nn.Module) -> str:
-    """Return SHA-256 over all parameters, buffers and modes: equal where the networks are."""
-    digest = hashlib.sha256()
-    for name, module in network.named_modules():
-        digest.update(f"{name}|{module.training}".encode())
-    tensors = [*network.named_parameters(), *network.named_buffers()]
-    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
-        digest.update(f"{name}|{tensor.dtype}|{tensor.requires_grad}".encode())
-        digest.update(_bytes_of(tensor))
-    return digest.hexdigest()
-
-
 def digest_of(tensor: Tensor) -> str:
-    """Return SHA-256 over shape and bytes."""
-    return hashlib.sha256(f"{tuple(tensor.shape)}".encode() + _bytes_of(tensor)).hexdigest()
-
-
-def _bytes_of(tensor: Tensor) -> bytes:
-    return bytes(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    """Return SHA-256 over shape and bytes of a tensor."""
+    raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(f"{tuple(tensor.shape)}".encode() + raw).hexdigest()

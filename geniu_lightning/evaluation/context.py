@@ -1,4 +1,4 @@
-"""What a metric may look at."""
+"""What a metric may look at: models, images, proxies, and the outputs computed from them."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -13,17 +13,17 @@ from geniu_lightning.kit.networks import features_of, head_of
 from geniu_lightning.seeds import generator
 
 CHUNK = 125  # bounds memory; larger ones are slower on a CPU
-LARGEST_LOGIT = 1e4  # a mask of minus infinity is kept as a finite one
+LARGEST_LOGIT = 1e4  # stands for infinity, so that a masked logit stays a finite number
 
 Part = Literal["original", "oracles", "proxies", "fresh"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one split, in an order that does not change, without augmentation.
+    """Images of one split in a fixed order, without augmentation.
 
     Attributes:
-        labels: int64, on the CPU, shape ``(N,)``.
+        labels: int64, on the CPU, shape `(N,)`.
         read: Returns the normalised images at some positions, on the models' device.
     """
 
@@ -31,23 +31,23 @@ class Split:
     read: Callable[[Tensor], Tensor]
 
     def chunks(self) -> Iterator[Tensor]:
-        """Go through all images in order."""
+        """Yield all images in order."""
         for positions in torch.arange(len(self.labels)).split(CHUNK):
             yield self.read(positions)
 
     def positions_of(self, classes: tuple[int, ...]) -> Tensor:
-        """Return where images of some classes are, int64."""
+        """Return the positions of images of some classes, int64."""
         return torch.isin(self.labels, torch.tensor(classes, dtype=torch.int64)).nonzero().flatten()
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model says of a split.
+    """Outputs of a model on a split.
 
     Attributes:
-        logits: float32, on the CPU, within ±10⁴, shape ``(N, K)``, in the order of the split.
-        features: Penultimate ones, float32, on the CPU, shape ``(N, D)``.
-        labels: int64, shape ``(N,)``.
+        logits: float32, on the CPU, within ±10⁴, shape `(N, K)`, in the order of the split.
+        features: Penultimate ones, float32, on the CPU, shape `(N, D)`.
+        labels: int64, shape `(N,)`.
     """
 
     logits: Tensor
@@ -55,23 +55,26 @@ class Outputs:
     labels: Tensor
 
     def of(self, classes: tuple[int, ...]) -> "Outputs":
-        """Return the part of it that is about images of some classes."""
-        mine = torch.isin(self.labels, torch.tensor(classes, dtype=torch.int64))
-        return Outputs(self.logits[mine], self.features[mine], self.labels[mine])
+        """Return the outputs on images of some classes."""
+        return self.at(torch.isin(self.labels, torch.tensor(classes, dtype=torch.int64)))
+
+    def at(self, rows: Tensor) -> "Outputs":
+        """Return the outputs at some positions, or where a mask is true."""
+        return Outputs(self.logits[rows], self.features[rows], self.labels[rows])
 
     @property
     def log_probabilities(self) -> Tensor:
-        """Log-softmax in float64, in nats, shape ``(N, K)``."""
+        """Log-softmax in float64, in nats, shape `(N, K)`."""
         return log_softmax(self.logits)
 
 
 @dataclass(frozen=True)
 class Proxies:
-    """What is kept beside the classifier and stands for images of each class.
+    """Synthetic images that stand for the classes, stored with the classifier.
 
     Attributes:
-        images: Normalised, on the models' device, shape ``(N, C, H, W)``.
-        labels: int64, shape ``(N,)``.
+        images: Normalised, on the models' device, shape `(N, C, H, W)`.
+        labels: int64, shape `(N,)`.
     """
 
     images: Tensor
@@ -79,17 +82,17 @@ class Proxies:
 
 
 class OutputStore(Protocol):
-    """Keeps outputs of models that many evaluations share."""
+    """Stores outputs of models that many evaluations share."""
 
     def get(self, network: nn.Module, split: str) -> Outputs | None:
-        """Return what is kept of a network on a split."""
+        """Return the stored outputs of a network on a split."""
 
     def put(self, network: nn.Module, split: str, outputs: Outputs) -> None:
-        """Keep outputs, if the network is one that others will ask for too."""
+        """Store outputs, if the network is one of those shared."""
 
 
 class _Undeclared:
-    """Stands for a part that a metric did not say it looks at."""
+    """Takes the place of a part that a metric did not declare in `needs`."""
 
     def __init__(self, part: str) -> None:
         self.part = part
@@ -102,21 +105,23 @@ class _Undeclared:
 
 @dataclass(frozen=True)
 class Context:
-    """One comparison of a model with retrained ones, and with the original it came from.
+    """One comparison of a model with its oracles and with the original that it came from.
 
     Args:
         original: Before unlearning, in evaluation mode, without gradients, as are all models here.
-        unlearned: What is judged. Oracles take its place when they are judged themselves.
+        unlearned: The model that is evaluated. An oracle takes its place when it is evaluated.
         forget: Forgotten classes; empty where training itself is evaluated.
         class_names: In the order of their indices.
         class_counts: Training images of each class.
-        splits: ``test``, ``train`` and, where there is one, ``validation``.
-        oracles: Models retrained without the forgotten classes; never the one that is judged.
-        proxies: Those that the method keeps; ``None`` for a method that keeps none.
+        splits: `test`, `train` and, where there is one, `validation`.
+        oracles: Models retrained without the forgotten classes; never the evaluated one.
+        proxies: Those stored with the unlearned model; `None` where there are none.
         fresh: Makes an untrained network of the same kind from a seed.
         seed: Evaluation seed: all that a metric draws.
-        on_progress: Told what is going on.
-        store: Keeps outputs over runs; ``None`` keeps them for this one.
+        intact: Whether the original came from training. One that came from an earlier request may
+            be damaged already.
+        on_progress: Receives the name of each step.
+        store: Stores outputs across runs; `None` holds them in memory for this one.
     """
 
     original: nn.Module
@@ -129,6 +134,7 @@ class Context:
     proxies: Proxies | None = None
     fresh: Callable[[int], nn.Module] | None = None
     seed: int = 0
+    intact: bool = True
     on_progress: Callable[[str], None] = lambda text: None
     store: OutputStore | None = None
     _outputs: dict[tuple[int, str], tuple[nn.Module, Outputs]] = field(
@@ -138,21 +144,21 @@ class Context:
 
     @property
     def retained(self) -> tuple[int, ...]:
-        """Classes that are kept."""
+        """All classes but the forgotten ones."""
         return tuple(k for k in range(len(self.class_names)) if k not in self.forget)
 
     @property
     def device(self) -> torch.device:
-        """Where the models are."""
+        """The models' device."""
         return next(self.unlearned.parameters()).device
 
-    def judging(self, network: nn.Module) -> "Context":
-        """Return the same context about another model; an oracle is not its own yardstick."""
+    def evaluating(self, network: nn.Module) -> "Context":
+        """Return the same context for another model; an oracle is compared with the others."""
         others = tuple(oracle for oracle in self.oracles if oracle is not network)
         return replace(self, unlearned=network, oracles=others)
 
-    def showing(self, needs: frozenset[Part]) -> "Context":
-        """Return a context in which only some of the parts that a result may depend on are."""
+    def restricted_to(self, needs: frozenset[Part]) -> "Context":
+        """Return a context in which the parts that a metric did not declare raise an error."""
         hidden: dict[str, Any] = {
             part: _Undeclared(part)
             for part in ("original", "oracles", "proxies", "fresh")
@@ -161,7 +167,7 @@ class Context:
         return replace(self, **hidden)
 
     def copy_of(self, network: nn.Module) -> nn.Module:
-        """Return a copy that may be trained, with gradients, in evaluation mode."""
+        """Return a trainable copy, in evaluation mode."""
         return copy.deepcopy(network).eval().requires_grad_(True)
 
     def generator(self, purpose: str, *keys: int) -> torch.Generator:
@@ -169,20 +175,20 @@ class Context:
         return generator(f"evaluate {purpose}", self.seed, *keys)
 
     def outputs(self, network: nn.Module, split: str) -> Outputs:
-        """Return what a network says of a split, computed once."""
+        """Return a network's outputs on a split, computed once."""
         key = (id(network), split)
         if key not in self._outputs:
-            kept = self.store.get(network, split) if self.store is not None else None
-            if kept is None:
+            found = self.store.get(network, split) if self.store is not None else None
+            if found is None:
                 self.on_progress(f"reading {split} images")
-                kept = outputs_of(network, self.splits[split])
+                found = outputs_of(network, self.splits[split])
                 if self.store is not None:
-                    self.store.put(network, split, kept)
-            self._outputs[key] = (network, kept)  # held, so that its id stays its own
+                    self.store.put(network, split, found)
+            self._outputs[key] = (network, found)  # the reference keeps the id unique
         return self._outputs[key][1]
 
     def once(self, key: tuple[object, ...], make: Callable[[], Outputs]) -> Outputs:
-        """Return outputs that are the same whichever model is judged, made for the first."""
+        """Return outputs that do not depend on the evaluated model, made at the first call."""
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]
@@ -190,16 +196,16 @@ class Context:
 
 @torch.no_grad()
 def outputs_of(network: nn.Module, split: Split) -> Outputs:
-    """Return what a network in evaluation mode says of a split, in 32 bits, on the CPU.
+    """Return the outputs of a network in evaluation mode on a split.
 
     Raises:
-        UserError: If it answers with what are no numbers.
+        UserError: If a logit is NaN.
     """
     assert not network.training  # batch statistics of an evaluation batch would decide
     features = [features_of(network, images) for images in split.chunks()]
     logits = torch.cat([head_of(network)(part).float().cpu() for part in features])
     if logits.isnan().any():
-        raise UserError("the model answers with what are no numbers (NaN)")
+        raise UserError("the model's logits are not numbers (NaN)")
     return Outputs(
         logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT),
         torch.cat(features).float().cpu(),
@@ -207,15 +213,31 @@ def outputs_of(network: nn.Module, split: Split) -> Outputs:
     )
 
 
+def outputs_on_proxies(network: nn.Module, proxies: Proxies) -> Outputs:
+    """Return a network's outputs on proxies, in their order."""
+    labels = proxies.labels.cpu()
+    return outputs_of(network, Split(labels, lambda positions: proxies.images[positions]))
+
+
 def log_softmax(logits: Tensor) -> Tensor:
-    """Return log-probabilities in float64 that tell confident images apart.
+    """Return log-probabilities in float64 that keep confident images apart.
 
     log p_c = (z_c - z_t) - log1p(Σ_{j≠t} exp(z_j - z_t)), t the largest. The usual form adds the
-    1 of the largest first, and every image that is surer than about 37 nats would tie at log 1.
+    1 of the largest first, so that every image above about 37 nats of confidence ties at log 1.
 
     Args:
-        logits: Finite, shape ``(N, K)``.
+        logits: Finite, shape `(N, K)`.
     """
     largest, where = logits.double().max(dim=1, keepdim=True)
     beyond = logits.double() - largest
     return beyond - beyond.exp().scatter(1, where, 0.0).sum(dim=1, keepdim=True).log1p()
+
+
+def entropy(log_probabilities: Tensor) -> Tensor:
+    """Return -Σ_c p_c log p_c in nats, shape `(N,)`, of finite log-probabilities `(N, K)`."""
+    return -(log_probabilities.exp() * log_probabilities).sum(dim=1)
+
+
+def drawn(places: Tensor, count: int | None, generator: torch.Generator) -> Tensor:
+    """Return at most `count` of some positions in random order; `None` takes all."""
+    return places[torch.randperm(len(places), generator=generator)[:count]]

@@ -1,203 +1,264 @@
-"""Runs the metrics that the configuration names, on the model, its oracles and two controls."""
+"""The evaluator: measures a model, its oracles and two controls, and decides on a verdict."""
 
+import copy
 import math
 import statistics
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from geniu_lightning.evaluation.cache import Cache, fingerprint, key_of
-from geniu_lightning.evaluation.context import Context
+from geniu_lightning.evaluation.cache import Cache, key_of
+from geniu_lightning.evaluation.context import LARGEST_LOGIT, Context
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Value, Values
+from geniu_lightning.evaluation.metrics.accuracy import confusion, per_class
 from geniu_lightning.evaluation.references import position, z_score
+from geniu_lightning.evaluation.verdict import Decision, decide
+from geniu_lightning.kit.networks import head_of, state_digest
 
 
 @dataclass(frozen=True)
-class Findings:
-    """Values by their full names, such as ``accuracy.test.forget``, of all models looked at.
+class Evaluation:
+    """Values by their full names, such as `accuracy.test.forget`, and what follows from them.
 
     Attributes:
-        unlearned: Of the model that is judged.
-        oracles: Of each oracle, judged by the others.
-        controls: Of the original and of its logit mask, by these names; empty without oracles.
-        readings: How each is read.
+        values: Of the evaluated model.
+        oracles: Of each oracle, compared with the others.
+        controls: Of the `original` and of its logit `mask`; empty without oracles.
+        infos: Of all values.
+        decision: Verdict and reason; `None` where nothing was to be forgotten.
+        steps: Fine-tuning steps of the curves of a family, by its name.
+        accuracies: Of each class, by `before` (the original) and `after` (the evaluated model), on
+            the split that is laid out by class; NaN of a class without images. Empty where there
+            are no images of the split.
+        confusions: Counts of true class (row) and answer, `(K, K)`, likewise.
     """
 
-    unlearned: Values
-    oracles: list[Values] = field(default_factory=list)
-    controls: dict[str, Values] = field(default_factory=dict)
-    readings: dict[str, MetricInfo] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
+    oracles: Sequence[Values] = ()
+    controls: Mapping[str, Values] = field(default_factory=dict)
+    infos: Mapping[str, MetricInfo] = field(default_factory=dict)
+    decision: Decision | None = None
+    steps: dict[str, list[int]] = field(default_factory=dict)
+    accuracies: Mapping[str, list[float]] = field(default_factory=dict)
+    confusions: Mapping[str, Tensor] = field(default_factory=dict)
 
     def of_oracles(self, name: str) -> list[float]:
-        """Return the oracles' numbers of a name; empty unless every one has it."""
+        """Return the oracles' numbers of a name; empty unless every oracle has one."""
         found = [values.get(name) for values in self.oracles]
         numbers = [value for value in found if isinstance(value, float)]
         return numbers if len(numbers) == len(found) else []
 
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """All values as `metrics.json` holds them, nested by the parts of their names.
 
-def run(
-    context: Context,
-    metrics: Mapping[str, Metric],
-    controls: Mapping[str, nn.Module] | None = None,
-    memory: Cache | None = None,
-) -> Findings:
-    """Measure everything on the model, and, with oracles, on these and the controls.
+        A leaf is `{value, direction, ideal, oracle_mean, oracle_std, z, original, position}` or
+        `{absent: reason}`.
+        """
+        tree: dict[str, Any] = {}
+        for name, value in self.values.items():
+            node = tree
+            *path, leaf = name.split(".")
+            for part in path:
+                node = node.setdefault(part, {})
+            node[leaf] = self._leaf(name, value)
+        return tree
+
+    def _leaf(self, name: str, value: Value | Absent) -> dict[str, Any]:
+        if isinstance(value, Absent):
+            return {"absent": value.reason}
+        info = self.infos[name]
+        leaf: dict[str, Any] = {
+            "value": value,
+            "direction": info.direction,
+            "ideal": info.ideal,
+            **dict.fromkeys(("oracle_mean", "oracle_std", "z", "original", "position")),
+        }
+        original = self.controls.get("original", {}).get(name)
+        if original is not None and not isinstance(original, Absent):
+            leaf["original"] = original
+        numbers = self.of_oracles(name)
+        if isinstance(value, float) and numbers:
+            leaf["oracle_mean"] = statistics.fmean(numbers)
+            if len(numbers) > 1:
+                leaf["oracle_std"] = statistics.stdev(numbers)
+            leaf["z"] = z_score(value, numbers, info.epsilon)
+            if isinstance(original, float):
+                leaf["position"] = position(value, numbers, original, info.epsilon)
+        elif isinstance(value, list):
+            leaf["oracle_mean"] = _mean_of_lists([row.get(name) for row in self.oracles])
+        return leaf
+
+
+class Evaluator:
+    """Evaluates models by some metrics.
 
     Args:
-        context: What may be looked at.
         metrics: By the name of their family.
-        controls: Models whose answer is known: ``original`` and ``mask``.
-        memory: Of what was measured before; ``None`` measures everything anew.
-
-    Raises:
-        RuntimeError: If a metric changed a model that it measured, or looked at what it did not
-            declare.
+        cache: Of values measured before; `None` measures everything anew.
+        split: Split that is laid out by class.
     """
-    shared = _shared(context, controls or {})
-    measured = {
-        name: _row(context.judging(network), _about(name, metrics), memory, name)
-        for name, network in ({"unlearned": context.unlearned} | shared).items()
-    }
-    values = {name: _named(row) for name, row in measured.items()}
-    for name, row in measured.items():
-        others = [m for other, m in measured.items() if "oracle " in other and other != name]
-        for family, metric in _about(name, metrics).items():
-            theirs = [other[family] for other in others if family in other]
-            more = metric.conclude(row[family], theirs)
-            values[name] |= _named({family: {k: _checked(v) for k, v in more.items()}})
-    readings = {
-        f"{family}.{name}": metric.reading(name)
-        for family, metric in metrics.items()
-        for row in values.values()
-        for full in row
-        if (name := full.removeprefix(f"{family}.")) != full
-    }
-    return Findings(
-        values["unlearned"],
-        [row for name, row in values.items() if name.startswith("oracle ")],
-        {name: values[name] for name in shared if not name.startswith("oracle ")},
-        readings,
-    )
 
+    def __init__(
+        self, metrics: Mapping[str, Metric], cache: Cache | None = None, split: str = "test"
+    ) -> None:
+        self.metrics = metrics
+        self.cache = cache
+        self.split = split
 
-def missing_work(
-    context: Context,
-    metrics: Mapping[str, Metric],
-    controls: Mapping[str, nn.Module],
-    memory: Cache | None,
-) -> int:
-    """Return how many images `run` would push through networks, an estimate."""
-    networks = {"unlearned": context.unlearned} | _shared(context, controls)
-    total = 0
-    for name, network in networks.items():
-        about = context.judging(network)
-        for family, metric in _about(name, metrics).items():
-            known = memory is not None and memory.recall(key_of(about, family, metric))
-            total += 0 if known else metric.work(about)
-    return total
+    def evaluate(self, context: Context) -> Evaluation:
+        """Measure the model and, with oracles, these and the controls; return all that follows.
 
+        Raises:
+            RuntimeError: If a metric changes a model, or looks at a part that it did not declare.
+        """
+        measured: dict[str, dict[str, Values]] = {}
+        for who, network in _networks(context).items():
+            about = context.evaluating(network)
+            measured[who] = {
+                family: self._measure(about, family, metric, who)
+                for family, metric in self._metrics_of(who).items()
+            }
+        values = {who: self._named(who, measured) for who in measured}
+        oracles = [row for who, row in values.items() if who.startswith("oracle ")]
+        controls = {who: row for who, row in values.items() if who in ("original", "mask")}
+        infos = {
+            f"{family}.{name}": metric.info(name)
+            for family, metric in self.metrics.items()
+            for row in values.values()
+            for full in row
+            if (name := full.removeprefix(f"{family}.")) != full
+        }
+        model = values["unlearned"]
+        decision = None
+        if context.forget:
+            fewest = _fewest_test_images(context)
+            decision = decide(model, oracles, controls, infos, fewest, context.intact)
+        steps = {k: found for k, metric in self.metrics.items() if (found := metric.curve_steps)}
+        return Evaluation(
+            model, oracles, controls, infos, decision, steps, **self._by_class(context)
+        )
 
-def _shared(context: Context, controls: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Return what is measured beside the model, by the names that progress and findings use."""
-    if not context.oracles:  # controls say what a word means, and there is none without oracles
-        return {}
-    return {**controls, **{f"oracle {k + 1}": o for k, o in enumerate(context.oracles)}}
+    def seconds_left(self, context: Context) -> float:
+        """Return about how long `evaluate` takes, by the pace of one pass over a split."""
+        split = next(iter(context.splits))
+        start = time.monotonic()
+        context.outputs(context.unlearned, split)
+        pace = (time.monotonic() - start) / max(len(context.splits[split].labels), 1)
+        return pace * self.images_left(context)
 
+    def images_left(self, context: Context) -> int:
+        """Return about how many images go through networks for values that are not cached."""
+        total = 0
+        for who, network in _networks(context).items():
+            about = context.evaluating(network)
+            for family, metric in self._metrics_of(who).items():
+                known = self.cache and self.cache.get(key_of(about, family, metric))
+                total += 0 if known else metric.images_processed(about)
+        return total
 
-def _about(who: str, metrics: Mapping[str, Metric]) -> dict[str, Metric]:
-    """Return the metrics that say something of a model: proxies are the method's alone."""
-    return {k: m for k, m in metrics.items() if who == "unlearned" or m.about == "model"}
+    def _metrics_of(self, who: str) -> dict[str, Metric]:
+        """Return the metrics of a model: those of proxies describe the unlearned model's alone."""
+        return {k: m for k, m in self.metrics.items() if who == "unlearned" or m.subject == "model"}
 
-
-def _row(
-    context: Context, metrics: Mapping[str, Metric], memory: Cache | None, who: str
-) -> dict[str, Values]:
-    row: dict[str, Values] = {}
-    for family, metric in metrics.items():
-        key = "" if memory is None else key_of(context, family, metric)
-        found = None if memory is None else memory.recall(key)
+    def _measure(self, context: Context, family: str, metric: Metric, who: str) -> Values:
+        """Return the values of one metric on one model, from the cache where they are known."""
+        key = "" if self.cache is None else key_of(context, family, metric)
+        found = None if self.cache is None else self.cache.get(key)
         if found is None:
             context.on_progress(f"{family} of {who}")
-            before = _models_of(context, metric)
-            found = {
-                name: _checked(value)
-                for name, value in metric(context.showing(metric.needs)).items()
-            }
-            if _models_of(context, metric) != before:
+            before = _states(context, metric)
+            values = metric(context.restricted_to(metric.needs))
+            if _states(context, metric) != before:
                 raise RuntimeError(f"the metric {family} changed a model that it measured")
-            if memory is not None:
-                memory.keep(key, found)
-        row[family] = found
-    return row
+            found = {name: _finite(value) for name, value in values.items()}
+            if self.cache is not None:
+                self.cache.put(key, found)
+        return found
+
+    def _named(self, who: str, measured: Mapping[str, Mapping[str, Values]]) -> Values:
+        """Return the values of one model by full names, with those that need the oracles'."""
+        others = [row for other, row in measured.items() if "oracle " in other and other != who]
+        direct: Values = {}
+        derived: Values = {}
+        for family, own in measured[who].items():
+            theirs = [row[family] for row in others if family in row]
+            more = self.metrics[family].compared(own, theirs)
+            direct |= {f"{family}.{name}": value for name, value in own.items()}
+            derived |= {f"{family}.{name}": _finite(value) for name, value in more.items()}
+        return direct | derived
+
+    def _by_class(self, context: Context) -> dict[str, Any]:
+        if not self.metrics or self.split not in context.splits:
+            return {}
+        networks = {"before": context.original, "after": context.unlearned}
+        outputs = {when: context.outputs(net, self.split) for when, net in networks.items()}
+        classes = len(context.class_names)
+        return {
+            "accuracies": {k: per_class(out, classes).tolist() for k, out in outputs.items()},
+            "confusions": {k: confusion(out, classes) for k, out in outputs.items()},
+        }
 
 
-def _named(row: Mapping[str, Values]) -> Values:
-    return {f"{family}.{name}": v for family, found in row.items() for name, v in found.items()}
+@torch.no_grad()
+def masked(network: nn.Module, forget: Sequence[int]) -> nn.Module:
+    """Return a copy whose head never answers some classes, the control that only suppresses."""
+    mask = copy.deepcopy(network)
+    head_of(mask).bias[list(forget)] = -LARGEST_LOGIT
+    return mask
 
 
-def _models_of(context: Context, metric: Metric) -> list[str]:
-    models = [context.unlearned]
+def _networks(context: Context) -> dict[str, nn.Module]:
+    """Return the models that are measured, by the names that progress uses.
+
+    Controls show whether the comparison resolves anything; without oracles there is none.
+    """
+    found = {"unlearned": context.unlearned}
+    if context.oracles:
+        found["original"] = context.original
+        found["mask"] = masked(context.original, context.forget)
+    return found | {f"oracle {k}": oracle for k, oracle in enumerate(context.oracles, 1)}
+
+
+def _states(context: Context, metric: Metric) -> list[tuple[str, list[bool]]]:
+    """Return weights, buffers, modes and gradient flags of the models that a metric is handed."""
+    networks = [context.unlearned]
     if "original" in metric.needs:
-        models.append(context.original)
-    return [fingerprint(network) for network in models]
+        networks.append(context.original)
+    return [
+        (
+            state_digest(network),
+            [m.training for m in network.modules()]
+            + [p.requires_grad for p in network.parameters()],
+        )
+        for network in networks
+    ]
 
 
-def _checked(value: Value | Absent) -> Value | Absent:
-    """Let no value pass for a number that is none."""
+def _fewest_test_images(context: Context) -> int:
+    """Return the number of test images of the forgotten class that has fewest, at least 2."""
+    test = context.splits.get("test")
+    if test is None:
+        return 2
+    counts = torch.bincount(test.labels, minlength=len(context.class_names))
+    return max(int(counts[list(context.forget)].min()), 2)
+
+
+def _finite(value: Value | Absent) -> Value | Absent:
+    """Return a value as a float or list; `Absent` for NaN and infinity."""
     if isinstance(value, float | int) and not math.isfinite(value):
         return Absent(f"the value is {value}")
     if isinstance(value, list) and not all(v is None or math.isfinite(v) for v in value):
-        return Absent("some of the values are no finite numbers")
+        return Absent("some of the values are not finite numbers")
     return float(value) if isinstance(value, int) else value
 
 
-def tree_of(findings: Findings) -> dict[str, Any]:
-    """Return findings as ``metrics.json`` holds them.
-
-    Returns:
-        Nested by the parts of names; at the leaves ``{value, direction, ideal, oracle_mean,
-        oracle_std, z, original, position}`` or ``{absent: reason}``.
-    """
-    tree: dict[str, Any] = {}
-    for name, value in findings.unlearned.items():
-        node = tree
-        *path, leaf = name.split(".")
-        for part in path:
-            node = node.setdefault(part, {})
-        node[leaf] = _entry(findings, name, value)
-    return tree
-
-
-def _entry(findings: Findings, name: str, value: Value | Absent) -> dict[str, Any]:
-    if isinstance(value, Absent):
-        return {"absent": value.reason}
-    reading = findings.readings[name]
-    entry: dict[str, Any] = {
-        "value": value,
-        "direction": reading.direction,
-        "ideal": reading.ideal,
-        **dict.fromkeys(("oracle_mean", "oracle_std", "z", "original", "position")),
-    }
-    original = findings.controls.get("original", {}).get(name)
-    if original is not None and not isinstance(original, Absent):
-        entry["original"] = original
-    numbers = findings.of_oracles(name)
-    if isinstance(value, float) and numbers:
-        entry["oracle_mean"] = statistics.fmean(numbers)
-        if len(numbers) > 1:
-            entry["oracle_std"] = statistics.stdev(numbers)
-        entry["z"] = z_score(value, numbers, reading.epsilon)
-        if isinstance(original, float):
-            entry["position"] = position(value, numbers, original, reading.epsilon)
-    elif isinstance(value, list):
-        entry["oracle_mean"] = _mean_of_lists([row.get(name) for row in findings.oracles])
-    return entry
-
-
 def _mean_of_lists(lists: list[Any]) -> list[float | None] | None:
-    """Return the mean in each place; ``None`` unless all are lists of one length."""
+    """Return the mean at each place; `None` unless all are lists of one length."""
     if not lists or not all(isinstance(x, list) and len(x) == len(lists[0]) for x in lists):
         return None
     return [

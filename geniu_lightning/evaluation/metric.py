@@ -1,4 +1,4 @@
-"""What every metric is: named values of a model, and how each is read."""
+"""The interface of metrics: named values of a model, with the direction and ideal of each."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ Direction = Literal["lower", "higher", "oracle"]
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """How a value is to be read.
+    """Direction, ideal and resolution of a value.
 
     Args:
-        direction: Which way is better; ``oracle`` is towards the retrained models' value.
-        ideal: The best value; ``None`` is the oracles' own.
-        epsilon: The smallest difference that means anything.
+        direction: Which way is better; `oracle` is towards the retrained models' value.
+        ideal: The best value; `None` is the oracles' own.
+        epsilon: Smallest meaningful difference.
     """
 
     direction: Direction
@@ -28,7 +28,7 @@ class MetricInfo:
 
 @dataclass(frozen=True)
 class Absent:
-    """A metric that cannot be computed, and why."""
+    """Takes the place of a value that cannot be computed, with the reason."""
 
     reason: str
 
@@ -38,31 +38,37 @@ Values = dict[str, Value | Absent]
 
 
 class Metric(ABC):
-    """One family of measurements: a function of the context, with how its values are read.
+    """One family of measurements: a function of the context.
 
     Attributes:
-        needs: What it looks at beside the model, the images and the settings; the rest is hidden
-            from it. What oracles show is remembered as long as these are the same.
-        about: What the values describe; of proxies they are the same whichever model is judged.
-        readings: By the last part of a value's name.
+        needs: Parts of the context that it looks at besides the model, the images and the
+            settings; all others raise an error. Cached values of oracles follow from these.
+        subject: What the values describe. Values of `proxies` do not depend on the evaluated
+            model, so oracles and controls have none.
+        infos: By the last part of a value's name.
     """
 
     needs: ClassVar[frozenset[Part]] = frozenset()
-    about: ClassVar[Literal["model", "proxies"]] = "model"
-    readings: ClassVar[Mapping[str, MetricInfo]] = {}
+    subject: ClassVar[Literal["model", "proxies"]] = "model"
+    infos: ClassVar[Mapping[str, MetricInfo]] = {}
 
-    def reading(self, name: str) -> MetricInfo:
-        """Return how the value ``name`` is to be read."""
-        return self.readings[name.rpartition(".")[2]]
+    def info(self, name: str) -> MetricInfo:
+        """Return direction and ideal of the value `name`."""
+        return self.infos[name.rpartition(".")[2]]
 
-    def work(self, context: Context) -> int:
-        """Return about how many images it pushes through a network, one to train on as three."""
+    def images_processed(self, context: Context) -> int:
+        """Return about how many images go through a network; a training image counts as three."""
         return 0
+
+    @property
+    def curve_steps(self) -> list[int]:
+        """Fine-tuning steps of the values that are curves; empty for a metric without curves."""
+        return []
 
     @abstractmethod
     def __call__(self, context: Context) -> Values:
-        """Measure, with names whose parts are divided by dots, such as ``test.forget``."""
+        """Return the values by dotted names, such as `test.forget`."""
 
-    def conclude(self, own: Values, oracles: Sequence[Values]) -> Values:
-        """Return further values, which follow from the model's own and from the oracles'."""
+    def compared(self, own: Values, oracles: Sequence[Values]) -> Values:
+        """Return further values, computed from the model's own and from the oracles'."""
         return {}

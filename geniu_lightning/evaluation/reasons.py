@@ -1,25 +1,25 @@
-"""Why a word was given: values outside of what oracles show, and the sentence that says so."""
+"""Findings, and the sentence that gives the reason of each verdict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from geniu_lightning.evaluation.metric import Values
 
-TOWARDS_ORIGINAL = 0.1  # of the way from the oracles to the original that is still forgetting
+TOWARDS_ORIGINAL = 0.1  # position between oracles and original that still counts as forgotten
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A value outside of what oracles show.
+class Finding:
+    """A value outside of the oracles' tolerance.
 
     Attributes:
-        question: ``works``, ``answers``, ``inside``, ``probabilities`` or ``system``.
+        question: `works`, `answers`, `inside`, `probabilities` or `system`.
         name: Of the value.
         value: The model's.
         oracles: Mean of the oracles'.
-        allowed: Largest distance from that mean.
-        original: The original's; ``None`` where it has none.
-        position: Between oracles, 0, and original, 1; ``None`` where that tells nothing.
+        allowed: Largest distance from that mean that passes.
+        original: The original's; `None` where it has none.
+        position: Between the oracles, 0, and the original, 1; `None` where that tells nothing.
     """
 
     question: str
@@ -32,48 +32,79 @@ class Failure:
 
     @property
     def towards_original(self) -> bool:
-        """Whether it lies on the original's side, by more than is still forgetting."""
+        """Whether the value lies on the original's side of the oracles."""
         return self.position is not None and self.position > TOWARDS_ORIGINAL
 
+    @property
+    def distance(self) -> float:
+        """Distance from the oracles, in steps of the original's where that is known."""
+        return abs(self.value - self.oracles) if self.position is None else abs(self.position)
 
-def destroyed(failures: Sequence[Failure]) -> str:
-    """Return what was lost, from values of the first question, the farthest first."""
-    first = failures[0]
-    where = {
+
+def damaged(findings: Sequence[Finding]) -> str:
+    """Return which retained accuracy was lost."""
+    first = findings[0]
+    what = {
         "accuracy.test.retain": "retained accuracy",
         "accuracy.test.retain_minority": "accuracy of the smaller retained classes",
         "accuracy.test.worst_retained": "accuracy of the worst retained class",
         "confusion.attractor_retained": "share of retained images taken for the largest class",
     }[first.name]
-    return f"the {where} is {first.value:.3f}, where oracles have {first.oracles:.3f}"
+    return f"the {what} is {first.value:.3f}, oracles have {first.oracles:.3f}"
 
 
-def hidden(failures: Sequence[Failure]) -> str:
-    """Return where the class was found, from values of which the farthest stands first."""
-    by_name = {failure.name: failure for failure in failures}
+def retained(findings: Sequence[Finding]) -> str:
+    """Return how often the class is answered."""
+    first = findings[0]
+    return f"the class is still answered, for {first.value:.1%} of its {_split(first)} images"
+
+
+def suppressed(findings: Sequence[Finding]) -> str:
+    """Return which attack found the class."""
     begin = "the class no longer appears in the answers, but it is still inside: "
-    relearned = by_name.get("relearning.k10.area")
+    relearned = next((f for f in findings if f.name == "relearning.k10.area"), None)
     if relearned is not None:
         return begin + (
-            f"ten images bring back {relearned.value:.0%} of it, averaged over the attack, where"
-            f" oracles get back {relearned.oracles:.0%}"
+            f"ten images bring back {relearned.value:.0%} of it, averaged over the attack; oracles"
+            f" get back {relearned.oracles:.0%}"
         )
-    first = failures[0]
-    return begin + f"{first.name} is {first.value:.2f}, where oracles have {first.oracles:.2f}"
+    first = findings[0]
+    return begin + f"{first.name} is {first.value:.2f}, oracles have {first.oracles:.2f}"
 
 
-def not_refuted(families: Sequence[str], row: Values) -> str:
-    """Return why a word is no better; without a result from a family nobody looked there."""
-    if any(not any(name.startswith(family) for name in row) for family in families):
-        return "what was measured finds nothing; evaluation=full looks on"
+def untested(families: Sequence[str], model: Values) -> str:
+    """Return which families of attacks are missing."""
+    if any(not any(name.startswith(family) for name in model) for family in families):
+        return "the metrics of this evaluation find no class; evaluation=full measures more"
     names = ", ".join(family.rstrip(".") for family in families)
-    return f"what was measured finds nothing, but there is no result to compare of {names}"
+    return f"the other metrics find no class, but {names} cannot be compared with the oracles"
 
 
-def scarred(failures: Sequence[Failure]) -> str:
-    """Return what gives away that something was removed, the farthest value first."""
-    first = failures[0]
+def distinguishable(findings: Sequence[Finding]) -> str:
+    """Return which value tells the model from a retrained one."""
+    first = findings[0]
     return (
-        "what was asked before finds no class, but the model shows that something was removed:"
-        f" {first.name} is {first.value:.3f}, where oracles have {first.oracles:.3f}"
+        "no attack finds the class, but the model differs from retrained ones:"
+        f" {first.name} is {first.value:.3f}, oracles have {first.oracles:.3f}"
     )
+
+
+def in_model_only(findings: Sequence[Finding]) -> str:
+    """Return which value shows the class in the stored proxies."""
+    first = findings[0]
+    return (
+        "the model answers as one that never saw the class, but the proxies stored with it give"
+        f" the class away ({first.name} {first.value:.2f})"
+    )
+
+
+def forgotten(oracles: int) -> str:
+    """Return the limits of the verdict."""
+    return (
+        "the model answers about the class as one that never saw it, and relearns it as slowly,"
+        f" within what {oracles} oracles and these metrics can resolve"
+    )
+
+
+def _split(finding: Finding) -> str:
+    return finding.name.split(".")[1]

@@ -1,27 +1,27 @@
-"""How far a value is from those of retrained models, and how far is too far."""
+"""Comparison of one value with those of the oracles: z-score, tolerance and position."""
 
 import math
 import statistics
 from collections.abc import Sequence
 
-# what a difference has to exceed to mean anything, where the oracles do not spread
+# smallest meaningful differences, for oracles that do not spread
 EPSILON_SHARE = 0.01  # accuracies and recalls
 EPSILON_AREA = 0.02  # areas under curves
 
 
 def z_score(value: float, oracles: Sequence[float], epsilon: float) -> float | None:
-    """Return how many deviations a value is from the oracles' mean.
+    """Return the distance of a value from the oracles' mean in standard deviations.
 
     (m - mean) / (s sqrt(1 + 1/S)), with s of divisor S - 1: Student's t with S - 1 degrees of
-    freedom if the model is one more oracle. Without spread s is ``epsilon``.
+    freedom if the model is one more oracle. Without spread s is `epsilon`.
 
     Args:
         value: Of the model.
-        oracles: Of S oracles.
-        epsilon: Smallest difference that means anything.
+        oracles: Values of S oracles.
+        epsilon: Smallest meaningful difference.
 
     Returns:
-        ``None`` with fewer than two oracles.
+        `None` with fewer than two oracles.
     """
     if len(oracles) < 2:
         return None
@@ -30,9 +30,9 @@ def z_score(value: float, oracles: Sequence[float], epsilon: float) -> float | N
 
 
 def resolution(share: float, images: int) -> float:
-    """Return the deviation of a share of so many images, of at least one: what they can tell.
+    """Return the standard deviation of a share that is measured on some images.
 
-    sqrt(v (1 - v) / n), v at least 1/n and at most 1 - 1/n.
+    sqrt(v (1 - v) / n), v clamped to [1/n, 1 - 1/n].
 
     Args:
         share: In [0, 1].
@@ -42,20 +42,19 @@ def resolution(share: float, images: int) -> float:
     return math.sqrt(within * (1 - within) / images)
 
 
-def half_band(
+def tolerance(
     oracles: Sequence[float], epsilon: float, tests: int = 1, least: float = 0.0
 ) -> float:
-    """Return how far from the oracles' mean one more oracle may be.
+    """Return the half-width of the 95 % prediction interval for one more oracle (Bonferroni).
 
-    t s sqrt(1 + 1/S), at least ``epsilon``; outside it lies one of twenty true oracles. With
-    several tests each is made stricter by Bonferroni's rule, so that a true oracle passes all of
-    them as often.
+    t s sqrt(1 + 1/S), at least `epsilon`. With several tests each level is divided by their
+    number, so that a true oracle passes all of them in 95 % of cases.
 
     Args:
         oracles: Values of at least two oracles.
-        epsilon: Smallest difference that means anything.
-        tests: How many values one question looks at.
-        least: Smallest deviation to believe in: a few oracles may agree by chance.
+        epsilon: Smallest meaningful difference.
+        tests: Number of values that one question looks at.
+        least: Lower bound of s: a few oracles may agree by chance.
     """
     from scipy.stats import t
 
@@ -68,11 +67,11 @@ def half_band(
 def position(
     value: float, oracles: Sequence[float], original: float, epsilon: float
 ) -> float | None:
-    """Return where a value lies between the oracles' mean, 0, and the original's, 1.
+    """Return the position of a value on the line from the oracles' mean, 0, to the original, 1.
 
     Returns:
-        ``None`` where original and oracles are nearer than two deviations or ``epsilon``: there
-        the metric tells nothing apart.
+        `None` where the original is nearer to the oracles' mean than two standard deviations or
+        `epsilon`: there the metric cannot tell original and oracles apart.
     """
     mean = statistics.fmean(oracles)
     reach = original - mean

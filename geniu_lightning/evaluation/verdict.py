@@ -1,111 +1,91 @@
-"""One word for what unlearning did, by a rule, with the values that decided it."""
+"""The verdict on an unlearned model: a decision rule over measured values and oracles.
+
+The questions are asked in this order, and the first that fails decides:
+
+| # | question | fails where | verdict |
+|---|---|---|---|
+| 0 | comparison | an oracle, the original or its mask is not recognised | inconclusive |
+| 1 | `works` | retained classes are worse than in oracles (and than in the original) | damaged |
+|   | with `answers` | and the class is answered more often than by oracles | damaged and retained |
+| 2 | `answers` | the class is answered more often than by oracles | retained |
+| 3 | `inside` and leaks | an attack finds the class, on the original's side | suppressed |
+| 4 | coverage | a family of `inside` was not measured | untested |
+| 5 | `inside`, `probabilities` | a value lies outside of the oracles' tolerance | distinguishable |
+| 6 | `system` | the stored proxies give the class away | forgotten in the model only |
+| 7 | none | | forgotten |
+
+Fewer than three oracles, or no test accuracy, give no verdict. The order of the questions is that
+of docs/evaluation.md; tolerances are Bonferroni's over the values of one question, see
+`references.tolerance`.
+"""
 
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
 
 from geniu_lightning.evaluation import reasons
-from geniu_lightning.evaluation.evaluator import Findings
+from geniu_lightning.evaluation.checks import (
+    ANSWERS,
+    FULL,
+    INSIDE,
+    LEAKS,
+    PROBABILITIES,
+    SYSTEM,
+    WORKS,
+    Check,
+)
 from geniu_lightning.evaluation.metric import MetricInfo, Values
-from geniu_lightning.evaluation.reasons import Failure
-from geniu_lightning.evaluation.references import half_band, position, resolution
+from geniu_lightning.evaluation.reasons import Finding
+from geniu_lightning.evaluation.references import position, resolution, tolerance
 
 FEWEST_ORACLES = 3
-DESTROYED_CLASS = 0.05  # the worst class may lose so much before others count as destroyed
-FLOORS = 2.0  # a divergence may be so many times that of two oracles
 LEAST_DIVERGENCE = 0.005  # nats, where oracles hardly differ
 ORACLE_LOSS = 0.03  # an oracle that loses more retained accuracy was not trained as the original
+ORACLE_RECALL = 0.01  # of the forgotten class, above which a model is no oracle
 KNOWN_BY_PROXIES = 0.1  # recall beyond false alarms that proxies may teach a new network
-FORGETS = "forgets"
-NOT_REFUTED = "not refuted"
-
-Side = Literal["above", "below", "either"]
 
 
-@dataclass(frozen=True)
-class Check:
-    """One value that a question looks at.
+class Verdict(StrEnum):
+    """What unlearning did to a model."""
 
-    Args:
-        name: Of the value.
-        side: On which side of the oracles it fails.
-        slack: Smallest distance that fails, where more than the metric's own epsilon.
-        floors: How many times the oracles' mean is allowed, in place of a band around it.
-        damage: Whether being no worse than the original is enough: oracles are better at a retained
-            class that the forgotten one was taken for, and a model that is not has lost nothing.
-    """
-
-    name: str
-    side: Side = "above"
-    slack: float = 0.0
-    floors: float | None = None
-    damage: bool = False
-
-
-SCORES = (
-    *("loss", "confidence", "entropy", "modified_entropy"),
-    *("retained_confidence", "retained_entropy"),
-)
-LEAKS = tuple(Check(f"membership.{score}.leak") for score in SCORES)
-# in this order they are asked
-WORKS = (
-    Check("accuracy.test.retain", "below", damage=True),
-    Check("accuracy.test.retain_minority", "below", damage=True),
-    Check("accuracy.test.worst_retained", "below", DESTROYED_CLASS, damage=True),
-    Check("confusion.attractor_retained", damage=True),
-)
-ANSWERS = (Check("accuracy.test.forget"), Check("accuracy.train.forget"))
-INSIDE = (
-    *(Check(f"relearning.k{k}.area", "either") for k in (1, 5, 10, 50)),
-    Check("retain_only.area", "either"),
-    Check("adaptive.net", "either"),
-    Check("adaptive.net_area", "either"),
-    Check("probe.recall", "either"),
-    *(Check(f"prototype.{k}.recall", "either") for k in ("k1", "k5", "all")),
-    Check("head.repair", "either"),
-    Check("head.transplant", "either"),
-)
-PROBABILITIES = (
-    Check("divergence.test_forget.js", floors=FLOORS),
-    Check("divergence.train_forget.js", floors=FLOORS),
-    *LEAKS,
-    Check("retained_attack.auc"),
-    Check("retained_attack.distance"),
-    Check("confusion.distance"),
-    Check("confusion.attractor", "either"),
-)
-SYSTEM = (Check("own_proxies.area"),)
-FULL = ("relearning.", "retain_only.", "adaptive.", "probe.", "prototype.", "head.")
+    RETAINED = "retained"
+    SUPPRESSED = "suppressed"
+    DAMAGED = "damaged"
+    DAMAGED_AND_RETAINED = "damaged and retained"
+    DISTINGUISHABLE = "distinguishable"
+    FORGOTTEN = "forgotten"
+    FORGOTTEN_IN_MODEL = "forgotten in the model only"
+    UNTESTED = "untested"
+    INCONCLUSIVE = "inconclusive"
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A word and why.
+class Ruling:
+    """A verdict with its reason.
 
     Attributes:
-        word: ``destroys``, ``destroys without forgetting``, ``keeps``, ``hides``, ``scars``,
-            ``forgets in the model, not in the system``, ``forgets``, ``not refuted`` or
-            ``invalid``; ``None`` where nothing can be said.
-        reason: A sentence.
-        deciding: Values that decided, the farthest first.
+        verdict: `None` where there can be none.
+        reason: One sentence.
+        deciding: Findings that decided, the farthest first.
     """
 
-    word: str | None
+    verdict: Verdict | None
     reason: str
-    deciding: tuple[Failure, ...] = ()
+    deciding: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
-class Band:
-    """How far from the oracles' mean a value may be before it counts as different.
+class Tolerance:
+    """Largest distance from the oracles' mean at which a value of `INSIDE` counts as equal.
 
     Attributes:
         name: Of the value.
-        allowed: Largest distance from that mean.
-        reach: The original's distance from it; where this is no more, the value tells not even the
-            original from the oracles. ``None`` where the original has no such value.
+        allowed: That distance.
+        reach: Distance of the original; where it is no larger, the value cannot even tell the
+            original from the oracles. `None` where the original has no such value.
     """
 
     name: str
@@ -114,165 +94,153 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What is said of a model, and what the same rule says of models whose answer is known.
+class Decision:
+    """The ruling on a model, and the rule's answers for models whose answer is known.
 
     Attributes:
-        verdict: Of the model.
-        controls: Words of the original and of its mask.
-        oracles: How many oracles got which word, each judged by the others.
-        bands: Of the values that tell whether the class is inside, the widest first: a smaller
-            difference is not seen.
+        ruling: On the model.
+        controls: Verdicts on the original and on its mask.
+        oracles: Number of oracles by verdict, each compared with the others.
+        tolerances: Of the values that look inside, the widest first: smaller differences are not
+            seen.
     """
 
-    verdict: Verdict
-    controls: dict[str, str | None]
-    oracles: dict[str, int]
-    bands: Sequence[Band] = ()
+    ruling: Ruling
+    controls: dict[str, Verdict | None] = field(default_factory=dict)
+    oracles: dict[str, int] = field(default_factory=dict)
+    tolerances: Sequence[Tolerance] = ()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The verdict on the model."""
+        return self.ruling.verdict
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the decision as `metrics.json` holds it, version 2."""
+        return {
+            "verdict": self.ruling.verdict,
+            "reason": self.ruling.reason,
+            "deciding": [vars(finding) for finding in self.ruling.deciding],
+            "controls": self.controls,
+            "oracle_verdicts": self.oracles,
+            "tolerances": [vars(tolerance) for tolerance in self.tolerances],
+        }
 
 
-def judge(findings: Findings, images: int, intact: bool = True) -> Judgement:
-    """Return the word for a model.
+def decide(
+    model: Values,
+    oracles: Sequence[Values],
+    controls: Mapping[str, Values],
+    infos: Mapping[str, MetricInfo],
+    images: int,
+    intact: bool = True,
+) -> Decision:
+    """Return the verdict on a model.
 
     Args:
-        findings: With at least three oracles and both controls, else there is no word.
-        images: Test images of a forgotten class, of the one that has fewest.
+        model: Values of the model by their full names, such as `accuracy.test.forget`.
+        oracles: Values of each oracle, compared with the others.
+        controls: Values of the `original` and of its `mask`.
+        infos: Of all values.
+        images: Test images of the forgotten class that has fewest.
         intact: Whether the original came from training. One that came from an earlier request may
             be damaged, and then to be no worse is not enough.
-
-    Source:
-        The order of questions is that of a specification of our own, docs/evaluation.md; bands are
-        Bonferroni's over the values of one question, see
-        `half_band`.
     """
-    rows, original = findings.oracles, findings.controls.get("original")
-    if len(rows) < FEWEST_ORACLES:
-        said = "no oracles were" if not rows else f"only {len(rows)} of {FEWEST_ORACLES} oracles"
-        reason = f"{said} there to compare with, and accuracy cannot tell forgetting from hiding"
-        return Judgement(Verdict(None, reason), {}, {})
+    original = controls.get("original")
+    if len(oracles) < FEWEST_ORACLES:
+        there = f"only {len(oracles)} of {FEWEST_ORACLES}" if oracles else "no"
+        return Decision(
+            Ruling(
+                None,
+                f"{there} oracles were available to compare with, and accuracy cannot tell"
+                " forgetting from hiding",
+            )
+        )
     if original is None or not any(name.startswith("accuracy.test.") for name in original):
-        reason = "test accuracy, which every word begins with, was not measured"
-        return Judgement(Verdict(None, reason), {}, {})
-    ruler = _Ruler(findings.readings, original, images, intact)
-    controls = {name: ruler.verdict(row, rows).word for name, row in findings.controls.items()}
-    counts = Counter(
-        str(ruler.verdict(row, [other for other in rows if other is not row]).word) for row in rows
+        return Decision(Ruling(None, "test accuracy, which every verdict needs, was not measured"))
+    rule = _Rule(infos, original, images, intact)
+    of_controls = {name: rule.apply(row, oracles).verdict for name, row in controls.items()}
+    of_oracles = Counter(
+        str(rule.apply(row, [other for other in oracles if other is not row]).verdict)
+        for row in oracles
     )
-    invalid = _invalid(findings, controls, counts, intact)
-    verdict = ruler.verdict(findings.unlearned, rows)
-    if invalid:
-        verdict = Verdict("invalid", f"this comparison resolves nothing: {invalid}")
-    return Judgement(verdict, controls, dict(counts), ruler.bands(findings.unlearned, rows))
+    fault = _fault(oracles, original, of_controls, of_oracles, intact)
+    ruling = (
+        Ruling(Verdict.INCONCLUSIVE, f"this comparison resolves nothing: {fault}")
+        if fault
+        else rule.apply(model, oracles)
+    )
+    return Decision(ruling, of_controls, dict(of_oracles), rule.tolerances(model, oracles))
 
 
-class _Ruler:
-    """The rule, with what it is the same for all models."""
+@dataclass(frozen=True)
+class _Rule:
+    """The decision rule, with what is the same for all models it is applied to."""
 
-    def __init__(
-        self, readings: Mapping[str, MetricInfo], original: Values, images: int, intact: bool
-    ) -> None:
-        self.readings = readings
-        self.original = original
-        self.images = images
-        self.intact = intact
+    infos: Mapping[str, MetricInfo]
+    original: Values
+    images: int
+    intact: bool
 
-    def verdict(self, row: Values, oracles: Sequence[Values]) -> Verdict:
-        """Return the word of a row of values; the first that fits is taken."""
+    def apply(self, model: Values, oracles: Sequence[Values]) -> Ruling:
+        """Return the ruling on one model: questions 1 to 7 of the table."""
 
-        def ask(question: str, checks: Sequence[Check]) -> tuple[Failure, ...]:
-            return self._failures(question, checks, row, oracles)
+        def ask(question: str, checks: Sequence[Check]) -> tuple[Finding, ...]:
+            return self._findings(question, checks, model, oracles)
 
         works, answers = ask("works", WORKS), ask("answers", ANSWERS)
         if works:
-            word = "destroys without forgetting" if answers else "destroys"
-            return Verdict(word, reasons.destroyed(works), works + answers)
+            verdict = Verdict.DAMAGED_AND_RETAINED if answers else Verdict.DAMAGED
+            return Ruling(verdict, reasons.damaged(works), works + answers)
         if answers:
-            first = answers[0]
-            share = f"{first.value:.1%} of its {first.name.split('.')[1]} images"
-            return Verdict("keeps", f"the class is still answered, for {share}", answers)
+            return Ruling(Verdict.RETAINED, reasons.retained(answers), answers)
         inside = ask("inside", INSIDE)
-        memory = tuple(failure for failure in inside if failure.towards_original)
-        memory += tuple(f for f in ask("probabilities", LEAKS) if f.towards_original)
-        if memory:
-            return Verdict("hides", reasons.hidden(memory), memory)
-        asked = [check.name for check, _ in self._able(INSIDE, row, oracles)]
-        untold = [f for f in FULL if not any(name.startswith(f) for name in asked)]
-        if untold:
-            return Verdict(NOT_REFUTED, reasons.not_refuted(untold, row))
+        found = tuple(finding for finding in inside if finding.towards_original)
+        found += tuple(f for f in ask("probabilities", LEAKS) if f.towards_original)
+        if found:
+            return Ruling(Verdict.SUPPRESSED, reasons.suppressed(found), found)
+        asked = [check.name for check, _ in _comparable(INSIDE, model, oracles)]
+        missing = [f for f in FULL if not any(name.startswith(f) for name in asked)]
+        if missing:
+            return Ruling(Verdict.UNTESTED, reasons.untested(missing, model))
         traces = inside + ask("probabilities", PROBABILITIES)
         if traces:
-            return Verdict("scars", reasons.scarred(traces), traces)
-        return self._of_system(row, ask("system", SYSTEM), len(oracles))
+            return Ruling(Verdict.DISTINGUISHABLE, reasons.distinguishable(traces), traces)
+        system = ask("system", SYSTEM) + _knowledge_of_proxies(model)
+        if system:
+            return Ruling(Verdict.FORGOTTEN_IN_MODEL, reasons.in_model_only(system), system)
+        return Ruling(Verdict.FORGOTTEN, reasons.forgotten(len(oracles)))
 
-    def bands(self, row: Values, oracles: Sequence[Values]) -> list[Band]:
-        """Return the bands that a row is asked to be inside of, the widest first."""
-        able = self._able(INSIDE, row, oracles)
-        bands = []
-        for check, numbers in able:
+    def tolerances(self, model: Values, oracles: Sequence[Values]) -> list[Tolerance]:
+        """Return the tolerances of the values that look inside a model, the widest first."""
+        comparable = _comparable(INSIDE, model, oracles)
+        found = []
+        for check, numbers in comparable:
             original = self.original.get(check.name)
             reach = (
                 abs(original - statistics.fmean(numbers)) if isinstance(original, float) else None
             )
-            allowed = self._allowed("inside", check, numbers, len(able))
-            bands.append(Band(check.name, allowed, reach))
-        return sorted(bands, key=lambda band: -band.allowed)
+            allowed = self._allowed("inside", check, numbers, len(comparable))
+            found.append(Tolerance(check.name, allowed, reach))
+        return sorted(found, key=lambda tolerance: -tolerance.allowed)
 
-    def _of_system(self, row: Values, failures: tuple[Failure, ...], count: int) -> Verdict:
-        """Return the word of a model that has forgotten: what is kept beside it may not have."""
-        known, nearer = row.get("knowledge.net"), row.get("copying.feature.forget.nearer_low")
-        if isinstance(known, float) and known > KNOWN_BY_PROXIES:
-            failures += (Failure("system", "knowledge.net", known, 0.0, KNOWN_BY_PROXIES),)
-        if isinstance(nearer, float) and nearer > 0.5:
-            name = "copying.feature.forget.nearer_low"
-            failures += (Failure("system", name, nearer, 0.5, 0.0),)
-        if failures:
-            reason = (
-                "the model answers as one that never saw the class, but the proxies kept beside it"
-                f" give the class away ({failures[0].name} {failures[0].value:.2f})"
-            )
-            return Verdict("forgets in the model, not in the system", reason, failures)
-        reason = (
-            "asked about the class it answers as a model that never saw it, and has to learn it"
-            f" anew as slowly, within what {count} oracles and this battery can resolve"
-        )
-        return Verdict(FORGETS, reason)
+    def _findings(
+        self, question: str, checks: Sequence[Check], model: Values, oracles: Sequence[Values]
+    ) -> tuple[Finding, ...]:
+        """Return the values of a question that fail, the farthest first."""
+        comparable = _comparable(checks, model, oracles)
+        found = [
+            self._finding(question, check, model, numbers, len(comparable))
+            for check, numbers in comparable
+        ]
+        failed = [finding for finding in found if finding is not None]
+        return tuple(sorted(failed, key=lambda finding: finding.distance, reverse=True))
 
-    def _able(
-        self, checks: Sequence[Check], row: Values, oracles: Sequence[Values]
-    ) -> list[tuple[Check, list[float]]]:
-        """Return the checks whose value the row and all oracles have, with the oracles' values."""
-        able = []
-        for check in checks:
-            theirs = [other.get(check.name) for other in oracles]
-            numbers = [x for x in theirs if isinstance(x, float)]
-            if isinstance(row.get(check.name), float) and len(numbers) == len(oracles):
-                able.append((check, numbers))
-        return able
-
-    def _failures(
-        self, question: str, checks: Sequence[Check], row: Values, oracles: Sequence[Values]
-    ) -> tuple[Failure, ...]:
-        able = self._able(checks, row, oracles)
-        found = [self._failure(question, c, row, numbers, len(able)) for c, numbers in able]
-        failures = [failure for failure in found if failure is not None]
-        return tuple(sorted(failures, key=_distance, reverse=True))
-
-    def _allowed(self, question: str, check: Check, oracles: list[float], tests: int) -> float:
-        """Return how far from the mean of the oracles a value may be."""
-        mean = statistics.fmean(oracles)
-        if check.floors is not None:
-            return max((check.floors - 1) * mean, LEAST_DIVERGENCE)
-        # shares of few images take few values, and a few oracles are easily at the same one
-        least = resolution(mean, self.images) if question == "inside" else 0.0
-        epsilon = self.readings[check.name].epsilon
-        return max(half_band(oracles, epsilon, tests, least), check.slack)
-
-    def _failure(
-        self, question: str, check: Check, row: Values, oracles: list[float], tests: int
-    ) -> Failure | None:
-        value = row[check.name]
-        assert isinstance(value, float)  # as asked before
-        epsilon = self.readings[check.name].epsilon
+    def _finding(
+        self, question: str, check: Check, model: Values, oracles: list[float], tests: int
+    ) -> Finding | None:
+        value = model[check.name]
+        assert isinstance(value, float)  # by `_comparable`
         mean = statistics.fmean(oracles)
         allowed = self._allowed(question, check, oracles, tests)
         original = self.original.get(check.name)
@@ -283,28 +251,59 @@ class _Ruler:
         if (abs(distance) if check.side == "either" else distance) <= allowed:
             return None
         if not isinstance(original, float):
-            return Failure(question, check.name, value, mean, allowed)
-        where = position(value, oracles, original, epsilon)
-        return Failure(question, check.name, value, mean, allowed, original, where)
+            return Finding(question, check.name, value, mean, allowed)
+        where = position(value, oracles, original, self.infos[check.name].epsilon)
+        return Finding(question, check.name, value, mean, allowed, original, where)
+
+    def _allowed(self, question: str, check: Check, oracles: list[float], tests: int) -> float:
+        """Return the largest distance from the oracles' mean that passes."""
+        mean = statistics.fmean(oracles)
+        if check.floors is not None:
+            return max((check.floors - 1) * mean, LEAST_DIVERGENCE)
+        # shares of few images take few values, so that a few oracles easily agree by chance
+        least = resolution(mean, self.images) if question == "inside" else 0.0
+        epsilon = self.infos[check.name].epsilon
+        return max(tolerance(oracles, epsilon, tests, least), check.slack)
 
 
-def _distance(failure: Failure) -> float:
-    if failure.position is not None:
-        return abs(failure.position)
-    return abs(failure.value - failure.oracles)
+def _comparable(
+    checks: Sequence[Check], model: Values, oracles: Sequence[Values]
+) -> list[tuple[Check, list[float]]]:
+    """Return the checks whose value the model and all oracles have, with the oracles' values."""
+    found = []
+    for check in checks:
+        theirs = [oracle.get(check.name) for oracle in oracles]
+        numbers = [x for x in theirs if isinstance(x, float)]
+        if isinstance(model.get(check.name), float) and len(numbers) == len(oracles):
+            found.append((check, numbers))
+    return found
 
 
-def _invalid(
-    findings: Findings,
-    controls: Mapping[str, str | None],
+def _knowledge_of_proxies(model: Values) -> tuple[Finding, ...]:
+    """Return the values that tell what proxies give away without any oracle's value."""
+    found = []
+    for name, expected, allowed in (
+        ("knowledge.net", 0.0, KNOWN_BY_PROXIES),
+        ("copying.feature.forget.nearer_low", 0.5, 0.0),
+    ):
+        value = model.get(name)
+        if isinstance(value, float) and value > expected + allowed:
+            found.append(Finding("system", name, value, expected, allowed))
+    return tuple(found)
+
+
+def _fault(
+    oracles: Sequence[Values],
+    original: Values,
+    controls: Mapping[str, Verdict | None],
     counts: Mapping[str, int],
     intact: bool,
 ) -> str:
-    """Return why no word can be trusted here; empty where one can."""
-    for number, row in enumerate(findings.oracles, 1):
+    """Return why the comparison gives no verdict; empty where it does: question 0."""
+    before = original.get("accuracy.test.retain")
+    for number, row in enumerate(oracles, 1):
         forget, retain = row.get("accuracy.test.forget"), row.get("accuracy.test.retain")
-        before = findings.controls["original"].get("accuracy.test.retain")
-        if isinstance(forget, float) and forget > 0.01:
+        if isinstance(forget, float) and forget > ORACLE_RECALL:
             return f"oracle {number} knows the forgotten class ({forget:.1%} of its test images)"
         loss = before - retain if isinstance(retain, float) and isinstance(before, float) else 0.0
         if loss > ORACLE_LOSS:
@@ -312,29 +311,16 @@ def _invalid(
         auc, error = row.get("membership.loss.auc"), row.get("membership.standard_error")
         if isinstance(auc, float) and isinstance(error, float) and abs(auc - 0.5) > 4 * error:
             return f"oracle {number} tells training from test images of a class it never saw"
-    expected = {"original": ["keeps"], "mask": ["hides"]}
+    expected = {"original": [Verdict.RETAINED], "mask": [Verdict.SUPPRESSED]}
     if not intact:
-        expected["original"].append("destroys without forgetting")
-        expected["mask"].append("destroys")
-    for name, words in expected.items():
-        if name in controls and controls[name] not in words:
-            return f"the {name} reads {controls[name]!r} instead of {words[0]!r}"
-    good = sum(count for word, count in counts.items() if word.startswith((FORGETS, NOT_REFUTED)))
-    total = sum(counts.values())
+        expected["original"].append(Verdict.DAMAGED_AND_RETAINED)
+        expected["mask"].append(Verdict.DAMAGED)
+    for name, verdicts in expected.items():
+        if name in controls and controls[name] not in verdicts:
+            return f"the verdict on the {name} is {controls[name]}, not {verdicts[0]}"
+    passing = (Verdict.FORGOTTEN, Verdict.FORGOTTEN_IN_MODEL, Verdict.UNTESTED)
+    good, total = sum(counts.get(verdict, 0) for verdict in passing), sum(counts.values())
     if good < total - total // 5:
-        said = ", ".join(f"{word} {count}" for word, count in counts.items())
-        return f"oracles, judged by each other, read {said}"
+        given = ", ".join(f"{verdict} {count}" for verdict, count in counts.items())
+        return f"the verdicts on the oracles, each compared with the others, are {given}"
     return ""
-
-
-def plain(judgement: Judgement) -> dict[str, Any]:
-    """Return a judgement as ``metrics.json`` holds it."""
-    verdict = judgement.verdict
-    return {
-        "word": verdict.word,
-        "word_reason": verdict.reason,
-        "deciding": [vars(failure) for failure in verdict.deciding],
-        "controls": judgement.controls,
-        "oracle_words": judgement.oracles,
-        "bands": [vars(band) for band in judgement.bands],
-    }

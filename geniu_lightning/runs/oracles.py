@@ -1,54 +1,66 @@
 """The bank of oracles: models retrained without the forgotten classes, shared by all evaluations.
 
-Nothing heavy is imported here: whether a run has to be judged anew is told before torch is.
+Imports nothing heavy: whether a run has to be evaluated again is known before torch is imported.
 """
 
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from geniu_lightning.errors import UserError
-from geniu_lightning.report.problem import RECIPE
-from geniu_lightning.runs.folder import WEIGHTS, RunFolder, leads_run, single_process
+from geniu_lightning.errors import BusyError, UserError
+from geniu_lightning.runs.folder import WEIGHTS, RunFolder
+from geniu_lightning.settings.checked import PositiveInt, checked
 from geniu_lightning.version import __version__
 
 FIRST_SEED = 1000  # training seeds of oracles; kits have others
+RECIPE = ("batch_size", "epochs", "optimizer", "schedule", "max_gradient_norm")
+"""Settings of a kit's training that retraining follows; the other ones are the proxies'."""
+SECONDS_BETWEEN_LOOKS = 2.0
+
+log = logging.getLogger(__name__)
 
 
-class Bank:
+@checked
+class OracleBank:
     """Oracles of one problem: data set, imbalance, network, recipe and forgotten classes.
 
     Args:
-        config: ``oracles``, with the ``folder`` of all banks and the ``count`` of oracles to
-            compare with; ``evaluation.bank`` and ``trainer``.
+        root: Folder of all banks.
         kit: A kit's description, as JSON values.
         forget: Forgotten classes.
+        count: Number of oracles to compare with.
+        train_missing: Whether an evaluation trains the missing ones; else it does without them.
+        one_process: Whether the run has one process, and so can train oracles.
+        rank_zero: Whether this process is the one that writes.
 
     Attributes:
-        folder: Of this problem, named by what its oracles depend on.
+        identity: All that an oracle follows from, but for its training seed.
+        folder: Of this problem, named by its identity.
         seeds: Training seeds of its oracles.
-        complete: Whether the evaluation wants all of them, and so trains those that are missing.
-        identity: What they have in common.
 
     Raises:
-        UserError: If the count is below one, the kit does not say how it was trained, or oracles
-            are missing that this run cannot train.
+        UserError: If the kit does not say how it was trained, or oracles are missing that this run
+            cannot train.
     """
 
-    def __init__(self, config: DictConfig, kit: dict[str, Any], forget: Sequence[int]) -> None:
-        count = config.oracles.count
-        if not isinstance(count, int) or count < 1:
-            raise UserError(f"oracles.count must be at least 1, got {count}")
-        self.leads = leads_run(config.trainer)
-        wanted = config.evaluation.get("bank")
-        if wanted not in (None, "use", "build"):
-            raise UserError(f"evaluation.bank is use, build or null, got {wanted}")
-        self.complete = wanted == "build"
+    def __init__(
+        self,
+        root: Path,
+        kit: dict[str, Any],
+        forget: Sequence[int],
+        *,
+        count: PositiveInt = 5,
+        train_missing: bool = False,
+        one_process: bool = True,
+        rank_zero: bool = True,
+    ) -> None:
+        self.train_missing = train_missing
+        self.rank_zero = rank_zero
         self.identity = _identity(kit, forget)
         data = self.identity["data"].get("name", "data")
         network = self.identity["classifier"]["target"].rpartition(".")[2]
@@ -56,42 +68,64 @@ class Bank:
         text = json.dumps(self.identity, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         name = re.sub(r"[^\w.-]+", "_", words)[:80]
-        self.folder = Path(config.oracles.folder).expanduser() / f"{name}-{digest}"
+        self.folder = root / f"{name}-{digest}"
         self.seeds = [FIRST_SEED + k for k in range(count)]
-        if self.complete and not single_process(config.trainer) and self.trained() != self.seeds:
+        if train_missing and not one_process and self.missing():
             raise UserError(
-                "oracles are missing, and several processes cannot train them in the midst of a"
-                " run; train them before: python unlearn.py -m sweep=oracles with the same kit"
+                "oracles are missing, and a run of several processes cannot train them; train them"
+                " before: python unlearn.py -m sweep=oracles with the same kit"
             )
 
     def run(self, seed: int) -> RunFolder:
-        """Return the folder of the oracle of a training seed."""
+        """Return the run folder of the oracle of a training seed."""
         folder = RunFolder(
-            self.folder / str(seed), self.identity | {"training_seed": seed}, self.leads
+            self.folder / str(seed), self.identity | {"training_seed": seed}, self.rank_zero
         )
         folder.description = {"run": folder.identity | {"job": "oracle"}}
         return folder
 
     def trained(self) -> list[int]:
-        """Return the training seeds of the oracles that are there."""
+        """Return the training seeds of the oracles that exist."""
         return [seed for seed in self.seeds if self.run(seed).done]
+
+    def missing(self) -> list[int]:
+        """Return the training seeds of the oracles that do not exist."""
+        return [seed for seed in self.seeds if not self.run(seed).done]
 
     def expected(self) -> list[int]:
         """Return the training seeds that an evaluation would compare with."""
-        return self.seeds if self.complete else self.trained()
+        return self.seeds if self.train_missing else self.trained()
 
     def weights(self, seed: int) -> Path:
-        """Return where the weights of an oracle are."""
+        """Return the file of an oracle's weights."""
         return self.folder / str(seed) / WEIGHTS
 
     def seconds(self) -> list[float]:
-        """Return how long each of the oracles that are there took to train."""
+        """Return the training time of each oracle that exists."""
         files = [self.folder / str(seed) / "metrics.json" for seed in self.trained()]
         return [json.loads(file.read_text())["cost"]["seconds"] for file in files]
 
+    def complete(self, train: Callable[[int], None]) -> None:
+        """Train the missing oracles; wait for those that another process trains.
+
+        Args:
+            train: Trains the oracle of a training seed; raises `BusyError` if another process
+                does.
+        """
+        while missing := self.missing():
+            waiting = True
+            for seed in missing:
+                try:
+                    train(seed)
+                    waiting = False
+                except BusyError:
+                    continue
+            if waiting:
+                log.info("waiting for another process, which trains oracles in %s", self.folder)
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+
 
 def _identity(kit: dict[str, Any], forget: Sequence[int]) -> dict[str, Any]:
-    """Return all that an oracle follows from, but for its training seed."""
     try:
         settings = kit["settings"]
         return {

@@ -1,6 +1,7 @@
 """What lets two rows of a table be compared: the oracle's images, and what its time counts."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,8 @@ from torch import Tensor
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.evaluation.metrics.accuracy import Accuracy
 from geniu_lightning.unlearning import base
-from tests.cli.conftest import Command
+
+Command = Callable[..., Any]
 
 
 def test_the_oracle_is_trained_on_the_originals_images_but_the_forgotten_ones(

@@ -22,8 +22,8 @@ def test_a_run_leaves_kit_metrics_and_pictures(trained: Path) -> None:
     metrics = json.loads((trained / "metrics.json").read_text())
     entry = metrics["metrics"]["accuracy"]["test"]["retain"]
     assert set(entry) >= {"value", "direction", "ideal", "oracle_mean", "oracle_std", "z"}
-    assert metrics["word"] is None
-    assert metrics["word_reason"]
+    assert metrics["verdict"] is None
+    assert metrics["reason"]
     for name in ("proxies.png", "confusion.png", "done.json"):
         assert (trained / name).stat().st_size > 0
 

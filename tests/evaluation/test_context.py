@@ -1,4 +1,4 @@
-"""The context: outputs in order, read once for each network, and parts hidden unless declared."""
+"""The context: outputs in order, computed once for each network, and undeclared parts hidden."""
 
 import copy
 
@@ -7,7 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.evaluation.context import CHUNK, Context, Outputs, Split, outputs_of
+from geniu_lightning.evaluation.context import (
+    CHUNK,
+    Context,
+    Outputs,
+    Split,
+    drawn,
+    entropy,
+    log_softmax,
+    outputs_of,
+)
 
 
 class Small(nn.Module):
@@ -48,78 +57,73 @@ def context(splits: dict[str, Split], forget: tuple[int, ...] = (1, 3), **more: 
     )
 
 
-def test_outputs_are_the_networks_own_in_the_order_of_the_split() -> None:
-    images, network = Counted(), Small(0)
-    found = context({"test": images.split}).outputs(network, "test")
-    assert torch.equal(found.logits, network(images.images))
-    assert torch.equal(found.features, network.features(images.images))
+def test_outputs_are_the_networks_own_in_order_and_in_chunks() -> None:
+    images, network = Counted(2 * CHUNK + 53), Small(0)
+    assert [len(chunk) for chunk in images.split.chunks()] == [CHUNK, CHUNK, 53]
+    found = outputs_of(network, images.split)
+    torch.testing.assert_close(found.logits, network(images.images))
+    torch.testing.assert_close(found.features, network.features(images.images))
     assert torch.equal(found.labels, images.split.labels)
     assert found.logits.dtype == found.features.dtype == torch.float32
     assert not found.logits.requires_grad
+    network.head.bias[0] = -torch.inf
+    assert set(outputs_of(network, images.split).logits[:, 0].tolist()) == {-1e4}
+    network.head.bias[0] = torch.nan
+    with pytest.raises(UserError, match="NaN"):
+        outputs_of(network, images.split)
+    with pytest.raises(AssertionError):
+        outputs_of(Small(0).train(), images.split)
 
 
-def test_a_split_is_read_once_for_each_network() -> None:
-    images, told = Counted(), []
-    both = context({"test": images.split}, on_progress=told.append)
+def test_a_split_is_read_once_for_each_network_and_never_where_a_store_has_it() -> None:
+    class Store:
+        def __init__(self) -> None:
+            self.known: dict[str, Outputs] = {}
+
+        def get(self, network: nn.Module, split: str) -> Outputs | None:
+            return self.known.get(split)
+
+        def put(self, network: nn.Module, split: str, outputs: Outputs) -> None:
+            self.known[split] = outputs
+
+    images, steps = Counted(), []
+    both = context({"test": images.split}, on_progress=steps.append)
     for _ in range(3):
         both.outputs(both.original, "test")
-        both.judging(both.original).outputs(both.unlearned, "test")
+        both.evaluating(both.original).outputs(both.unlearned, "test")
     assert images.read == 2 * 5
-    assert told == ["reading test images"] * 2
+    assert steps == ["reading test images"] * 2
+    store, images = Store(), Counted()
+    first = context({"test": images.split}, store=store)
+    again = context({"test": images.split}, store=store)
+    assert first.outputs(first.unlearned, "test") is again.outputs(again.unlearned, "test")
+    assert images.read == 5
 
 
-def test_many_images_are_read_in_chunks_that_change_no_number() -> None:
-    images = Counted(2 * CHUNK + 53)
-    assert [len(chunk) for chunk in images.split.chunks()] == [CHUNK, CHUNK, 53]
-    found = outputs_of(Small(0), images.split)
-    torch.testing.assert_close(found.logits, Small(0)(images.images))
-
-
-def test_a_network_in_training_mode_is_refused() -> None:
-    with pytest.raises(AssertionError):
-        outputs_of(Small(0).train(), Counted().split)
-
-
-def test_infinite_logits_become_large_ones_and_numbers_that_are_none_are_refused() -> None:
-    network = Small(0)
-    network.head.bias[0] = -torch.inf
-    assert outputs_of(network, Counted().split).logits[:, 0].tolist() == [-1e4] * 5
-    network.head.bias[0] = torch.nan
-    with pytest.raises(UserError, match="no numbers"):
-        outputs_of(network, Counted().split)
-
-
-@pytest.mark.parametrize(
-    ("forget", "retained"), [((1, 3), (0, 2)), ((0,), (1, 2, 3)), ((), (0, 1, 2, 3))]
-)
-def test_retained_classes_are_all_but_every_forgotten_one(
-    forget: tuple[int, ...], retained: tuple[int, ...]
-) -> None:
-    assert context({}, forget).retained == retained
-
-
-def test_outputs_of_some_classes_keep_their_order() -> None:
+def test_retained_classes_are_all_but_every_forgotten_one() -> None:
+    for forget, retained in (((1, 3), (0, 2)), ((0,), (1, 2, 3)), ((), (0, 1, 2, 3))):
+        assert context({}, forget).retained == retained
     labels = torch.tensor([3, 0, 1, 3])
     some = Outputs(torch.arange(4.0)[:, None], torch.arange(4.0)[:, None], labels).of((3, 1))
     assert some.logits.flatten().tolist() == [0, 2, 3]
     assert some.labels.tolist() == [3, 1, 3]
 
 
-def test_an_oracle_that_is_judged_is_not_its_own_yardstick() -> None:
+def test_an_oracle_is_compared_with_the_others() -> None:
     oracles = (Small(2), Small(3), Small(4))
-    about = context({}, oracles=oracles).judging(oracles[1])
+    about = context({}, oracles=oracles).evaluating(oracles[1])
     assert about.unlearned is oracles[1]
     assert about.oracles == (oracles[0], oracles[2])
-    assert context({}, oracles=oracles).judging(Small(5)).oracles == oracles
+    assert context({}, oracles=oracles).evaluating(Small(5)).oracles == oracles
 
 
-def test_what_a_metric_did_not_declare_is_hidden_from_it() -> None:
-    shown = context({}, oracles=(Small(2),)).showing(frozenset({"oracles"}))
+def test_a_part_that_a_metric_did_not_declare_is_hidden_from_it() -> None:
+    shown = context({}, oracles=(Small(2),)).restricted_to(frozenset({"oracles"}))
     assert len(shown.oracles) == 1
     with pytest.raises(RuntimeError, match="looks at original"):
         shown.original.parameters()
     with pytest.raises(RuntimeError, match="looks at oracles"):
-        len(shown.showing(frozenset()).oracles)
+        len(shown.restricted_to(frozenset()).oracles)
 
 
 def test_a_copy_may_be_trained_and_the_model_stays_as_it_is() -> None:
@@ -133,20 +137,28 @@ def test_a_copy_may_be_trained_and_the_model_stays_as_it_is() -> None:
     assert all(torch.equal(v, before[k]) for k, v in about.unlearned.state_dict().items())
 
 
-def test_a_store_is_asked_before_images_are_read_and_told_afterwards() -> None:
-    class Store:
-        def __init__(self) -> None:
-            self.kept: dict[str, Outputs] = {}
+def test_log_probabilities_keep_confident_images_apart() -> None:
+    from scipy.special import log_softmax as expected
+    from scipy.stats import entropy as scipy_entropy
 
-        def get(self, network: nn.Module, split: str) -> Outputs | None:
-            return self.kept.get(split)
+    for scale in (0.0, 1.0, 30.0, 1e4):
+        logits = scale * torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
+        found = log_softmax(logits)
+        torch.testing.assert_close(
+            found, torch.from_numpy(expected(logits.double().numpy(), axis=1))
+        )
+        plain = torch.from_numpy(scipy_entropy(found.exp().numpy(), axis=1))
+        torch.testing.assert_close(entropy(found), plain)
+    surer = torch.tensor([[40.0, 0.0, 0.0], [41.0, 0.0, 0.0], [200.0, 0.0, 0.0]])
+    assert surer.double().log_softmax(dim=1)[:, 0].tolist() == [0.0, 0.0, 0.0]  # the usual form
+    first, second, third = log_softmax(surer)[:, 0].tolist()
+    assert first < second < third < 0
 
-        def put(self, network: nn.Module, split: str, outputs: Outputs) -> None:
-            self.kept[split] = outputs
 
-    store, images = Store(), Counted()
-    first = context({"test": images.split}, store=store)
-    found = first.outputs(first.unlearned, "test")
-    again = context({"test": images.split}, store=store)
-    assert again.outputs(again.unlearned, "test") is found
-    assert images.read == 5
+def test_a_draw_is_a_random_order_of_the_places() -> None:
+    places = torch.tensor([4, 7, 9, 12, 30])
+    one = drawn(places, 3, torch.Generator().manual_seed(0))
+    assert len(one.unique()) == 3
+    assert set(one.tolist()) <= set(places.tolist())
+    whole = drawn(places, None, torch.Generator().manual_seed(0))
+    assert sorted(whole.tolist()) == places.tolist() != whole.tolist()

@@ -1,35 +1,37 @@
-"""The battery: reads, sets oracles beside, remembers, and lets no metric change a model."""
+"""The evaluator: compares with oracles and controls, caches, and lets no metric change a model."""
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from geniu_lightning.evaluation import cache as memory_module
+from geniu_lightning.evaluation import cache as cache_module
 from geniu_lightning.evaluation.context import Context, Proxies
-from geniu_lightning.evaluation.evaluator import Findings, fingerprint, missing_work, run, tree_of
-from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Value, Values
+from geniu_lightning.evaluation.evaluator import Evaluation, Evaluator, masked
+from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
 from geniu_lightning.evaluation.metrics.accuracy import Accuracy
+from geniu_lightning.kit.networks import state_digest
+from geniu_lightning.settings.configs import CONF, built, plain
 from tests.evaluation.test_context import Counted, Small, context
+from tests.evaluation.worlds import context_of, rigged
 
 
-def about(*oracles: nn.Module) -> Context:
+def about(*oracles: nn.Module, **more: Any) -> Context:
     splits = {"test": Counted(40).split, "train": Counted(40).split}
-    return context(splits, (1,), oracles=oracles)
+    return context(splits, (1,), oracles=oracles, **more)
 
 
 class Given(Metric):
-    """Returns what it was given, and may do something on the way."""
+    """Returns what it was given, after an act."""
 
-    readings: ClassVar = {"a": MetricInfo("oracle"), "b": MetricInfo("lower", 0.25)}
+    infos: ClassVar = {"a": MetricInfo("oracle"), "b": MetricInfo("lower", 0.25)}
 
-    def __init__(
-        self, values: Values, act: Callable[[Context], object] = lambda context: None
-    ) -> None:
+    def __init__(self, values: Values, act: Callable[[Context], object] = lambda _: None) -> None:
         self.given, self.act = values, act
 
     def __call__(self, context: Context) -> Values:
@@ -37,22 +39,26 @@ class Given(Metric):
         return self.given
 
 
-class Bias(Metric):
-    """Returns the first bias of the head, and counts how often it was asked."""
+class GivenOriginal(Given):
+    needs: ClassVar = frozenset({"original"})
 
-    readings: ClassVar = {"value": MetricInfo("oracle"), "excess": MetricInfo("oracle")}
-    asked = 0
+
+class Bias(Metric):
+    """Returns the first bias of the head, and counts its calls."""
+
+    infos: ClassVar = {"value": MetricInfo("oracle"), "excess": MetricInfo("oracle")}
+    calls = 0
 
     def __call__(self, context: Context) -> Values:
-        type(self).asked += 1
+        type(self).calls += 1
         return {"value": float(context.unlearned.head.bias[0])}
 
-    def conclude(self, own: Values, oracles: Sequence[Values]) -> Values:
+    def compared(self, own: Values, oracles: Sequence[Values]) -> Values:
         others = [row["value"] for row in oracles]
-        assert own["value"] not in others  # a model is not its own yardstick
+        assert own["value"] not in others  # a model is not compared with itself
         return {"excess": own["value"] - sum(others)} if others else {}
 
-    def work(self, context: Context) -> int:
+    def images_processed(self, context: Context) -> int:
         return 7
 
 
@@ -62,19 +68,23 @@ class Oracles(Bias):
     def __call__(self, context: Context) -> Values:
         return super().__call__(context) | {"value": float(len(context.oracles))}
 
-    def conclude(self, own: Values, oracles: Sequence[Values]) -> Values:
+    def compared(self, own: Values, oracles: Sequence[Values]) -> Values:
         return {}
 
 
-class Remembering:
+class OfProxies(Bias):
+    subject = "proxies"
+
+
+class Memory:
     def __init__(self) -> None:
-        self.kept: dict[str, Values] = {}
+        self.known: dict[str, Values] = {}
 
-    def recall(self, key: str) -> Values | None:
-        return self.kept.get(key)
+    def get(self, key: str) -> Values | None:
+        return self.known.get(key)
 
-    def keep(self, key: str, values: Values) -> None:
-        self.kept[key] = values
+    def put(self, key: str, values: Values) -> None:
+        self.known[key] = values
 
 
 def biased(value: float) -> Small:
@@ -83,101 +93,79 @@ def biased(value: float) -> Small:
     return network
 
 
-def test_names_are_nested_and_each_value_says_how_it_is_read() -> None:
+def test_values_are_nested_by_name_with_direction_and_ideal() -> None:
     metrics = {"x": Given({"test.a": 0.5, "test.b": 1}), "y": Given({"deep.er.b": [0.1, None]})}
     rest = dict.fromkeys(("oracle_mean", "oracle_std", "z", "original", "position"))
-    tree = tree_of(run(about(), metrics))
-    assert tree == {
-        "x": {
-            "test": {
-                "a": {"value": 0.5, "direction": "oracle", "ideal": None} | rest,
-                "b": {"value": 1.0, "direction": "lower", "ideal": 0.25} | rest,
-            }
-        },
-        "y": {
-            "deep": {
-                "er": {"b": {"value": [0.1, None], "direction": "lower", "ideal": 0.25} | rest}
-            }
-        },
-    }
+    tree = Evaluator(metrics).evaluate(about()).metrics
+    half = {"value": 0.5, "direction": "oracle", "ideal": None} | rest
+    one = {"value": 1.0, "direction": "lower", "ideal": 0.25} | rest
+    listed = {"value": [0.1, None], "direction": "lower", "ideal": 0.25} | rest
+    assert tree == {"x": {"test": {"a": half, "b": one}}, "y": {"deep": {"er": {"b": listed}}}}
     assert json.loads(json.dumps(tree, allow_nan=False)) == tree
+    assert Evaluator({}).evaluate(about()).metrics == {}
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), [0.0, float("nan")]])
-def test_what_is_no_number_is_absent_and_never_written(value: Value) -> None:
-    (found,) = run(about(), {"x": Given({"a": value})}).unlearned.values()
-    assert isinstance(found, Absent)
-
-
-def test_what_cannot_be_computed_is_written_with_its_reason_alone() -> None:
-    found = tree_of(run(about(), {"x": Given({"a": Absent("no oracles"), "b": 0.0})}))
+def test_a_value_that_is_not_finite_is_absent_with_its_reason() -> None:
+    for value in (float("nan"), float("inf"), [0.0, float("nan")]):
+        (found,) = Evaluator({"x": Given({"a": value})}).evaluate(about()).values.values()
+        assert isinstance(found, Absent)
+    found = Evaluator({"x": Given({"a": Absent("no oracles"), "b": 0.0})}).evaluate(about()).metrics
     assert found["x"]["a"] == {"absent": "no oracles"}
-    assert found["x"]["b"]["value"] == 0.0  # a zero is a value
+    assert found["x"]["b"]["value"] == 0.0
 
 
-def test_oracles_are_judged_by_the_others_and_stand_beside_the_value() -> None:
-    oracles = [biased(1.0), biased(2.0), biased(6.0)]
-    given = about(*oracles).judging(biased(9.0))
-    found = run(given, {"x": Bias(), "y": Oracles()}, {"original": biased(12.0)})
+def test_a_model_is_compared_with_oracles_and_each_of_them_with_the_others() -> None:
+    given = about(biased(1.0), biased(2.0), biased(6.0), original=biased(12.0))
+    found = Evaluator({"x": Bias(), "y": Oracles()}).evaluate(given.evaluating(biased(9.0)))
     assert found.of_oracles("x.value") == [1.0, 2.0, 6.0]
     assert found.of_oracles("x.excess") == [1 - 8, 2 - 7, 6 - 3]
     assert found.of_oracles("y.value") == [2.0, 2.0, 2.0]
-    assert found.unlearned["y.value"] == 3.0
-    entry = tree_of(found)["x"]["value"]
-    deviation = 7**0.5  # of 1, 2 and 6 with divisor 2
-    assert entry["oracle_mean"] == 3.0
-    assert entry["oracle_std"] == pytest.approx(deviation)
-    assert entry["z"] == pytest.approx((9 - 3) / (deviation * (4 / 3) ** 0.5))
-    assert entry["original"] == 12.0
-    assert entry["position"] == pytest.approx((9 - 3) / (12 - 3))
+    assert found.values["y.value"] == 3.0
+    assert found.controls.keys() == {"original", "mask"}
+    leaf, deviation = found.metrics["x"]["value"], 7**0.5  # of 1, 2 and 6 with divisor 2
+    assert leaf["oracle_mean"] == 3.0
+    assert leaf["oracle_std"] == pytest.approx(deviation)
+    assert leaf["z"] == pytest.approx((9 - 3) / (deviation * (4 / 3) ** 0.5))
+    assert leaf["original"] == 12.0
+    assert leaf["position"] == pytest.approx((9 - 3) / (12 - 3))
+    assert Evaluator({"x": Bias()}).evaluate(about()).controls == {}  # nothing to compare with
+    partly = Evaluation({"x.a": 1.0}, [{"x.a": 2.0}, {"x.a": Absent("none")}])
+    assert partly.of_oracles("x.a") == []
 
 
-def test_a_name_that_one_oracle_lacks_has_no_yardstick() -> None:
-    found = Findings({"x.a": 1.0}, [{"x.a": 2.0}, {"x.a": Absent("none")}], {}, {})
-    assert found.of_oracles("x.a") == []
-
-
-def test_controls_are_looked_at_only_where_there_are_oracles() -> None:
-    assert run(about(), {"x": Bias()}, {"original": Small(0)}).controls == {}
-
-
-def test_nothing_is_measured_twice() -> None:
-    memory, metrics = Remembering(), {"x": Bias(), "y": Oracles()}
-    given = about(biased(1.0), biased(2.0))
-    controls = {"original": biased(5.0)}
-    Bias.asked = Oracles.asked = 0
-    first = run(given, metrics, controls, memory)
-    assert (Bias.asked, Oracles.asked) == (4, 4)
-    assert missing_work(given, metrics, controls, memory) == 0
-    assert missing_work(given, metrics, controls, None) == 8 * 7
-    assert run(given, metrics, controls, memory) == first
-    assert (Bias.asked, Oracles.asked) == (4, 4)
+def test_values_are_measured_once() -> None:
+    memory, metrics = Memory(), {"x": Bias(), "y": Oracles()}
+    given = about(biased(1.0), biased(2.0), original=biased(5.0))
+    evaluator = Evaluator(metrics, memory)
+    Bias.calls = Oracles.calls = 0
+    first = evaluator.evaluate(given)
+    assert (Bias.calls, Oracles.calls) == (5, 5)  # the model, two controls and two oracles
+    assert evaluator.images_left(given) == 0
+    assert Evaluator(metrics).images_left(given) == 10 * 7
+    assert evaluator.evaluate(given).metrics == first.metrics
+    assert (Bias.calls, Oracles.calls) == (5, 5)
     # another oracle changes what depends on oracles, and nothing else
-    run(about(biased(1.0), biased(3.0)), metrics, controls, memory)
-    assert (Bias.asked, Oracles.asked) == (5, 8)
+    evaluator.evaluate(about(biased(1.0), biased(3.0), original=biased(5.0)))
+    assert (Bias.calls, Oracles.calls) == (6, 10)
 
 
-class OfProxies(Bias):
-    about = "proxies"
-
-
-def test_what_is_about_proxies_is_measured_once_and_has_no_oracles() -> None:
-    metrics = {"x": OfProxies(), "y": Bias()}
-    given = about(biased(1.0), biased(2.0))
-    Bias.asked = OfProxies.asked = 0
-    assert missing_work(given, metrics, {"original": biased(5.0)}, None) == 7 + 4 * 7
-    found = run(given, metrics, {"original": biased(5.0)})
-    assert (Bias.asked, OfProxies.asked) == (4, 1)
+def test_values_of_proxies_are_measured_once_and_have_no_oracles() -> None:
+    evaluator = Evaluator({"x": OfProxies(), "y": Bias()})
+    given = about(biased(1.0), biased(2.0), original=biased(5.0))
+    Bias.calls = OfProxies.calls = 0
+    assert evaluator.images_left(given) == 7 + 5 * 7
+    found = evaluator.evaluate(given)
+    assert (Bias.calls, OfProxies.calls) == (5, 1)
     assert found.of_oracles("x.value") == []
-    entry = tree_of(found)["x"]["value"]
-    assert [entry["oracle_mean"], entry["z"], entry["original"]] == [None, None, None]
+    leaf = found.metrics["x"]["value"]
+    assert [leaf["oracle_mean"], leaf["z"], leaf["original"]] == [None, None, None]
 
 
 class Scaled(Metric):
-    """Looks at all that it may, and has a setting."""
+    """Looks at original and proxies, and has a setting."""
 
     needs: ClassVar = frozenset({"original", "proxies"})
-    readings: ClassVar = {"value": MetricInfo("oracle")}
+    infos: ClassVar = {"value": MetricInfo("oracle")}
 
     def __init__(self, factor: float = 1.0) -> None:
         self.factor = factor
@@ -186,25 +174,22 @@ class Scaled(Metric):
         return {"value": self.factor}
 
 
-def proxies(value: float) -> Proxies:
-    return Proxies(torch.full((2, 6), value), torch.arange(2))
-
-
-def test_what_was_remembered_is_used_only_where_everything_it_follows_from_is_the_same(
+def test_a_cached_value_is_used_only_where_all_that_it_follows_from_is_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    memory = Remembering()
+    def proxies(value: float) -> Proxies:
+        return Proxies(torch.full((2, 6), value), torch.arange(2))
 
-    def keys_after(metric: Metric, **changes: object) -> int:
+    def keys(metric: Metric, **changes: object) -> str:
         given = replace(about(biased(1.0), biased(2.0)), proxies=proxies(0.0))
-        run(replace(given, **changes), {"x": metric}, None, memory)
-        return len(memory.kept)
+        return cache_module.key_of(replace(given, **changes), "x", metric)
 
-    count = keys_after(Scaled())
-    assert count == 3
-    assert keys_after(Scaled()) == count
+    first = keys(Scaled())
+    assert keys(Scaled(), unlearned=Small(1), oracles=()) == first  # no oracle is needed
+    found = {first, keys(Scaled(2.0))}
     changes = (
         {"original": biased(3.0)},
+        {"unlearned": biased(3.0)},
         {"proxies": proxies(1.0)},
         {"proxies": Proxies(proxies(0.0).images, torch.tensor([1, 0]))},
         {"proxies": None},
@@ -214,80 +199,124 @@ def test_what_was_remembered_is_used_only_where_everything_it_follows_from_is_th
         {"splits": {"test": Counted(40).split}},
         {"splits": {"test": Counted(40).split, "train": Counted(41).split}},
     )
-    for change in changes:
-        count += 3
-        assert keys_after(Scaled(), **change) == count, change
-    assert keys_after(Scaled(2.0)) == count + 3
-    monkeypatch.setattr(memory_module, "code_of", lambda metric: "another version")
-    assert keys_after(Scaled()) == count + 6
+    found |= {keys(Scaled(), **change) for change in changes}
+    monkeypatch.setattr(cache_module, "code_of", lambda metric: "another version")
+    found.add(keys(Scaled()))
+    assert len(found) == len(changes) + 3
 
 
-def nudge_parameter(context: Context) -> None:
-    next(context.unlearned.parameters()).data[0, 0] += 1e-6
+def test_a_metric_that_changes_a_model_is_named_and_stops_the_evaluation() -> None:
+    def nudge(context: Context) -> None:
+        next(context.unlearned.parameters()).data[0, 0] += 1e-6
 
+    def update_statistics(context: Context) -> None:
+        context.unlearned.train()(torch.randn(8, 6))
+        context.unlearned.eval()
 
-def train_mode_batch(context: Context) -> None:
-    context.unlearned.train()(torch.randn(8, 6))
-    context.unlearned.eval()
+    def stay_in_training(context: Context) -> None:
+        context.unlearned.train()
 
+    def need_gradients(context: Context) -> None:
+        context.unlearned.requires_grad_(True)
 
-def leave_in_train_mode(context: Context) -> None:
-    context.unlearned.train()
-
-
-@pytest.mark.parametrize("change", [nudge_parameter, train_mode_batch, leave_in_train_mode])
-def test_a_metric_that_changes_a_model_is_named_and_stops_the_battery(
-    change: Callable[[Context], object],
-) -> None:
-    after: list[str] = []
-    metrics = {
-        "honest": Given({"a": 1.0}),
-        "sly": Given({"a": 1.0}, change),
-        "later": Given({"a": 1.0}, lambda context: after.append("ran")),
-    }
-    with pytest.raises(RuntimeError, match="metric sly changed a model"):
-        run(about(), metrics)
-    assert after == []
-
-
-def test_a_metric_that_changes_the_original_it_declared_is_caught() -> None:
-    class Sly(Given):
-        needs: ClassVar = frozenset({"original"})
-
-    def change(context: Context) -> None:
+    def nudge_original(context: Context) -> None:
         next(context.original.parameters()).data[0, 0] += 1e-6
 
-    with pytest.raises(RuntimeError, match="metric sly changed a model"):
-        run(about(), {"sly": Sly({"a": 1.0}, change)})
+    for change in (nudge, update_statistics, stay_in_training, need_gradients, nudge_original):
+        later: list[str] = []
+        metrics = {
+            "honest": Given({"a": 1.0}),
+            "sly": GivenOriginal({"a": 1.0}, change),
+            "later": Given({"a": 1.0}, lambda context, later=later: later.append("ran")),
+        }
+        with pytest.raises(RuntimeError, match="metric sly changed a model"):
+            Evaluator(metrics).evaluate(about())
+        assert later == []
+    relearn = Given({"a": 1.0}, lambda c: c.copy_of(c.unlearned).train()(torch.randn(8, 6)))
+    Evaluator({"copying": relearn}).evaluate(about())
 
 
-def test_a_metric_may_do_as_it_likes_with_a_copy() -> None:
-    def relearn(context: Context) -> None:
-        context.copy_of(context.unlearned).train()(torch.randn(8, 6))
+def test_the_mask_is_the_original_with_sunk_biases() -> None:
+    original = Small(0)
+    before = state_digest(original)
+    mask = masked(original, (1, 3))
+    assert state_digest(original) == before
+    assert mask.head.bias[[1, 3]].tolist() == [-1e4, -1e4]
+    mask.head.bias[[1, 3]] = original.head.bias[[1, 3]]
+    assert state_digest(mask) == before
 
-    run(about(), {"copying": Given({"a": 1.0}, relearn)})
 
+def test_every_shipped_metric_keeps_the_rules() -> None:
+    """Names, infos and settings fit JSON; nothing is drawn globally; twice is the same."""
+    from omegaconf import OmegaConf
 
-def test_evaluating_twice_gives_the_same_numbers_and_leaves_random_state_and_mode() -> None:
-    state = torch.get_rng_state()
-    first = run(about(), {"accuracy": Accuracy()})
+    targets: dict[str, Any] = {}
+    for name in ("fast", "verdict", "full"):
+        targets |= plain(OmegaConf.load(CONF / "evaluation" / f"{name}.yaml"))["metrics"]
+    few = {"steps": [0, 1, 2], "draws": 1, "scored": 10}
+    short: dict[str, Any] = {
+        **dict.fromkeys(("relearning", "retain_only", "adaptive", "own_proxies"), few),
+        "relearn_time": {"budget": 2, "draws": 1, "scored": 10},
+        "knowledge": {"steps": 2},
+    }
+    metrics = {k: built(v | short.get(k, {}), k, _convert_="all") for k, v in targets.items()}
+    assert len(metrics) == 19
+    images = torch.zeros(20, 1, 1, 2)
+    images[:, 0, 0, 0] = torch.arange(10).repeat(2)
+
+    contexts = [
+        context_of(
+            rigged()["memoriser"],
+            rigged()["oracle"],
+            proxies=Proxies(images, torch.arange(10).repeat(2)),
+            fresh=lambda seed: rigged()["uniform"],
+        )
+        for _ in range(2)
+    ]
+    state, noise = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first = Evaluator(metrics).evaluate(contexts[0])
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.is_grad_enabled()
-    assert run(about(), {"accuracy": Accuracy()}) == first
+    assert (np.random.get_state()[1] == noise).all()
+    torch.manual_seed(5)
+    again = Evaluator(metrics).evaluate(contexts[1])
+    torch.set_rng_state(state)
+    assert again.metrics == first.metrics
+    tree = json.loads(json.dumps(first.metrics, allow_nan=False))
+    assert tree.keys() == metrics.keys() - {"layers"}  # rigged networks have no parts
+    assert first.infos.keys() >= first.values.keys()
+    assert all(json.dumps(vars(metric)) for metric in metrics.values())
+    assert first.steps["relearning"] == [0, 1, 2]
+    assert sum(metric.images_processed(contexts[0]) for metric in metrics.values()) > 0
+    assert first.confusions["after"].sum() == 1000
+    assert first.accuracies["before"] == [1.0] * 10
+    readings = (
+        ("accuracy.test.forget", MetricInfo("oracle", 0.0)),
+        ("accuracy.train.worst_retained", MetricInfo("higher", 1.0)),
+        ("accuracy.generalisation.retain", MetricInfo("oracle", None)),
+        ("confusion.profile", MetricInfo("oracle")),
+        ("divergence.test_forget.js", MetricInfo("oracle", None, 0.005)),
+        ("random_teacher.nats", MetricInfo("oracle")),
+        ("scores.tow", MetricInfo("higher", 1.0)),
+        ("membership.loss.auc", MetricInfo("oracle", 0.5, 0.02)),
+        ("membership.retained_entropy.leak", MetricInfo("lower", 0.5, 0.02)),
+        ("membership.confidence.tpr", MetricInfo("lower", 0.01)),
+        ("membership.retained_control.leak", MetricInfo("oracle", None, 0.02)),
+        ("retained_attack.distance", MetricInfo("oracle", None, 0.02)),
+        ("head.bias_anomaly", MetricInfo("oracle", None, 0.1)),
+        ("relearning.k10.area", MetricInfo("oracle", None, 0.02)),
+        ("adaptive.net", MetricInfo("oracle", None, 0.02)),
+        ("relearn_time.ain", MetricInfo("oracle", 1.0, 0.5)),
+        ("copying.pixel.forget.nearer", MetricInfo("lower", 0.5)),
+        ("copying.feature.retain.smallest_ratio", MetricInfo("higher")),
+        ("knowledge.retain", MetricInfo("higher", 1.0)),
+    )
+    for name, info in readings:
+        assert first.infos[name] == info, name
 
 
-def test_no_metric_is_an_empty_tree() -> None:
-    assert tree_of(run(about(), {})) == {}
-
-
-def test_a_fingerprint_is_equal_exactly_where_every_parameter_and_buffer_is() -> None:
-    same = Small(0)
-    assert fingerprint(same) == fingerprint(Small(0))
-    for name, tensor in same.state_dict().items():
-        other = Small(0)
-        other.load_state_dict(same.state_dict() | {name: tensor + 1})
-        assert fingerprint(other) != fingerprint(same), name
-
-
-def test_a_network_in_half_precision_has_a_fingerprint() -> None:
-    assert fingerprint(Small(0).bfloat16()) != fingerprint(Small(1).bfloat16())
+def test_accuracy_is_written_with_its_oracles_and_its_position() -> None:
+    found = Evaluator({"accuracy": Accuracy()}).evaluate(context_of(rigged()["memoriser"]))
+    accuracy = found.metrics["accuracy"]
+    assert accuracy["test"]["forget"]["value"] == 0.0
+    assert accuracy["train"]["forget"]["position"] == 1.0  # the original's
+    assert accuracy["test"]["per_class"]["oracle_mean"] == [0.0, *[1.0] * 9]

@@ -1,63 +1,66 @@
-"""The word for a model: by a rule, in an order, and only where the comparison resolves anything."""
+"""The verdict: by a rule, in an order, and only where the comparison resolves anything."""
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
-from geniu_lightning.evaluation import verdict as word
+from geniu_lightning.evaluation import checks
 from geniu_lightning.evaluation.attacks.head import Head
 from geniu_lightning.evaluation.attacks.membership import Membership
+from geniu_lightning.evaluation.attacks.probing import Prototype
 from geniu_lightning.evaluation.attacks.retained_attack import RetainedAttack
-from geniu_lightning.evaluation.evaluator import Findings, run
+from geniu_lightning.evaluation.cache import FileCache
+from geniu_lightning.evaluation.evaluator import Evaluator
 from geniu_lightning.evaluation.metric import Absent, MetricInfo, Value, Values
 from geniu_lightning.evaluation.metrics.accuracy import Accuracy
 from geniu_lightning.evaluation.metrics.confusion import Confusion
 from geniu_lightning.evaluation.metrics.divergence import Divergence
-from geniu_lightning.evaluation.metrics.representation import Prototype
-from geniu_lightning.evaluation.verdict import Judgement, judge, plain
-from tests.evaluation.rigged import context_of, rigged
+from geniu_lightning.evaluation.verdict import Decision, Verdict, decide
+from tests.evaluation.worlds import context_of, rigged
 
-FAST = {
-    "accuracy": Accuracy(),
-    "confusion": Confusion(),
-    "divergence": Divergence(),
-    "membership": Membership(),
-    "retained_attack": RetainedAttack(),
-    "prototype": Prototype(),
-    "head": Head(),
-}
+V = Verdict
 
 
-# ---- rigged models, through the real metrics ---------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("model", "expected"),
-    [
-        ("original", "keeps"),
-        ("oracle", "not refuted"),
-        ("mask", "hides"),
-        ("uniform", "destroys without forgetting"),  # one in ten of the class is still answered
-        ("memoriser", "keeps"),
-        ("collapsed", "destroys"),
-    ],
-)
-def test_each_rigged_model_gets_its_word(model: str, expected: str) -> None:
-    models = rigged()
+def test_each_rigged_model_gets_its_verdict(tmp_path: Path) -> None:
+    """Through the real metrics; also: the rule asks for no name that no metric gives."""
+    metrics = {
+        "accuracy": Accuracy(),
+        "confusion": Confusion(),
+        "divergence": Divergence(),
+        "membership": Membership(),
+        "retained_attack": RetainedAttack(),
+        "prototype": Prototype(),
+        "head": Head(),
+    }
     oracles = [rigged()["oracle"] for _ in range(3)]
-    controls = {"original": models["original"], "mask": models["mask"]}
-    found = judge(run(context_of(models[model], *oracles), FAST, controls), 100)
-    assert found.verdict.word == expected
-    assert found.controls == {"original": "keeps", "mask": "hides"}
-    assert found.oracles == {"not refuted": 3}
+    evaluator = Evaluator(metrics, FileCache(tmp_path))  # oracles and controls are the same
+    for model, expected in (
+        ("original", V.RETAINED),
+        ("oracle", V.UNTESTED),
+        ("mask", V.SUPPRESSED),
+        ("uniform", V.DAMAGED_AND_RETAINED),  # one in ten of the class is still answered
+        ("memoriser", V.RETAINED),
+        ("collapsed", V.DAMAGED),
+    ):
+        found = evaluator.evaluate(context_of(rigged()[model], *oracles))
+        assert found.decision is not None
+        assert found.decision.verdict is expected, model
+        assert found.decision.controls == {"original": V.RETAINED, "mask": V.SUPPRESSED}
+        assert found.decision.oracles == {V.UNTESTED: 3}
+    trained = {"relearning", "retain_only", "adaptive", "probe", "own_proxies"}
+    questions = (checks.WORKS, checks.ANSWERS, checks.INSIDE, checks.PROBABILITIES)
+    asked = {check.name for question in questions for check in question}
+    assert {name for name in asked if name.partition(".")[0] not in trained} <= set(found.values)
 
 
 # ---- the rule, on values made up ---------------------------------------------------------------
 
-# what oracles show, and what the original does, of all that a full evaluation looks at
-ORACLE = {
+# values of oracles and of the original in a full evaluation
+ORACLE: dict[str, float] = {
     "accuracy.test.retain": 0.95,
     "accuracy.test.retain_minority": 0.94,
     "accuracy.test.worst_retained": 0.9,
@@ -90,292 +93,198 @@ ORIGINAL = ORACLE | {
     "head.repair": 0.98,
     "membership.loss.leak": 0.6,
 }
-IMAGES = 10**6  # so many that they resolve everything
 MASK = ORIGINAL | {"accuracy.test.forget": 0.0, "accuracy.train.forget": 0.0}
+IMAGES = 10**6  # so many that they resolve everything
 
 
-def findings(
-    changes: Mapping[str, Value | Absent] | None = None,
-    oracles: int = 5,
-    of_oracle: Mapping[str, Value] | None = None,
-    without: tuple[str, ...] = (),
-) -> Findings:
-    """The findings of a model that is an oracle but for some changes."""
+@dataclass
+class Case:
+    """A model that is an oracle but for some changes, with its oracles and controls."""
 
-    def of(row: Mapping[str, Value | Absent]) -> Values:
-        return {name: v for name, v in row.items() if not name.startswith(without or ("-",))}
+    changes: Mapping[str, Value | Absent] = field(default_factory=dict)
+    count: int = 5
+    without: tuple[str, ...] = ("-",)
 
-    rows = [of(ORACLE) for _ in range(oracles)]
-    if of_oracle:
-        rows[0] = of(ORACLE | of_oracle)
-    own = of(ORACLE | (changes or {}))
-    names = {*own, *ORACLE}
-    readings = dict.fromkeys(names, MetricInfo("oracle"))
-    return Findings(own, rows, {"original": of(ORIGINAL), "mask": of(MASK)}, readings)
+    def __post_init__(self) -> None:
+        self.model = self._of(ORACLE | dict(self.changes))
+        self.oracles = [self._of(ORACLE) for _ in range(self.count)]
+        self.controls = {"original": self._of(ORIGINAL), "mask": self._of(MASK)}
 
+    def _of(self, row: Mapping[str, Value | Absent]) -> Values:
+        return {name: v for name, v in row.items() if not name.startswith(self.without)}
 
-def word_of(changes: Mapping[str, Value | Absent], **more: object) -> str | None:
-    return judge(findings(changes, **more), IMAGES).verdict.word
+    def spread(self, name: str, values: Sequence[float]) -> "Case":
+        for row, value in zip(self.oracles, values, strict=True):
+            row[name] = value
+        return self
 
-
-def deciding(judgement: Judgement) -> list[str]:
-    return [failure.name for failure in judgement.verdict.deciding]
+    def decide(self, images: int = IMAGES, intact: bool = True) -> Decision:
+        infos = dict.fromkeys({*self.model, *ORACLE}, MetricInfo("oracle"))
+        return decide(self.model, self.oracles, self.controls, infos, images, intact)
 
 
-def test_one_more_oracle_forgets() -> None:
-    found = judge(findings(), IMAGES)
-    assert found.verdict.word == "forgets"
-    assert found.oracles == {"forgets": 5}
-    assert deciding(found) == []
+def deciding(decision: Decision) -> list[str]:
+    return [finding.name for finding in decision.ruling.deciding]
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected", "named"),
-    [
-        ({"accuracy.test.retain": 0.9}, "destroys", "accuracy.test.retain"),
-        ({"accuracy.test.retain_minority": 0.92}, "destroys", "accuracy.test.retain_minority"),
-        ({"accuracy.test.worst_retained": 0.84}, "destroys", "accuracy.test.worst_retained"),
-        ({"accuracy.test.worst_retained": 0.86}, "forgets", None),  # five points are allowed
-        ({"accuracy.test.retain": 0.99}, "forgets", None),  # better is no fault
-        ({"confusion.attractor_retained": 0.03}, "destroys", "confusion.attractor_retained"),
+def test_the_first_question_that_fails_gives_the_verdict() -> None:
+    in_model, low = V.FORGOTTEN_IN_MODEL, "copying.feature.forget.nearer_low"
+    for changes, expected, named in (
+        ({}, V.FORGOTTEN, None),
+        ({"accuracy.test.retain": 0.9}, V.DAMAGED, "accuracy.test.retain"),
+        ({"accuracy.test.retain_minority": 0.92}, V.DAMAGED, "accuracy.test.retain_minority"),
+        ({"accuracy.test.worst_retained": 0.84}, V.DAMAGED, "accuracy.test.worst_retained"),
+        ({"accuracy.test.worst_retained": 0.86}, V.FORGOTTEN, None),  # five points are allowed
+        ({"accuracy.test.retain": 0.99}, V.FORGOTTEN, None),  # better is no fault
+        ({"confusion.attractor_retained": 0.03}, V.DAMAGED, "confusion.attractor_retained"),
         (
             {"accuracy.test.retain": 0.9, "accuracy.test.forget": 0.5},
-            "destroys without forgetting",
+            V.DAMAGED_AND_RETAINED,
             "accuracy.test.retain",
         ),
-        ({"accuracy.test.forget": 0.02}, "keeps", "accuracy.test.forget"),
-        ({"accuracy.train.forget": 0.5}, "keeps", "accuracy.train.forget"),
-        ({"relearning.k10.area": 0.5}, "hides", "relearning.k10.area"),
-        ({"relearning.k10.area": 0.15}, "scars", "relearning.k10.area"),  # a twentieth of the way
-        ({"relearning.k10.area": 0.05}, "scars", "relearning.k10.area"),  # slower than an oracle
-        ({"probe.recall": 0.9}, "hides", "probe.recall"),
-        ({"prototype.all.recall": 0.9}, "hides", "prototype.all.recall"),
-        ({"head.repair": 0.9}, "hides", "head.repair"),
-        ({"adaptive.net_area": 0.8}, "hides", "adaptive.net_area"),
-        ({"membership.loss.leak": 0.55}, "hides", "membership.loss.leak"),
-        (
-            {"retain_only.area": 0.5},
-            "scars",
-            "retain_only.area",
-        ),  # the original shows none
-        ({"divergence.test_forget.js": 0.11}, "scars", "divergence.test_forget.js"),
-        ({"divergence.test_forget.js": 0.09}, "forgets", None),  # two floors are allowed
-        ({"retained_attack.auc": 0.95}, "scars", "retained_attack.auc"),
-        ({"confusion.distance": 0.05}, "forgets", None),  # nearer than oracles to each other
-        ({"confusion.attractor": 0.05}, "scars", "confusion.attractor"),
-        (
-            {"own_proxies.area": 0.6},
-            "forgets in the model, not in the system",
-            "own_proxies.area",
-        ),
-        ({"knowledge.net": 0.9}, "forgets in the model, not in the system", "knowledge.net"),
-        ({"knowledge.net": 0.1}, "forgets", None),
-        (
-            {"copying.feature.forget.nearer_low": 0.6},
-            "forgets in the model, not in the system",
-            "copying.feature.forget.nearer_low",
-        ),
-    ],
-)
-def test_the_first_question_that_fails_names_the_word(
-    changes: dict[str, float], expected: str, named: str | None
-) -> None:
-    found = judge(findings(changes), IMAGES)
-    assert found.verdict.word == expected
-    assert deciding(found)[:1] == ([named] if named else [])
-    assert found.verdict.reason
+        ({"accuracy.test.forget": 0.02}, V.RETAINED, "accuracy.test.forget"),
+        ({"accuracy.train.forget": 0.5}, V.RETAINED, "accuracy.train.forget"),
+        ({"relearning.k10.area": 0.5}, V.SUPPRESSED, "relearning.k10.area"),
+        # a twentieth of the way to the original, and slower than an oracle
+        ({"relearning.k10.area": 0.15}, V.DISTINGUISHABLE, "relearning.k10.area"),
+        ({"relearning.k10.area": 0.05}, V.DISTINGUISHABLE, "relearning.k10.area"),
+        ({"probe.recall": 0.9}, V.SUPPRESSED, "probe.recall"),
+        ({"prototype.all.recall": 0.9}, V.SUPPRESSED, "prototype.all.recall"),
+        ({"head.repair": 0.9}, V.SUPPRESSED, "head.repair"),
+        ({"adaptive.net_area": 0.8}, V.SUPPRESSED, "adaptive.net_area"),
+        ({"membership.loss.leak": 0.55}, V.SUPPRESSED, "membership.loss.leak"),
+        # the original has no value to lie towards
+        ({"retain_only.area": 0.5}, V.DISTINGUISHABLE, "retain_only.area"),
+        ({"divergence.test_forget.js": 0.11}, V.DISTINGUISHABLE, "divergence.test_forget.js"),
+        ({"divergence.test_forget.js": 0.09}, V.FORGOTTEN, None),  # twice the oracles' is allowed
+        ({"retained_attack.auc": 0.95}, V.DISTINGUISHABLE, "retained_attack.auc"),
+        ({"confusion.distance": 0.05}, V.FORGOTTEN, None),  # nearer than oracles to each other
+        ({"confusion.attractor": 0.05}, V.DISTINGUISHABLE, "confusion.attractor"),
+        ({"own_proxies.area": 0.6}, in_model, "own_proxies.area"),
+        ({"knowledge.net": 0.9}, in_model, "knowledge.net"),
+        ({"knowledge.net": 0.1}, V.FORGOTTEN, None),
+        ({low: 0.6}, in_model, low),
+        ({low: 0.5}, V.FORGOTTEN, None),
+        ({"adaptive.net": Absent("no training images")}, V.FORGOTTEN, None),
+        ({"membership.loss.leak": Absent("no training images")}, V.FORGOTTEN, None),
+        ({"probe.recall": 0.9, "head.repair": 0.9}, V.SUPPRESSED, "head.repair"),  # the farthest
+    ):
+        found = Case(changes).decide()
+        assert found.verdict is expected, changes
+        assert deciding(found)[:1] == ([named] if named else []), changes
+        assert found.ruling.reason
+        assert found.oracles == {V.FORGOTTEN: 5}
 
 
-@pytest.mark.parametrize(("retain", "expected"), [(0.845, "forgets"), (0.8, "destroys")])
-def test_a_model_as_good_as_the_original_has_destroyed_nothing(
-    retain: float, expected: str
-) -> None:
+def test_a_model_as_good_as_the_original_is_not_damaged() -> None:
     """Where the forgotten class was taken for a retained one, oracles are better at that one."""
-    given = findings({"accuracy.test.retain": retain, "confusion.attractor_retained": 0.06})
-    for row in given.controls.values():
-        row.update({"accuracy.test.retain": 0.85, "confusion.attractor_retained": 0.06})
-    found = judge(given, IMAGES)
-    assert found.controls == {"original": "keeps", "mask": "hides"}
-    assert found.verdict.word == expected
-
-
-def test_a_value_that_one_oracle_shows_too_is_no_failure() -> None:
-    assert word_of({"relearning.k10.area": 0.5}, of_oracle={"relearning.k10.area": 0.5}) != "hides"
-
-
-def test_an_oracle_is_judged_by_the_others_alone() -> None:
-    found = judge(findings(of_oracle={"probe.recall": 0.3}), IMAGES)
-    assert found.oracles == {"scars": 1, "forgets": 4}  # with itself it would make its own band
-
-
-def test_what_decided_stands_in_the_order_of_its_distance() -> None:
-    found = judge(findings({"probe.recall": 0.9, "head.repair": 0.9}), IMAGES)
-    assert deciding(found) == ["head.repair", "probe.recall"]
-
-
-def test_the_more_values_a_question_has_the_wider_is_each_band() -> None:
-    def with_spread() -> Findings:
-        given = findings()
-        for row, area in zip(given.oracles, (0.08, 0.09, 0.1, 0.11, 0.12), strict=True):
-            row["relearning.k10.area"] = area
-        return given
-
-    def allowed(given: Findings) -> float:
-        (band,) = [b for b in judge(given, IMAGES).bands if b.name == "relearning.k10.area"]
-        return band.allowed
-
-    assert allowed(with_spread()) == pytest.approx(0.0840, abs=1e-4)  # one of six
-    alone = ("retain_only.", "adaptive.", "probe.", "prototype.", "head.")
-    for row in (given := with_spread()).oracles:
-        for name in [name for name in row if name.startswith(alone)]:
-            row[name] = Absent("not measured")
-    assert allowed(given) == pytest.approx(2.776 * 0.01581 * 1.2**0.5, rel=1e-3)
-
-
-SPREAD = {"probe.recall": (0.7, 0.75, 0.8, 0.85, 0.9), "head.repair": (0.0, 0.1, 0.0, 0.1, 0.0)}
-
-
-def spread(changes: Mapping[str, Value | Absent] | None = None) -> Findings:
-    given = findings(changes)
-    for name, values in SPREAD.items():
-        for row, value in zip(given.oracles, values, strict=True):
-            row[name] = value
-    return given
-
-
-def test_the_widest_band_is_that_of_the_value_in_which_oracles_differ_most() -> None:
-    found = judge(spread(), IMAGES).bands[0]
-    assert found.name == "probe.recall"
-    assert found.reach == pytest.approx(abs(ORIGINAL["probe.recall"] - 0.8))
-    # Student's t of 4 degrees of freedom at 1 - 0.025 / 6, for six values look inside
-    assert found.allowed == pytest.approx(
-        4.851 * statistics.stdev(SPREAD[found.name]) * 1.2**0.5, 1e-3
-    )
-    # what another question looks at, however widely it varies, is no part of this
-    given = spread()
-    for row, share in zip(given.oracles, (0.0, 0.9, 0.1, 0.8, 0.5), strict=True):
-        row["confusion.attractor"] = share
-    assert judge(given, IMAGES).bands[0] == found
-    unknown = spread({"probe.recall": Absent("not measured")})
-    assert judge(unknown, IMAGES).bands[0].name == "head.repair"
-
-
-def test_a_difference_within_the_widest_band_is_not_seen_and_one_beyond_it_is() -> None:
-    widest = judge(spread(), IMAGES).bands[0]
-    mean = statistics.fmean(SPREAD[widest.name])
-    for times, seen in ((-1.01, True), (-0.99, False), (0.99, False), (1.01, True)):
-        given = spread({widest.name: mean + times * widest.allowed})
-        failed = {failure.name for failure in judge(given, IMAGES).verdict.deciding}
-        assert (widest.name in failed) is seen
+    for retain, expected in ((0.845, V.FORGOTTEN), (0.8, V.DAMAGED)):
+        case = Case({"accuracy.test.retain": retain, "confusion.attractor_retained": 0.06})
+        for row in case.controls.values():
+            row.update({"accuracy.test.retain": 0.85, "confusion.attractor_retained": 0.06})
+        found = case.decide()
+        assert found.controls == {"original": V.RETAINED, "mask": V.SUPPRESSED}
+        assert found.verdict is expected
 
 
 def test_a_second_request_may_not_be_as_bad_as_the_first_left_it() -> None:
     worse = {name: 0.5 for name in ORACLE if name.startswith("accuracy.test.retain")}
-    given = findings(worse)
-    given.controls["original"].update(worse)
-    assert judge(given, IMAGES).verdict.word == "forgets"
-    found = judge(given, IMAGES, intact=False)
-    assert found.verdict.word == "destroys"
-    assert found.controls["original"] == "destroys without forgetting"
+    case = Case(worse)
+    case.controls["original"].update(worse)
+    assert case.decide().verdict is V.FORGOTTEN
+    found = case.decide(intact=False)
+    assert found.verdict is V.DAMAGED
+    assert found.controls["original"] is V.DAMAGED_AND_RETAINED
 
 
-def test_without_oracles_or_a_look_inside_there_is_no_band() -> None:
-    assert not judge(findings(oracles=2), IMAGES).bands
-    inside = tuple(check.name for check in word.INSIDE)
-    found = judge(findings(without=inside), IMAGES)
-    assert plain(found)["bands"] == []
+def test_oracles_allow_what_they_show_and_each_is_compared_with_the_others() -> None:
+    case = Case({"relearning.k10.area": 0.5})
+    case.oracles[0]["relearning.k10.area"] = 0.5
+    assert case.decide().verdict is not V.SUPPRESSED
+    case = Case()
+    case.oracles[0]["probe.recall"] = 0.3  # with itself among them it would be inside
+    assert case.decide().oracles == {V.DISTINGUISHABLE: 1, V.FORGOTTEN: 4}
+    # oracles that agree on few images may do so by chance
+    for images, expected in ((36, V.FORGOTTEN), (36_000, V.SUPPRESSED)):
+        assert Case({"probe.recall": 0.83}).decide(images).verdict is expected
 
 
-@pytest.mark.parametrize(("images", "expected"), [(36, "forgets"), (36_000, "hides")])
-def test_oracles_that_agree_on_a_few_images_may_do_so_by_chance(images: int, expected: str) -> None:
-    given = findings({"probe.recall": 0.83})
-    assert judge(given, images).verdict.word == expected
+RECALLS = (0.7, 0.75, 0.8, 0.85, 0.9)
 
 
-def test_what_is_absent_decides_nothing() -> None:
-    assert word_of({"adaptive.net": Absent("no training images")}) == "forgets"
-    assert word_of({"membership.loss.leak": Absent("no training images")}) == "forgets"
+def test_tolerances_are_those_of_the_rule_the_widest_first() -> None:
+    def spread(**changes: float) -> Case:
+        case = Case({name.replace("_", "."): value for name, value in changes.items()})
+        case.spread("head.repair", (0.0, 0.1, 0.0, 0.1, 0.0))
+        return case.spread("probe.recall", RECALLS)
+
+    first = spread().decide().tolerances[0]
+    assert first.name == "probe.recall"
+    assert first.reach == pytest.approx(ORIGINAL["probe.recall"] - 0.8)
+    # Student's t of 4 degrees of freedom at 1 - 0.025 / 6, for six values that look inside
+    assert first.allowed == pytest.approx(4.851 * statistics.stdev(RECALLS) * 1.2**0.5, 1e-3)
+    for times, seen in ((-1.01, True), (-0.99, False), (0.99, False), (1.01, True)):
+        found = spread(probe_recall=0.8 + times * first.allowed).decide()
+        assert ("probe.recall" in deciding(found)) is seen
+    # with one value left the level is not divided
+    alone = Case(without=tuple(name for name in checks.FULL if name != "probe."))
+    (only,) = alone.spread("probe.recall", RECALLS).decide().tolerances
+    assert only.allowed == pytest.approx(2.776 * statistics.stdev(RECALLS) * 1.2**0.5, 1e-3)
+    assert not Case(count=2).decide().tolerances
 
 
-def test_an_attack_without_a_result_is_none() -> None:
-    absent = {"relearning.k10.area": Absent("no training images")}
-    found = judge(findings(absent), IMAGES).verdict
-    assert found.word == "not refuted"
-    assert found.reason.endswith("no result to compare of relearning")
+def test_a_missing_family_leaves_a_model_untested() -> None:
+    for family in checks.FULL:
+        assert Case(without=(family,)).decide().verdict is V.UNTESTED, family
+    found = Case({"relearning.k10.area": Absent("no training images")}).decide()
+    assert found.verdict is V.UNTESTED
+    assert "relearning cannot be compared" in found.ruling.reason
 
 
-@pytest.mark.parametrize(
-    "family", ["relearning.", "retain_only.", "adaptive.", "probe.", "prototype.", "head."]
-)
-def test_without_one_of_the_attacks_nothing_is_called_forgotten(family: str) -> None:
-    assert word_of({}, without=(family,)) == "not refuted"
-
-
-def test_fewer_than_three_oracles_give_no_word() -> None:
+def test_fewer_than_three_oracles_or_no_accuracy_give_no_verdict() -> None:
     for count in range(3):
-        found = judge(findings(oracles=count), IMAGES)
-        assert found.verdict.word is None
-        assert "oracles" in found.verdict.reason
-    assert word_of({}, oracles=3) == "forgets"
+        found = Case(count=count).decide()
+        assert found.verdict is None
+        assert "oracles" in found.ruling.reason
+    assert Case(count=3).decide().verdict is V.FORGOTTEN
+    assert Case(without=("accuracy.test.",)).decide().verdict is None
 
 
-@pytest.mark.parametrize(
-    ("oracle", "said"),
-    [
+def test_a_comparison_whose_known_answers_are_wrong_is_inconclusive() -> None:
+    for oracle, reason in (
         ({"accuracy.test.forget": 0.3}, "oracle 1 knows the forgotten class (30.0%"),
         ({"accuracy.test.retain": 0.9}, "oracle 1 has 5.0% less retained accuracy"),
         ({"membership.loss.auc": 0.6}, "oracle 1 tells training from test images"),
-    ],
-)
-def test_a_bad_oracle_makes_every_word_invalid(oracle: dict[str, float], said: str) -> None:
-    verdict = judge(findings(of_oracle=oracle), IMAGES).verdict
-    assert verdict.word == "invalid"
-    assert said in verdict.reason
-
-
-@pytest.mark.parametrize("control", ["original", "mask"])
-def test_a_control_that_reads_wrong_makes_every_word_invalid(control: str) -> None:
-    given = findings()
-    given.controls[control].update(ORACLE)
-    verdict = judge(given, IMAGES).verdict
-    assert verdict.word == "invalid"
-    assert f"the {control} reads 'forgets'" in verdict.reason
-
-
-def test_oracles_that_mostly_read_as_treated_make_every_word_invalid() -> None:
-    given = findings()
-    for row, share in zip(given.oracles, (0.1, 0.1, 0.1, 0.5, 0.5), strict=True):
-        row["confusion.attractor"] = share
-    # with so wide a spread each is inside of the others' band, so the rule holds
-    assert judge(given, IMAGES).oracles == {"forgets": 5}
-    for k, row in enumerate(given.oracles[:2]):
+    ):
+        case = Case()
+        case.oracles[0].update(oracle)
+        found = case.decide()
+        assert found.verdict is V.INCONCLUSIVE
+        assert reason in found.ruling.reason
+    for control in ("original", "mask"):
+        case = Case()
+        case.controls[control].update(ORACLE)
+        found = case.decide()
+        assert found.verdict is V.INCONCLUSIVE
+        assert f"the {control} is forgotten" in found.ruling.reason
+    case = Case().spread("confusion.attractor", (0.1, 0.1, 0.1, 0.5, 0.5))
+    assert case.decide().oracles == {V.FORGOTTEN: 5}  # each inside of the others' tolerance
+    for k, row in enumerate(case.oracles[:2]):
         row["retained_attack.auc"] = 0.7 + 0.1 * (k + 1)
         row["confusion.distance"] = 0.9
         row["divergence.test_forget.js"] = 0.6
-    assert judge(given, IMAGES).verdict.word == "invalid"
+    assert case.decide().verdict is V.INCONCLUSIVE  # two of five oracles look treated
 
 
 def test_it_is_written_as_plain_values() -> None:
-    written = plain(judge(findings({"probe.recall": 0.9}), IMAGES))
-    assert json.loads(json.dumps(written, allow_nan=False)) == written
-    assert written["word"] == "hides"
-    assert written["oracle_words"] == {"forgets": 5}
-    assert all(set(band) == {"name", "allowed", "reach"} for band in written["bands"])
-    (failure,) = written["deciding"]
-    assert failure["name"] == "probe.recall"
-    assert failure["oracles"] == pytest.approx(0.8)
-    assert failure["position"] == pytest.approx((0.9 - 0.8) / (0.98 - 0.8))
-
-
-def test_every_name_that_the_rule_looks_at_is_one_that_some_metric_gives() -> None:
-    families = {"relearning", "retain_only", "adaptive", "probe", "own_proxies"}
-    models = rigged()
-    found = run(
-        context_of(models["mask"], *[rigged()["oracle"] for _ in range(3)]),
-        FAST,
-        {"original": models["original"]},
-    )
-    questions = (word.WORKS, word.ANSWERS, word.INSIDE, word.PROBABILITIES)
-    asked = {check.name for question in questions for check in question}
-    known = {name for name in asked if name.partition(".")[0] in families}
-    assert asked - known <= set(found.unlearned)
+    written = Case({"probe.recall": 0.9}).decide().as_json()
+    plain = json.loads(json.dumps(written, allow_nan=False))
+    assert plain == written
+    assert plain["verdict"] == "suppressed"
+    assert plain["oracle_verdicts"] == {"forgotten": 5}
+    assert plain["controls"] == {"original": "retained", "mask": "suppressed"}
+    assert all(set(row) == {"name", "allowed", "reach"} for row in plain["tolerances"])
+    (finding,) = plain["deciding"]
+    assert finding["question"] == "inside"
+    assert finding["oracles"] == pytest.approx(0.8)
+    assert finding["position"] == pytest.approx((0.9 - 0.8) / (0.98 - 0.8))

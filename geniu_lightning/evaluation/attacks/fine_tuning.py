@@ -1,31 +1,131 @@
-"""What attacks do with a copy of a model: images are drawn, it is tuned on them, and scored."""
+"""Fine-tuning of a copy of a model: the images that are drawn, the steps and the score.
+
+All attacks use Adam, frozen batch-norm statistics and no augmentation, and show the same images in
+the same order to every model. (SGD with momentum at the usual rates diverges with frozen statistics
+where the class is far from the answers.)
+"""
 
 import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from geniu_lightning.evaluation.context import Context, Split
+from geniu_lightning.errors import SettingError
+from geniu_lightning.evaluation.context import Context, Split, drawn
+from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
+from geniu_lightning.evaluation.metrics.accuracy import shares
+from geniu_lightning.evaluation.references import EPSILON_AREA
 from geniu_lightning.kit.networks import features_of, head_of
+from geniu_lightning.settings.checked import NonNegativeInt, Positive, PositiveInt, checked
 
 Batch = tuple[Tensor, Tensor]  # normalised images (N, C, H, W) and their labels (N,)
+STEPS = (0, 1, 2, 5, 10, 20, 50)
+NO_TRAIN = Absent("the run has no training images of the forgotten classes")
+Curves = tuple[list[float], list[float]]  # A_f and A_r at each of the steps
+
+
+@checked
+@dataclass(frozen=True)
+class Relearning(Metric):
+    """Base of the attacks whose values are curves over fine-tuning steps.
+
+    Args:
+        steps: At which accuracies are measured, ascending from 0.
+        rate: Learning rate.
+        draws: Number of draws of images; values are means over them.
+        scored: Test images that are scored, of each forgotten class, and of all retained ones.
+    """
+
+    infos: ClassVar[dict[str, MetricInfo]] = {
+        "area": MetricInfo("oracle", epsilon=EPSILON_AREA),
+        "curve": MetricInfo("oracle"),
+        "retain_curve": MetricInfo("oracle"),
+    }
+
+    steps: Annotated[Sequence[NonNegativeInt], Field(min_length=2)] = STEPS
+    rate: Positive = 1e-3
+    draws: PositiveInt = 3
+    scored: PositiveInt = 300
+
+    def __post_init__(self) -> None:
+        if self.steps[0] != 0 or list(self.steps) != sorted(set(self.steps)):
+            raise SettingError(f"must ascend from 0, got {list(self.steps)}", "steps")
+
+    @property
+    def curve_steps(self) -> list[int]:
+        """Fine-tuning steps of the curves."""
+        return list(self.steps)
+
+    def curves(
+        self,
+        context: Context,
+        batches: Callable[[int], Iterator[Batch]],
+        *,
+        rate: float | None = None,
+        draws: int | None = None,
+        prepare: Callable[[nn.Module, int], None] = lambda network, draw: None,
+    ) -> Curves:
+        """Return A_f and A_r of the fine-tuned model at each of the steps, means over draws.
+
+        Args:
+            context: Its `unlearned` model is attacked.
+            batches: Of a draw, endless.
+            rate: Learning rate in place of the attack's own.
+            draws: Their number, likewise.
+            prepare: Applied to the copy before the first step.
+        """
+        test = context.splits["test"]
+        scored, others = scored_images(context, self.scored)
+        found: list[list[tuple[float, float]]] = []
+        for draw in range(self.draws if draws is None else draws):
+            network = context.copy_of(context.unlearned)
+            prepare(network, draw)
+            found.append(
+                [
+                    (mean_accuracy(context, network, scored), accuracy_at(network, test, others))
+                    for _ in fine_tune(network, batches(draw), self.steps, rate or self.rate)
+                ]
+            )
+        forget, retain = (
+            [statistics.fmean(draw[k][side] for draw in found) for k in range(len(self.steps))]
+            for side in (0, 1)
+        )
+        return forget, retain
+
+    def values(self, prefix: str, curves: Curves) -> Values:
+        """Return curves, and the area under A_f over log(1 + step), in [0, 1]."""
+        forget, retain = curves
+        return {
+            f"{prefix}area": area(self.steps, forget),
+            f"{prefix}curve": list(forget),
+            f"{prefix}retain_curve": list(retain),
+        }
+
+    def images_of_curves(self, context: Context, batch: int, curves: int) -> int:
+        """Return the images of curves with batches of a size, as `images_processed` counts them."""
+        scored = self.scored * (len(context.forget) + 1) * len(self.steps)
+        return curves * (3 * self.steps[-1] * batch + scored)
 
 
 def fine_tune(
     network: nn.Module, batches: Iterator[Batch], steps: Sequence[int], rate: float
 ) -> Iterator[int]:
-    """Take SGD steps on cross-entropy, pausing after each of the named ones.
+    """Take Adam steps on cross-entropy, and yield after each of the named ones.
 
     Args:
         network: Changed in place; stays in evaluation mode, so that statistics are kept.
         batches: One a step.
-        steps: Where to pause, ascending; 0 is before the first step.
+        steps: At which to yield, ascending; 0 is before the first step.
         rate: Learning rate.
 
     Yields:
-        The step that was paused after.
+        The number of steps taken.
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=rate)
     taken = 0
@@ -54,15 +154,15 @@ def reset_rows(network: nn.Module, images: Tensor, labels: Tensor) -> None:
 
     Args:
         network: A classifier.
-        images: Normalised, of these classes alone, shape ``(N, C, H, W)``.
-        labels: Shape ``(N,)``.
+        images: Normalised, of these classes alone, shape `(N, C, H, W)`.
+        labels: Shape `(N,)`.
     """
     head = head_of(network)
     features = features_of(network, images)
-    gone = labels.unique().tolist()
-    others = [k for k in range(head.out_features) if k not in gone]
+    classes = labels.unique().tolist()
+    others = [k for k in range(head.out_features) if k not in classes]
     norm, bias = head.weight[others].norm(dim=1).mean(), head.bias[others].mean()
-    for k in gone:
+    for k in classes:
         mean = features[labels == k].mean(dim=0)
         head.weight[k] = norm * mean / mean.norm().clamp(min=1e-12)
         head.bias[k] = bias
@@ -116,8 +216,7 @@ def has_forgotten(context: Context) -> bool:
 
 def some_of(split: Split, classes: Sequence[int], count: int, stream: torch.Generator) -> Tensor:
     """Return the positions of at most so many images of some classes, drawn."""
-    pool = split.positions_of(tuple(classes))
-    return pool[torch.randperm(len(pool), generator=stream)[:count]]
+    return drawn(split.positions_of(tuple(classes)), count, stream)
 
 
 def spread(split: Split, classes: Sequence[int], count: int, stream: torch.Generator) -> Tensor:
@@ -130,7 +229,17 @@ def spread(split: Split, classes: Sequence[int], count: int, stream: torch.Gener
 def accuracy_at(network: nn.Module, split: Split, positions: Tensor) -> float:
     """Return the share of some images that are answered right; a tie of n counts 1/n."""
     answers = torch.cat([network(split.read(part)).cpu() for part in positions.split(500)])
-    largest = answers == answers.max(dim=1, keepdim=True).values
-    own = largest.gather(1, split.labels[positions][:, None]).squeeze(1)
-    # no number is no answer: a copy whose fine-tuning exploded knows nothing
-    return float((own.double() / largest.sum(dim=1).clamp(min=1)).mean())
+    # `shares` gives NaN no credit: a copy whose fine-tuning diverged knows no class
+    return float(shares(answers).gather(1, split.labels[positions][:, None]).mean())
+
+
+def scored_images(context: Context, count: int) -> tuple[list[Tensor], Tensor]:
+    """Return positions in `test` of each forgotten class, and of the retained ones together."""
+    test = context.splits["test"]
+    forget = [some_of(test, [k], count, context.generator("scored")) for k in context.forget]
+    return forget, spread(test, context.retained, count, context.generator("scored"))
+
+
+def mean_accuracy(context: Context, network: nn.Module, scored: Sequence[Tensor]) -> float:
+    """Return the mean over sets of test images of the accuracy on each."""
+    return statistics.fmean(accuracy_at(network, context.splits["test"], p) for p in scored)

@@ -1,4 +1,4 @@
-"""What the last layer did to a class, and whether mending it brings the class back."""
+"""Attacks on the last layer: its row of the class, repaired or transplanted."""
 
 import math
 import statistics
@@ -15,19 +15,19 @@ RESOLUTION = 1e-6  # a mean of 32-bit features this near to another, relatively,
 
 
 class Head(Metric):
-    """Attack on the last layer's rows: five looks at w_f and b_f of a forgotten class f.
+    """Attack on the last layer: row w_f and bias b_f of a forgotten class f.
 
     Means are over retained classes R. With several forgotten classes the first three values are
     means over them, and repair and transplant treat all of them at once.
 
-    - ``bias_anomaly``: (b_f - mean b) / sd b, divisor of the variance R - 1.
-    - ``row_norm``: ‖w_f‖ / mean ‖w‖.
-    - ``alignment``: cos(w_f, μ_f - μ), μ_f the mean feature of f's test images, μ that of all test
+    - `bias_anomaly`: (b_f - mean b) / sd b, divisor of the variance R - 1.
+    - `row_norm`: ‖w_f‖ / mean ‖w‖.
+    - `alignment`: cos(w_f, μ_f - μ), μ_f the mean feature of f's test images, μ that of all test
       images; in [-1, 1].
-    - ``repair``: A_f on test after b_f is set to mean b and w_f scaled to mean ‖w‖: needs no data
-      and no training. ``repair_retain``: A_r after it.
-    - ``transplant``: A_f on test after the original's w_f and b_f are put in.
-      ``transplant_retain``: A_r after it.
+    - `repair`: A_f on test after b_f is set to mean b and w_f scaled to mean ‖w‖: needs no data
+      and no training. `repair_retain`: A_r after it.
+    - `transplant`: A_f on test after the original's w_f and b_f are put in.
+      `transplant_retain`: A_r after it.
 
     A_f and A_r are means of classes' accuracies, ties divided. A row of zeros has no direction: it
     has no alignment, and repair, which finds nothing to scale, leaves it at zero; a transplant
@@ -43,7 +43,7 @@ class Head(Metric):
     """
 
     needs = frozenset({"original"})
-    readings: ClassVar[dict[str, MetricInfo]] = {
+    infos: ClassVar[dict[str, MetricInfo]] = {
         "bias_anomaly": MetricInfo("oracle", epsilon=0.1),  # in standard deviations
         "row_norm": MetricInfo("oracle", epsilon=0.02),
         "alignment": MetricInfo("oracle", epsilon=0.02),
@@ -59,7 +59,7 @@ class Head(Metric):
         if nothing is None and not context.retained:
             nothing = Absent("no class is retained")
         if nothing is not None:
-            return dict.fromkeys(self.readings, nothing)
+            return dict.fromkeys(self.infos, nothing)
         outputs = context.outputs(context.unlearned, "test")
         weight, bias = rows_of(context.unlearned)
         forget, retained = context.forget, context.retained
@@ -94,9 +94,9 @@ class Head(Metric):
 
 
 def rows_of(network: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return the last layer: rows ``(K, D)`` and biases ``(K,)``, float64, on the CPU.
+    """Return the last layer: rows `(K, D)` and biases `(K,)`, float64, on the CPU.
 
-    A bias beyond what counts as a logit, such as minus infinity, becomes the largest that does.
+    Biases are clamped to ±10⁴, as logits are.
     """
     head = head_of(network)
     bias = head.bias.detach().cpu().double().clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
@@ -104,14 +104,14 @@ def rows_of(network: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def accuracies(outputs: Outputs, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return what each class's accuracy is with another last layer, ``(K,)``.
+    """Return the accuracy of each class with another last layer, `(K,)`.
 
     Args:
-        outputs: What is known of the images; the logits are not looked at.
-        weight: Rows, float64, shape ``(K, D)``.
-        bias: float64, shape ``(K,)``.
+        outputs: Features and labels of the images.
+        weight: Rows, float64, shape `(K, D)`.
+        bias: float64, shape `(K,)`.
     """
-    # in 32 bits, as a network's own: the rounding of a scaled row must not decide between equals
+    # in 32 bits, as a network's own: the rounding of a scaled row would decide between equals
     logits = (outputs.features.double() @ weight.T + bias).float()
     return per_class(Outputs(logits, outputs.features, outputs.labels), len(weight))
 
@@ -120,7 +120,7 @@ def bias_anomaly(bias: Tensor, label: int, retained: tuple[int, ...]) -> float:
     """Return how many standard deviations a bias is from retained classes' mean; NaN if none.
 
     Args:
-        bias: Shape ``(K,)``.
+        bias: Shape `(K,)`.
         label: Whose.
         retained: Classes to compare with.
     """
@@ -141,9 +141,9 @@ def alignment(row: Tensor, features: Tensor, centre: Tensor) -> float:
     """Return the cosine of a row with a class's mean feature, seen from a centre.
 
     Args:
-        row: Shape ``(D,)``.
-        features: Of images of the class, shape ``(N, D)``.
-        centre: Shape ``(D,)``; zeros for features as they are.
+        row: Shape `(D,)`.
+        features: Of images of the class, shape `(N, D)`.
+        centre: Shape `(D,)`; zeros for features as they are.
 
     Returns:
         In [-1, 1]; NaN if one of the two is zero, or there are no images.
@@ -161,8 +161,8 @@ def repair(
     """Return rows and biases with those of some classes brought to the size of retained ones.
 
     Args:
-        weight: Shape ``(K, D)``.
-        bias: Shape ``(K,)``.
+        weight: Shape `(K, D)`.
+        bias: Shape `(K,)`.
         forget: Whose bias becomes the retained mean, and whose row is scaled to the retained mean
             norm; a row of zeros stays.
         retained: The others.
@@ -191,5 +191,5 @@ def transplant(
 
 
 def _mean(values: list[float], reason: str) -> float | Absent:
-    """Return the mean, or why there is none: one class missing would make it another quantity."""
+    """Return the mean; absent if one is NaN, as a mean over fewer classes is another quantity."""
     return Absent(reason) if any(math.isnan(v) for v in values) else statistics.fmean(values)

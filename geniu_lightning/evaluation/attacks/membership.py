@@ -1,4 +1,4 @@
-"""Whether a model tells images that it was trained on from others of the same class."""
+"""Membership inference: training images against test images of the same class."""
 
 import math
 import statistics
@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from geniu_lightning.evaluation.context import Context, Outputs, log_softmax
+from geniu_lightning.evaluation.context import Context, Outputs, entropy, log_softmax
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
 from geniu_lightning.evaluation.references import EPSILON_AREA, EPSILON_SHARE
 
@@ -31,15 +31,15 @@ class Membership(Metric):
     Members are the training images of a class, non-members the test images of the same class, so
     that the class itself is no signal. Nothing is fitted: a score orders the images.
 
-    - ``<score>.auc``: P(member above non-member) + P(tie)/2.
-    - ``<score>.leak``: 1/2 + |auc - 1/2| of each class; an attacker may turn a score round.
-    - ``<score>.tpr``: share of members found at a false positive rate of at most 0.01. Coarse with
+    - `<score>.auc`: P(member above non-member) + P(tie)/2.
+    - `<score>.leak`: 1/2 + |auc - 1/2| of each class; an attacker may negate a score.
+    - `<score>.tpr`: share of members found at a false positive rate of at most 0.01. Coarse with
       few non-members: chance is (floor(m/100) + 1) / (m + 1) for m of them, 0.0198 for 100.
-    - ``standard_error``: of ``auc`` by chance alone, for these numbers of images.
-    - ``retained_control``: the loss on retained classes, which are members of an oracle too.
+    - `standard_error`: of `auc` by chance alone, for these numbers of images.
+    - `retained_control`: the loss on retained classes, which are members of an oracle too.
 
     With several forgotten classes each value is the mean over those with images on both sides.
-    Scores are those of `scores`; ``retained_…`` ones see behind a forgotten class's masked
+    Scores are those of `scores`; `retained_…` ones see behind a forgotten class's masked
     logit. Ideal: an oracle saw neither side, its areas are 0.5 up to the standard error.
 
     Sources: loss, arXiv 1709.01604; confidence and entropy, arXiv 1806.01246; modified entropy,
@@ -49,18 +49,18 @@ class Membership(Metric):
     images that are remembered among many that are not.
     """
 
-    readings: ClassVar[dict[str, MetricInfo]] = {
+    infos: ClassVar[dict[str, MetricInfo]] = {
         "auc": MetricInfo("oracle", 0.5, EPSILON_AREA),
         "leak": MetricInfo("lower", 0.5, EPSILON_AREA),
         "tpr": MetricInfo("lower", FALSE_POSITIVES, EPSILON_SHARE),
         "standard_error": MetricInfo("oracle"),
     }
 
-    def reading(self, name: str) -> MetricInfo:
-        """Return how a value is to be read; of retained classes oracles remember images too."""
+    def info(self, name: str) -> MetricInfo:
+        """Return direction and ideal; oracles, too, remember images of retained classes."""
         if name.startswith("retained_control."):
             return MetricInfo("oracle", None, EPSILON_AREA)
-        return super().reading(name)
+        return super().info(name)
 
     def __call__(self, context: Context) -> Values:
         """Attack the model."""
@@ -71,25 +71,25 @@ class Membership(Metric):
                 missing = Absent(f"the run has no {split} images")
                 return dict.fromkeys([*names, "standard_error", *control], missing)
         train, test = (context.outputs(context.unlearned, name) for name in ("train", "test"))
-        gone = _sides(train, test, context.forget)
-        found = [_of_class(*sides, context.retained) for sides in gone]
+        forgotten = sides(train, test, context.forget)
+        found = [_of_class(a, b, context.retained) for _, a, b in forgotten]
         values: Values = {name: mean_of([row[name] for row in found]) for name in names}
-        errors = [standard_error(len(a.labels), len(b.labels)) for a, b in gone]
+        errors = [standard_error(len(a.labels), len(b.labels)) for _, a, b in forgotten]
         values["standard_error"] = (
             math.hypot(*errors) / len(errors) if errors else NO_SIDES  # classes are independent
         )
-        areas = [auc(own(a), own(b)) for a, b in _sides(train, test, context.retained)]
+        areas = [auc(own(a), own(b)) for _, a, b in sides(train, test, context.retained)]
         values["retained_control.auc"] = mean_of(areas)
         values["retained_control.leak"] = mean_of([leak(area) for area in areas])
         return values
 
 
-def _sides(
+def sides(
     train: Outputs, test: Outputs, classes: tuple[int, ...]
-) -> list[tuple[Outputs, Outputs]]:
-    """Return members and non-members of each class that has both."""
-    pairs = [(train.of((k,)), test.of((k,))) for k in classes]
-    return [(a, b) for a, b in pairs if len(a.labels) and len(b.labels)]
+) -> list[tuple[int, Outputs, Outputs]]:
+    """Return class, members and non-members of each class that has both."""
+    rows = [(k, train.of((k,)), test.of((k,))) for k in classes]
+    return [(k, a, b) for k, a, b in rows if len(a.labels) and len(b.labels)]
 
 
 def _of_class(members: Outputs, others: Outputs, retained: tuple[int, ...]) -> Values:
@@ -117,41 +117,41 @@ def mean_of(values: Sequence[object]) -> float | Absent:
 
 
 def scores(outputs: Outputs, retained: tuple[int, ...]) -> dict[str, Tensor]:
-    """Return scores that are to be higher for members, float64, each of shape ``(N,)``.
+    """Return scores that are expected to be higher for members, float64, each of shape `(N,)`.
 
     With p the probabilities and q those renormalised over retained classes, in nats:
-    ``loss`` log p_y · ``confidence`` log max p · ``entropy`` Σ p log p · ``modified_entropy`` see
-    `modified_entropy`, negated · ``retained_confidence`` and ``retained_entropy`` as above
-    of q, not there for fewer than two retained classes. Logarithms do not change an order.
+    `loss` log p_y · `confidence` log max p · `entropy` Σ p log p · `modified_entropy` see
+    `modified_entropy`, negated · `retained_confidence` and `retained_entropy` as above
+    of q, missing for fewer than two retained classes. Logarithms do not change an order.
     """
     everything = log_softmax(outputs.logits)
     found = {
         "loss": own(outputs),
         "confidence": everything.max(dim=1).values,
-        "entropy": (everything.exp() * everything).sum(dim=1),
+        "entropy": -entropy(everything),
         "modified_entropy": -modified_entropy(everything, outputs.labels),
     }
     if len(retained) > 1:
-        kept = log_softmax(outputs.logits[:, list(retained)])
-        found["retained_confidence"] = kept.max(dim=1).values
-        found["retained_entropy"] = (kept.exp() * kept).sum(dim=1)
+        rest = log_softmax(outputs.logits[:, list(retained)])
+        found["retained_confidence"] = rest.max(dim=1).values
+        found["retained_entropy"] = -entropy(rest)
     return found
 
 
 def own(outputs: Outputs) -> Tensor:
-    """Return the log-probability of each image's own class, float64, shape ``(N,)``."""
+    """Return the log-probability of each image's own class, float64, shape `(N,)`."""
     return log_softmax(outputs.logits).gather(1, outputs.labels[:, None]).squeeze(1)
 
 
 def modified_entropy(log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Return the modified entropy (arXiv 2003.10595), nats, shape ``(N,)``.
+    """Return the modified entropy (arXiv 2003.10595), nats, shape `(N,)`.
 
-    M = -(1 - p_y) log p_y - Σ_{c≠y} p_c log(1 - p_c): unlike the entropy it is large for an answer
-    that is sure and wrong. ``inf`` where a wrong class has all probability; never NaN.
+    M = -(1 - p_y) log p_y - Σ_{c≠y} p_c log(1 - p_c): large for a confident wrong
+    answer, unlike the entropy. `inf` where a wrong class has all probability; never NaN.
 
     Args:
-        log_probabilities: In nats, shape ``(N, K)``; minus infinity is allowed.
-        labels: int64, shape ``(N,)``.
+        log_probabilities: In nats, shape `(N, K)`; minus infinity is allowed.
+        labels: int64, shape `(N,)`.
     """
     logs = log_probabilities.double()
     columns = labels[:, None]
@@ -168,8 +168,8 @@ def auc(members: Tensor, non_members: Tensor) -> float:
     """Return P(member above non-member) + P(tie)/2, the area under the ROC curve.
 
     Args:
-        members: Scores, shape ``(N,)``, N ≥ 1; infinite ones are allowed.
-        non_members: Scores, shape ``(M,)``, M ≥ 1.
+        members: Scores, shape `(N,)`, N ≥ 1; infinite ones are allowed.
+        non_members: Scores, shape `(M,)`, M ≥ 1.
     """
     ordered = non_members.sort().values
     below = torch.searchsorted(ordered, members.contiguous())
@@ -179,7 +179,7 @@ def auc(members: Tensor, non_members: Tensor) -> float:
 
 
 def leak(area: float) -> float:
-    """Return the area for an attacker who knows which way round the score is."""
+    """Return the area for an attacker who may negate the score."""
     return 0.5 + abs(area - 0.5)
 
 
@@ -189,8 +189,8 @@ def tpr_at(members: Tensor, non_members: Tensor, fpr: float) -> float:
     Thresholds lie between scores, without interpolation: with all scores tied nothing is found.
 
     Args:
-        members: Scores, shape ``(N,)``, N ≥ 1.
-        non_members: Scores, shape ``(M,)``, M ≥ 1.
+        members: Scores, shape `(N,)`, N ≥ 1.
+        non_members: Scores, shape `(M,)`, M ≥ 1.
         fpr: Largest share of non-members that may pass.
     """
     allowed = math.floor(fpr * len(non_members) + 1e-9)  # 0.29 of 100 is below 29 in binary

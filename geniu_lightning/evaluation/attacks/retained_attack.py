@@ -1,31 +1,35 @@
-"""Whether the probabilities of retained classes betray that a class was once known."""
+"""Two-model test on the probabilities of retained classes."""
 
 import statistics
 import warnings
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import SettingError
 from geniu_lightning.evaluation.attacks.membership import auc
 from geniu_lightning.evaluation.context import Context, log_softmax
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
 from geniu_lightning.evaluation.metrics.accuracy import lacking
 from geniu_lightning.evaluation.references import EPSILON_AREA
+from geniu_lightning.settings.checked import PositiveInt, checked
 
 
+@checked
+@dataclass(frozen=True)
 class RetainedAttack(Metric):
-    """How well a classifier tells the model from an oracle by what it says of retained classes.
+    """Accuracy of a classifier that tells the model from an oracle by retained probabilities.
 
-    Looked at are the test images of all forgotten classes and q, the probabilities renormalised
-    over retained classes, so that the forgotten logits are hidden from the attack.
+    On the test images of all forgotten classes, with q the probabilities renormalised over retained
+    classes, so that the forgotten logits are hidden from the attack.
 
-    - ``auc``: `attack` on log q, mean over oracles, in [0, 1].
-    - ``distance``: `distance` between the mean q, mean over oracles, in [0, 1].
+    - `auc`: `attack` on log q, mean over oracles, in [0, 1].
+    - `distance`: `distance` between the mean q, mean over oracles, in [0, 1].
 
-    Models have fingerprints: one oracle is told from another well above 0.5, so the values mean
-    something only beside those of the oracles.
+    Any two models differ: one oracle is told from another well above 0.5.
 
     Source: that neighbouring classes betray the forgotten one, arXiv 2506.20893; the two-model
     form is a classifier two-sample test, arXiv 1610.06545.
@@ -34,31 +38,29 @@ class RetainedAttack(Metric):
     linear rule on log q shows.
 
     Args:
-        folds: Parts of the images, at least two; each is scored by a rule fitted on the others.
-        images: Most images that the classifier sees, drawn once for all models. The distance
-            takes all.
+        folds: Parts of the images; each is scored by a rule fitted on the others.
+        images: Most images that the classifier sees, the same for all models. The distance takes
+            all.
     """
 
     needs = frozenset({"oracles"})
-    readings: ClassVar[dict[str, MetricInfo]] = {
+    infos: ClassVar[dict[str, MetricInfo]] = {
         "auc": MetricInfo("oracle", None, EPSILON_AREA),
         "distance": MetricInfo("oracle", None, EPSILON_AREA),
     }
 
-    def __init__(self, folds: int = 5, images: int = 1000) -> None:
-        if not 2 <= folds <= images:
-            raise UserError(
-                f"the retained attack needs at least two folds and an image for each, not {folds}"
-                f" folds of {images} images"
-            )
-        self.folds = folds
-        self.images = images
+    folds: Annotated[int, Field(ge=2)] = 5
+    images: PositiveInt = 1000
+
+    def __post_init__(self) -> None:
+        if self.folds > self.images:
+            raise SettingError(f"must be at most images={self.images}, got {self.folds}", "folds")
 
     def __call__(self, context: Context) -> Values:
         """Attack the model with each oracle."""
         nothing = self._lacking(context)
         if nothing is not None:
-            return dict.fromkeys(self.readings, nothing)
+            return dict.fromkeys(self.infos, nothing)
         ours, *theirs = (
             retained_logs(
                 context.outputs(network, "test").of(context.forget).logits, context.retained
@@ -85,10 +87,10 @@ class RetainedAttack(Metric):
 
 
 def retained_logs(logits: Tensor, retained: tuple[int, ...]) -> Tensor:
-    """Return log q over retained classes, float64, nats, finite, shape ``(N, R)``.
+    """Return log q over retained classes, float64, nats, finite, shape `(N, R)`.
 
     Args:
-        logits: Finite, shape ``(N, K)``.
+        logits: Finite, shape `(N, K)`.
         retained: Indices of R classes.
     """
     return log_softmax(logits[:, list(retained)])
@@ -97,17 +99,16 @@ def retained_logs(logits: Tensor, retained: tuple[int, ...]) -> Tensor:
 def attack(ours: Tensor, theirs: Tensor, folds: Tensor) -> float:
     """Return the area under the ROC curve of a logistic regression that tells two models apart.
 
-    Both rows of an image are in one fold: otherwise the rule would have seen the image, and
-    could tell it by what the other model says of it. A pair in each fold also keeps the sides
-    equal, without which scores of several folds would not be comparable.
+    Both rows of an image are in one fold, so that no rule is scored on an image that it was fitted
+    on, and both sides of each fold are equally large, so that scores of folds are comparable.
 
     Args:
-        ours: Features of images in one model, shape ``(N, R)``.
-        theirs: Of the same images in another, shape ``(N, R)``.
-        folds: Which fold an image is in, shape ``(N,)``, at least two different ones.
+        ours: Features of images in one model, shape `(N, R)`.
+        theirs: Of the same images in another, shape `(N, R)`.
+        folds: Fold of each image, shape `(N,)`, at least two different ones.
 
     Returns:
-        In [0, 1], of the scores given out of fold; exactly 0.5 for equal models.
+        In [0, 1], of the out-of-fold scores; exactly 0.5 for equal models.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -124,7 +125,7 @@ def attack(ours: Tensor, theirs: Tensor, folds: Tensor) -> float:
             StandardScaler(), LogisticRegression(solver="newton-cholesky", tol=1e-8)
         )
         with warnings.catch_warnings():
-            # its line search may end in rounding; what it then resorts to fits the same rule
+            # its line search may end in rounding; the fallback fits the same rule
             warnings.filterwarnings(
                 "ignore", ".*resort to lbfgs instead", category=ConvergenceWarning
             )
@@ -138,7 +139,7 @@ def distance(ours: Tensor, theirs: Tensor) -> float:
     """Return the total variation ½ Σ |mean q - mean q'|, in [0, 1].
 
     Args:
-        ours: log q of images in one model, shape ``(N, R)``.
-        theirs: In another, shape ``(N, R)``.
+        ours: log q of images in one model, shape `(N, R)`.
+        theirs: In another, shape `(N, R)`.
     """
     return float((ours.exp().mean(dim=0) - theirs.exp().mean(dim=0)).abs().sum() / 2)

@@ -1,42 +1,47 @@
 """Accuracy by class, and its summaries over forgotten and retained classes."""
 
 import statistics
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from geniu_lightning.evaluation.context import Context, Outputs
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
+from geniu_lightning.settings.checked import checked
 
+SplitName = Literal["test", "train", "validation"]
 NO_IMAGE = Absent("the split has no image of such a class")
 
 
+@checked
+@dataclass(frozen=True)
 class Accuracy(Metric):
     """Accuracy profile on each split, all values in [0, 1].
 
-    - ``per_class``: a_c, share of a class's images that are classified right; a tie between several
-      largest logits counts as its share, for argmax would credit the smallest index.
-    - ``forget`` (A_f), ``retain`` (A_r): means of a_c over forgotten and over retained classes.
-    - ``retain_micro``: share of all images of retained classes that are right.
-    - ``retain_by_frequency``: mean of a_c over retained classes, weighted by their numbers of
+    - `per_class`: a_c, share of a class's images that are classified right; an image with n largest
+      logits counts 1/n, where argmax would credit the smallest index.
+    - `forget` (A_f), `retain` (A_r): means of a_c over forgotten and over retained classes.
+    - `retain_micro`: share of all images of retained classes that are right.
+    - `retain_by_frequency`: mean of a_c over retained classes, weighted by their numbers of
       *training* images: what a stream of images with the imbalance of training would show.
-    - ``retain_minority``, ``retain_majority``: means of a_c over the retained classes that
+    - `retain_minority`, `retain_majority`: means of a_c over the retained classes that
       `few_and_many` calls small and large.
-    - ``worst_retained``: smallest a_c among retained classes.
+    - `worst_retained`: smallest a_c among retained classes.
 
-    Where ``train`` and ``test`` are both named, ``generalisation.forget`` and
-    ``generalisation.retain`` are training accuracy minus test accuracy, in [-1, 1].
+    Where `train` and `test` are both named, `generalisation.forget` and
+    `generalisation.retain` are training accuracy minus test accuracy, in [-1, 1].
 
-    Classes without an image in a split take no part in means. Blind to everything behind the
-    largest logit: a logit mask is perfect here.
+    Means leave out classes without an image in a split. Blind to everything behind the largest
+    logit: a logit mask is perfect here.
 
     Args:
-        splits: Which of ``test``, ``train`` and ``validation`` to measure on; one that the run does
-            not have is absent with its reason.
+        splits: To measure on. The values of one that the run does not have are absent.
     """
 
-    readings: ClassVar[dict[str, MetricInfo]] = {
+    infos: ClassVar[dict[str, MetricInfo]] = {
         "forget": MetricInfo("oracle", 0.0),
         "retain": MetricInfo("higher", 1.0),
         "retain_micro": MetricInfo("higher", 1.0),
@@ -47,14 +52,13 @@ class Accuracy(Metric):
         "per_class": MetricInfo("oracle"),
     }
 
-    def __init__(self, splits: tuple[str, ...] | list[str] = ("test", "train")) -> None:
-        self.splits = tuple(splits)
+    splits: Sequence[SplitName] = ("test", "train")
 
-    def reading(self, name: str) -> MetricInfo:
-        """Return how a value is to be read; a generalisation gap is no accuracy."""
+    def info(self, name: str) -> MetricInfo:
+        """Return direction and ideal of a value; a generalisation gap is no accuracy."""
         if name.startswith("generalisation."):
             return MetricInfo("oracle", 0.0 if name.endswith(".forget") else None)
-        return super().reading(name)
+        return super().info(name)
 
     def __call__(self, context: Context) -> Values:
         """Measure the unlearned model."""
@@ -63,7 +67,7 @@ class Accuracy(Metric):
             if split in context.splits:
                 found = profile(context.outputs(context.unlearned, split), context)
             else:
-                found = dict.fromkeys(self.readings, Absent(f"the run has no {split} images"))
+                found = dict.fromkeys(self.infos, Absent(f"the run has no {split} images"))
             values |= {f"{split}.{name}": value for name, value in found.items()}
         if {"train", "test"} <= set(self.splits):
             for name in ("forget", "retain"):
@@ -76,47 +80,43 @@ class Accuracy(Metric):
 
 
 def shares(scores: Tensor) -> Tensor:
-    """Return how much of each answer goes to each class: 1/n to each of n largest.
+    """Return the share of each answer that goes to each class: 1/n to each of n largest.
 
     Args:
-        scores: Logits or log-probabilities, shape ``(N, K)``; a row of what are no numbers
-            answers nothing.
+        scores: Logits or log-probabilities, shape `(N, K)`; a row of NaN answers no class.
 
     Returns:
-        float64, shape ``(N, K)``.
+        float64, shape `(N, K)`.
     """
     largest = scores == scores.max(dim=1, keepdim=True).values
     return largest.double() / largest.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def credits(outputs: Outputs) -> Tensor:
-    """Return what each image counts for: 1 right, 0 wrong, 1/n in a tie of n, shape ``(N,)``.
-
-    Logits that are no numbers are wrong.
-    """
+    """Return the credit of each image: 1 right, 0 wrong or NaN, 1/n in a tie of n, `(N,)`."""
     return shares(outputs.logits).gather(1, outputs.labels[:, None]).squeeze(1)
 
 
 def per_class(outputs: Outputs, classes: int) -> Tensor:
-    """Return the accuracy of each class, float64, shape ``(K,)``; NaN for one without images."""
+    """Return the accuracy of each class, float64, shape `(K,)`; NaN for one without images."""
     right = torch.zeros(classes, dtype=torch.float64)
     right.index_add_(0, outputs.labels, credits(outputs))
     return right / torch.bincount(outputs.labels, minlength=classes)
 
 
 def confusion(outputs: Outputs, classes: int) -> Tensor:
-    """Return how often each true class (row) is answered as each class, int64, ``(K, K)``."""
+    """Return how often each true class (row) is answered as each class, int64, `(K, K)`."""
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     return multiclass_confusion_matrix(outputs.logits.argmax(dim=1), outputs.labels, classes)
 
 
 def mean_over(each: Tensor, classes: tuple[int, ...]) -> float | Absent:
-    """Return the mean of what classes have, leaving out those without images.
+    """Return the mean of values of classes, without classes that have no images.
 
     Args:
-        each: Of each class, shape ``(K,)``; NaN for one without images.
-        classes: To take the mean over.
+        each: Values of classes, shape `(K,)`; NaN for one without images.
+        classes: Classes of the mean.
     """
     mine = each[list(classes)]
     mine = mine[~mine.isnan()]
@@ -128,7 +128,7 @@ def few_and_many(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Divide classes into those with few and those with many training images.
 
-    Few is less than the median. Where no class has less, as with one large class among equal
+    Few is less than the median; where no class has less, as with one large class among equal
     small ones, few is the median and many is more. Both are empty where all counts are equal.
 
     Args:
@@ -172,24 +172,22 @@ def profile(outputs: Outputs, context: Context) -> Values:
 
 
 def balanced_mean(values: Tensor, labels: Tensor, classes: tuple[int, ...]) -> Tensor:
-    """Return the mean over images of each class, then over classes.
-
-    So that of several classes a large one does not speak for a small one.
+    """Return the mean over classes of the mean over the images of each class.
 
     Args:
-        values: One row an image, shape ``(N, ...)``.
-        labels: int64, shape ``(N,)``.
-        classes: To take the mean over; those without images are left out.
+        values: One row an image, shape `(N, ...)`.
+        labels: int64, shape `(N,)`.
+        classes: Classes of the mean; those without images are left out.
 
     Returns:
-        Shape ``(...)``; NaN if none of them has images.
+        Shape `(...)`; NaN if none of them has images.
     """
     means = [values[labels == k].mean(dim=0) for k in classes if (labels == k).any()]
     return torch.stack(means).mean(dim=0) if means else values[:0].mean(dim=0)
 
 
 def lacking(context: Context, split: str, classes: tuple[int, ...]) -> Absent | None:
-    """Return why nothing can be said of some classes on a split; ``None`` if something can."""
+    """Return why some classes cannot be measured on a split; `None` if they can."""
     if split not in context.splits:
         return Absent(f"the run has no {split} images")
     return None if len(context.splits[split].positions_of(classes)) else NO_IMAGE

@@ -1,48 +1,54 @@
-"""Where images of forgotten classes go, and whether the largest class draws them."""
+"""Answers to images of forgotten classes, and the share that the largest class attracts."""
 
 import math
 import statistics
+from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from geniu_lightning.evaluation.context import Context, Outputs, log_softmax
+from geniu_lightning.evaluation.context import Context, Outputs, entropy, log_softmax
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
-from geniu_lightning.evaluation.metrics.accuracy import balanced_mean, lacking, shares
+from geniu_lightning.evaluation.metrics.accuracy import (
+    SplitName,
+    balanced_mean,
+    lacking,
+    shares,
+)
+from geniu_lightning.settings.checked import checked
 
-DIGITS = 12  # beyond them shares differ by rounding, which must not decide ranks
+DIGITS = 12  # beyond them shares differ by rounding, which would decide ranks
 
 
+@checked
+@dataclass(frozen=True)
 class Confusion(Metric):
-    """What a model answers to images of forgotten classes.
+    """Answers of a model to images of forgotten classes.
 
     With several forgotten classes each is measured alone, and the mean over them is given. v_c is
     the share of a forgotten class's images answered as class c, ties divided; n_c is the number of
     c's training images; q is softmax over the logits of retained classes alone.
 
-    - ``profile``: v, shape ``(K,)``, sums to 1.
-    - ``distance``: total variation ½ Σ_c abs(v_c - v_c of an oracle), mean over oracles, in
-      [0, 1]. Oracles differ from each other too: theirs is the floor.
-    - ``attractor``: Σ v_j over the retained classes j with the largest n, in [0, 1]. They are
-      added up where several share it, as what is asked is how much the majority draws.
-    - ``attractor_retained``: the same share among images of the other retained classes, mean over
+    - `profile`: v, shape `(K,)`, sums to 1.
+    - `distance`: total variation ½ Σ_c abs(v_c - v_c of an oracle), mean over oracles, in
+      [0, 1]. Oracles differ from each other too, so 0 is not to be expected.
+    - `attractor`: Σ v_j over all retained classes j with the largest n, in [0, 1].
+    - `attractor_retained`: the same share among images of the other retained classes, mean over
       these classes.
-    - ``rank_correlation``: Spearman's, of v_c and n_c over retained classes, in [-1, 1].
-    - ``retained_entropy``: mean entropy of q, in nats, in [0, log R].
-    - ``retained_top1``: mean largest q, in [1/R, 1].
+    - `rank_correlation`: Spearman's, of v_c and n_c over retained classes, in [-1, 1].
+    - `retained_entropy`: mean entropy of q, in nats, in [0, log R].
+    - `retained_top1`: mean largest q, in [1/R, 1].
 
-    All are raw values, to be read beside the oracles'. The profile and the attractor are blind to
-    confidence, and the attractor to attraction by a class that is not the largest. The shape of q
-    catches a mask on a confident network, which leaves q flat where an oracle's has a peak; it is
-    blind to which class the peak is.
+    The profile and the attractor are blind to confidence, and the attractor to attraction by a
+    class that is not the largest. The shape of q shows a mask on a confident network, which leaves
+    q flat where an oracle's has a peak; it is blind to which class the peak is.
 
     Args:
-        split: Which images to look at.
+        split: Images to measure on.
     """
 
     needs = frozenset({"oracles"})
-    readings: ClassVar[dict[str, MetricInfo]] = {
+    infos: ClassVar[dict[str, MetricInfo]] = {
         name: MetricInfo("oracle")
         for name in (
             "profile",
@@ -55,8 +61,7 @@ class Confusion(Metric):
         )
     }
 
-    def __init__(self, split: str = "test") -> None:
-        self.split = split
+    split: SplitName = "test"
 
     def __call__(self, context: Context) -> Values:
         """Measure the unlearned model."""
@@ -64,69 +69,63 @@ class Confusion(Metric):
         if nothing is None and not context.retained:
             nothing = Absent("no class is retained")
         if nothing is not None:
-            return dict.fromkeys(self.readings, nothing)
+            return dict.fromkeys(self.infos, nothing)
         outputs = context.outputs(context.unlearned, self.split)
-        gone = outputs.of(context.forget)
-        profile = answers(gone, context.forget)
+        forgotten = outputs.of(context.forget)
+        profile = answers(forgotten, context.forget)
         retained = list(context.retained)
-        restricted = log_softmax(gone.logits[:, retained])
+        restricted = log_softmax(forgotten.logits[:, retained])
         return {
             "profile": profile.tolist(),
-            "distance": self._distance(gone, context),
+            "distance": self._distance(forgotten, context),
             **attraction(outputs, profile, context),
             "rank_correlation": rank_correlation(
                 profile[retained], [context.class_counts[k] for k in retained]
             ),
             "retained_entropy": balanced_mean(
-                entropy(restricted), gone.labels, context.forget
+                entropy(restricted), forgotten.labels, context.forget
             ).item(),
             "retained_top1": balanced_mean(
-                restricted.max(dim=1).values.exp(), gone.labels, context.forget
+                restricted.max(dim=1).values.exp(), forgotten.labels, context.forget
             ).item(),
         }
 
-    def _distance(self, gone: Outputs, context: Context) -> float | Absent:
+    def _distance(self, forgotten: Outputs, context: Context) -> float | Absent:
         if not context.oracles:
             return Absent("there is no oracle to compare with")
         found = []
         for oracle in context.oracles:
             theirs = context.outputs(oracle, self.split).of(context.forget)
-            # class by class: two that have changed places would cancel out in a common profile
+            # class by class: in a common profile two that changed places would cancel out
             found += [
-                total_variation(answers(gone, (k,)), answers(theirs, (k,)))
+                total_variation(answers(forgotten, (k,)), answers(theirs, (k,)))
                 for k in context.forget
-                if (gone.labels == k).any()
+                if (forgotten.labels == k).any()
             ]
         return statistics.fmean(found)
 
 
 def answers(outputs: Outputs, classes: tuple[int, ...]) -> Tensor:
-    """Return how often images of some classes are answered as each class.
+    """Return the share of images of some classes that is answered as each class.
 
     Returns:
-        float64, shape ``(K,)``, mean over the classes, sums to 1.
+        float64, shape `(K,)`, mean over the classes, sums to 1.
     """
     return balanced_mean(shares(outputs.logits), outputs.labels, classes)
 
 
 def total_variation(one: Tensor, other: Tensor) -> float:
-    """Return ½ Σ_c abs(v_c - w_c) of two distributions of shape ``(K,)``, in [0, 1]."""
+    """Return ½ Σ_c abs(v_c - w_c) of two distributions of shape `(K,)`, in [0, 1]."""
     return ((one - other).abs().sum() / 2).item()
 
 
-def entropy(log_probabilities: Tensor) -> Tensor:
-    """Return -Σ_c p_c log p_c in nats, shape ``(N,)``, of log-probabilities ``(N, K)``."""
-    found: Tensor = torch.special.entr(log_probabilities.exp()).sum(dim=1)
-    return found
-
-
 def attraction(outputs: Outputs, profile: Tensor, context: Context) -> dict[str, float | Absent]:
-    """Return ``attractor`` and ``attractor_retained`` as `Confusion` describes them.
+    """Return `attractor` and `attractor_retained` as `Confusion` describes them.
 
     Args:
         outputs: On all images of the split.
-        profile: On those of forgotten classes, shape ``(K,)``.
-        context: Says which classes are retained, and their numbers of training images.
+        profile: On those of forgotten classes, shape `(K,)`.
+        context: Holds the retained classes and their numbers of training images.
     """
     counts, retained = context.class_counts, context.retained
     most = max(counts[k] for k in retained)
@@ -150,7 +149,7 @@ def rank_correlation(profile: Tensor, counts: list[int]) -> float | Absent:
     """Return Spearman's correlation of shares and numbers of training images.
 
     Args:
-        profile: Shares of some classes, shape ``(R,)``.
+        profile: Shares of some classes, shape `(R,)`.
         counts: Training images of the same classes.
     """
     from scipy.stats import spearmanr

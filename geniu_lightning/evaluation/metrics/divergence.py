@@ -1,16 +1,17 @@
-"""How far the answers are from those of retrained models, and from those of untrained ones."""
+"""Distances of the answers from those of oracles, and from those of untrained networks."""
 
 import math
 import statistics
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from geniu_lightning.errors import UserError
 from geniu_lightning.evaluation.context import Context, Outputs, Split, outputs_of
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
 from geniu_lightning.evaluation.metrics.accuracy import balanced_mean, lacking, shares
+from geniu_lightning.settings.checked import PositiveInt, checked
 
 LOG2 = math.log(2)
 GROUPS = ("test_forget", "train_forget", "test_retain")
@@ -21,24 +22,24 @@ class Divergence(Metric):
 
     For each image and each oracle o, with p the model's probabilities:
 
-    - ``js``: Jensen-Shannon divergence in nats, in [0, log 2].
-    - ``kl``: KL(o to p) = Σ_c o_c log(o_c / p_c) in nats; ``kl_median`` is the median image's, for
+    - `js`: Jensen-Shannon divergence in nats, in [0, log 2].
+    - `kl`: KL(o to p) = Σ_c o_c log(o_c / p_c) in nats; `kl_median` is the median image's, for
       a few saturated ones rule the mean.
-    - ``kl_reverse``: KL(p to o), in nats.
-    - ``activation``: Euclidean norm of p - o, in [0, √2] (arXiv 2205.08096, activation distance).
-    - ``agreement``: whether both answer the same class, in [0, 1].
+    - `kl_reverse`: KL(p to o), in nats.
+    - `activation`: Euclidean norm of p - o, in [0, √2] (arXiv 2205.08096, activation distance).
+    - `agreement`: whether both answer the same class, in [0, 1].
 
     Then the mean over images of each class, over classes, and over oracles. Oracles are never
     averaged into one distribution: a mixture of them is none of them.
 
-    The groups are ``test_forget``, ``train_forget`` and ``test_retain``. None has 0 as its ideal
-    (1 for agreement): two oracles differ as well, and what they show against each other is
-    the yardstick. Blind to features and to the head. A flat distribution is near to everything, so
-    a small distance to the original does not mean that something is remembered.
+    The groups are `test_forget`, `train_forget` and `test_retain`. None has 0 as its ideal
+    (1 for agreement): two oracles differ as well. Blind to features and to the
+    head. A flat distribution is near to everything, so a small distance to the original is no
+    proof of memory.
     """
 
     needs = frozenset({"oracles"})
-    readings: ClassVar[dict[str, MetricInfo]] = {
+    infos: ClassVar[dict[str, MetricInfo]] = {
         "js": MetricInfo("oracle", epsilon=0.005),
         "kl": MetricInfo("oracle"),
         "kl_median": MetricInfo("oracle"),
@@ -57,7 +58,7 @@ class Divergence(Metric):
             if nothing is None and not context.oracles:
                 nothing = Absent("there is no oracle to compare with")
             if nothing is not None:
-                values |= {f"{group}.{name}": nothing for name in self.readings}
+                values |= {f"{group}.{name}": nothing for name in self.infos}
                 continue
             model = context.outputs(context.unlearned, split).of(classes)
             rows = [
@@ -66,15 +67,17 @@ class Divergence(Metric):
             ]
             values |= {
                 f"{group}.{name}": statistics.fmean(row[name] for row in rows)
-                for name in self.readings
+                for name in self.infos
             }
         return values
 
 
+@checked
+@dataclass(frozen=True)
 class RandomTeacher(Metric):
-    """Zero retrain forgetting (ZRF): how near the answers are to those of an untrained network.
+    """Zero retrain forgetting (ZRF): similarity of the answers to an untrained network's.
 
-    1 - JS(p, t) / log 2 as ``normalised``, in [0, 1], and 1 - JS(p, t) in nats as ``nats``, in
+    1 - JS(p, t) / log 2 as `normalised`, in [0, 1], and 1 - JS(p, t) in nats as `nats`, in
     [1 - log 2, 1], t being an untrained network's probabilities: the mean over test images of each
     forgotten class, over these classes, and over several such networks (arXiv 2205.08096).
 
@@ -82,25 +85,19 @@ class RandomTeacher(Metric):
     well below 1. Blind to forgetting itself, as it rewards noise: a model that guesses is at 1.
 
     Args:
-        teachers: How many untrained networks.
-
-    Raises:
-        UserError: If there would be none.
+        teachers: Number of untrained networks.
     """
 
     needs = frozenset({"fresh"})
-    readings: ClassVar[dict[str, MetricInfo]] = {
+    infos: ClassVar[dict[str, MetricInfo]] = {
         "normalised": MetricInfo("oracle"),
         "nats": MetricInfo("oracle"),
     }
 
-    def __init__(self, teachers: int = 3) -> None:
-        if teachers < 1:
-            raise UserError(f"teachers must be at least 1, got {teachers}")
-        self.teachers = teachers
+    teachers: PositiveInt = 3
 
-    def work(self, context: Context) -> int:
-        """Return how many images the untrained networks answer."""
+    def images_processed(self, context: Context) -> int:
+        """Return the images that the untrained networks answer."""
         split = context.splits.get("test")
         return self.teachers * len(split.positions_of(context.forget)) if split else 0
 
@@ -110,7 +107,7 @@ class RandomTeacher(Metric):
         if nothing is None and context.fresh is None:
             nothing = Absent("there is no way to make an untrained network")
         if nothing is not None:
-            return dict.fromkeys(self.readings, nothing)
+            return dict.fromkeys(self.infos, nothing)
         model = context.outputs(context.unlearned, "test").of(context.forget)
         divergence = statistics.fmean(
             balanced_mean(
@@ -123,7 +120,7 @@ class RandomTeacher(Metric):
         return {"normalised": 1 - divergence / LOG2, "nats": 1 - divergence}
 
     def _teacher(self, context: Context, number: int) -> Outputs:
-        """Return what an untrained network says of the forgotten classes' test images."""
+        """Return an untrained network's outputs on the forgotten classes' test images."""
         seed = context.generator("random teacher", number).initial_seed()
 
         def answers() -> Outputs:
@@ -143,42 +140,42 @@ def kl(first: Tensor, second: Tensor) -> Tensor:
     """Return KL(p to q) = Σ_c p_c log(p_c / q_c) of each image, the expectation being p's.
 
     Args:
-        first: Logarithms of p, float64, shape ``(N, K)``; may be minus infinity.
+        first: Logarithms of p, float64, shape `(N, K)`; may be minus infinity.
         second: Logarithms of q, likewise.
 
     Returns:
-        In nats, shape ``(N,)``; infinite where q excludes what p does not.
+        In nats, shape `(N,)`; infinite where q excludes what p does not.
     """
     _check(first, second)
-    return _terms(first, second).sum(dim=1).clamp(min=0)  # below 0 by rounding alone
+    return _terms(first, second).sum(dim=1).clamp(min=0)  # rounding
 
 
 def js(first: Tensor, second: Tensor) -> Tensor:
     """Return ½ KL(p to m) + ½ KL(q to m) of each image, m = (p + q) / 2.
 
-    All in logarithms, so that a probability too small for a number stays one. This is the
-    divergence, not the distance that is its root.
+    Computed from logarithms, so that no small probability becomes 0. This is the divergence, not
+    the distance that is its root.
 
     Args:
-        first: Logarithms of p, float64, shape ``(N, K)``; may be minus infinity.
+        first: Logarithms of p, float64, shape `(N, K)`; may be minus infinity.
         second: Logarithms of q, likewise.
 
     Returns:
-        In nats, in [0, log 2], shape ``(N,)``.
+        In nats, in [0, log 2], shape `(N,)`.
     """
     _check(first, second)
     middle = torch.logaddexp(first, second) - LOG2
     found = (_terms(first, middle) + _terms(second, middle)).sum(dim=1) / 2
-    return found.clamp(0, LOG2)  # outside by rounding alone
+    return found.clamp(0, LOG2)  # rounding
 
 
 def activation_distance(first: Tensor, second: Tensor) -> Tensor:
-    """Return the Euclidean norm of p - q of each image, in [0, √2], shape ``(N,)``.
+    """Return the Euclidean norm of p - q of each image, in [0, √2], shape `(N,)`.
 
     In spite of its name it compares probabilities. A mean of it is a mean of norms.
 
     Args:
-        first: Logarithms of p, float64, shape ``(N, K)``.
+        first: Logarithms of p, float64, shape `(N, K)`.
         second: Logarithms of q, likewise.
     """
     _check(first, second)
@@ -190,17 +187,17 @@ def agreement(first: Tensor, second: Tensor) -> Tensor:
     """Return the chance that two models answer the same class, ties being drawn by lot.
 
     Args:
-        first: Log-probabilities, shape ``(N, K)``.
+        first: Log-probabilities, shape `(N, K)`.
         second: Likewise.
 
     Returns:
-        In [0, 1], shape ``(N,)``.
+        In [0, 1], shape `(N,)`.
     """
     return (shares(first) * shares(second)).sum(dim=1)
 
 
 def compare(model: Outputs, oracle: Outputs, classes: tuple[int, ...]) -> dict[str, float]:
-    """Return what `Divergence` describes for one oracle and one group of images."""
+    """Return the values of `Divergence` for one oracle and one group of images."""
     ours, theirs = model.log_probabilities, oracle.log_probabilities
     forward = kl(theirs, ours)
     each = {
@@ -225,7 +222,7 @@ def _terms(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _check(*tensors: Tensor) -> None:
-    """Let no probabilities or logits pass for logarithms of probabilities."""
+    """Refuse probabilities and logits in place of logarithms of probabilities."""
     for tensor in tensors:
         totals = tensor.exp().sum(dim=1)
         assert torch.allclose(totals, torch.ones_like(totals), atol=1e-4), "no log-probabilities"

@@ -1,4 +1,4 @@
-"""How deep in a network a class can be told from others: from which layer on it was learned."""
+"""Recovery of a class from the features behind each part of a network."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,47 +6,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geniu_lightning.evaluation.context import CHUNK, Context, Split
-from geniu_lightning.evaluation.metric import Absent, Metric, Values
-from geniu_lightning.evaluation.metrics.representation import (
+from geniu_lightning.evaluation.attacks.probing import (
     CLOSE_COSINES,
-    READINGS,
+    RECALLS,
     cosines,
     fit_and_score_positions,
     recalls,
     summary,
     unit,
 )
+from geniu_lightning.evaluation.context import CHUNK, Context, Split
+from geniu_lightning.evaluation.metric import Absent, Metric, Values
 from geniu_lightning.kit.networks import features_of, parts_of
 
-GRID = 4  # places a side of what is seen of a map: position tells of a shape, and costs memory
+GRID = 4  # places a side of a pooled map
 
 
 class Layers(Metric):
     """Nearest class mean by cosine behind each part of the network, the first to the last.
 
-    As `Prototype` with all images, on what comes
-    out of a part in place of penultimate features: a map ``(N, C, H, W)`` averaged down to at most
-    4 × 4 places, tokens ``(N, T, D)`` to one. Parts are a classifier's blocks and what it is made
-    of beside them, see `parts_of`; those of a network without
-    ``blocks`` are coarse, down to one.
+    As `Prototype` with all images, on the output of a part in place of penultimate features: a map
+    `(N, C, H, W)` averaged down to at most 4 × 4 places, tokens `(N, T, D)` to one. For the parts
+    see `parts_of`; those of a network without `blocks` are coarse, down to one.
 
-    - ``1.recall``, ``2.recall``, ...: share of a forgotten class's images that go to its mean, mean
+    - `1.recall`, `2.recall`, ...: share of a forgotten class's images that go to its mean, mean
       over these classes.
-    - ``....retain``: the same over retained classes.
+    - `....retain`: the same over retained classes.
 
-    Early parts tell apart, in oracles too, what looks different: only recall above the oracles'
-    behind the same part is memory. Where a method takes parts of the original over, these values
-    say what of the class it took. Blind to what is not in class means.
+    Early parts separate classes that look different, in oracles too: only recall above the oracles'
+    behind the same part is memory. Blind to what class means do not show.
 
     Source:
         Ours; of intermediate layers after Alain and Bengio, arXiv 1610.01644.
     """
 
-    readings = READINGS
+    infos = RECALLS
 
-    def work(self, context: Context) -> int:
-        """Return how many images it reads."""
+    def images_processed(self, context: Context) -> int:
+        """Return the images that it reads."""
         places = fit_and_score_positions(context)
         return 0 if isinstance(places, Absent) else len(places[1]) + len(places[2])
 
@@ -55,12 +52,12 @@ class Layers(Metric):
         network, count = context.unlearned, len(parts_of(context.unlearned))
         places = fit_and_score_positions(context)
         if isinstance(places, Absent):
-            return {f"{part + 1}.{name}": places for part in range(count) for name in READINGS}
+            return {f"{part + 1}.{name}": places for part in range(count) for name in RECALLS}
         split, fit, score = places
         means = self._means(network, context.splits[split], fit, len(context.class_names))
         scores: list[list[Tensor]] = [[] for _ in range(count)]
         labels = context.splits["test"].labels[score]
-        for behind, _ in shown(network, context.splits["test"], score):
+        for behind, _ in features_by_part(network, context.splits["test"], score):
             for part, features in behind.items():
                 scores[part].append(cosines(features, means[part]))
         found: Values = {}
@@ -71,9 +68,9 @@ class Layers(Metric):
 
     @staticmethod
     def _means(network: nn.Module, split: Split, rows: Tensor, classes: int) -> dict[int, Tensor]:
-        """Return sums of unit features of each class, ``(K, D)``: their cosines are the means'."""
+        """Return sums of unit features of each class, `(K, D)`; cosines need no division."""
         sums: dict[int, Tensor] = {}
-        for behind, labels in shown(network, split, rows):
+        for behind, labels in features_by_part(network, split, rows):
             members = F.one_hot(labels, classes).double()
             for part, features in behind.items():
                 sums[part] = sums.get(part, 0) + members.T @ unit(features)
@@ -82,27 +79,27 @@ class Layers(Metric):
 
 def _row(scores: list[Tensor], labels: Tensor, context: Context) -> Values:
     if not scores:
-        return dict.fromkeys(READINGS, Absent("the network does not run this part by itself"))
+        return dict.fromkeys(RECALLS, Absent("the network does not run this part as a module"))
     together = torch.cat(scores)
     if not together.isfinite().all():
-        return dict.fromkeys(READINGS, Absent("features are not all finite numbers"))
+        return dict.fromkeys(RECALLS, Absent("features are not all finite numbers"))
     return summary(recalls(together, labels, CLOSE_COSINES), context)
 
 
 @torch.no_grad()
-def shown(
+def features_by_part(
     network: nn.Module, split: Split, rows: Tensor
 ) -> Iterator[tuple[dict[int, Tensor], Tensor]]:
-    """Go through images and what comes out of each part of a network for them.
+    """Yield the features behind each part of a network, a chunk of images at a time.
 
     Args:
         network: A classifier in evaluation mode.
         split: Images.
-        rows: Positions in it, int64, shape ``(M,)``.
+        rows: Positions in it, int64, shape `(M,)`.
 
     Yields:
-        By the number of a part, from 0, its features ``(N, D)``, 32 bits, on the CPU, of those
-        parts that are run as modules; and the images' labels ``(N,)``.
+        Features `(N, D)` by the number of the part, from 0, float32, on the CPU, for all parts that
+        the network runs as modules; and the images' labels `(N,)`.
     """
     seen: dict[int, Tensor] = {}
 
@@ -126,10 +123,10 @@ def shown(
 
 
 def pooled(output: Tensor) -> Tensor:
-    """Return what a part puts out as features, shape ``(N, D)``.
+    """Return the output of a part as features, shape `(N, D)`.
 
     Args:
-        output: A map ``(N, C, H, W)``, tokens ``(N, T, D)`` or features ``(N, D)``.
+        output: A map `(N, C, H, W)`, tokens `(N, T, D)` or features `(N, D)`.
     """
     if output.dim() == 4:
         height, width = output.shape[2:]

@@ -1,4 +1,4 @@
-"""The tools of attacks: areas, steps and pauses, what a batch holds, rows that are reset."""
+"""Fine-tuning: the images that are shown, Adam's steps, the area and the score."""
 
 import copy
 import math
@@ -21,22 +21,22 @@ from geniu_lightning.evaluation.attacks.fine_tuning import (
     spread,
 )
 from geniu_lightning.evaluation.context import Context, Split
-from tests.evaluation.attacks.test_relearning import TEST, TRAIN, TwoLayers
+from tests.evaluation.attacks.taught import TEST, TRAIN, TwoLayers
 
 
 def marked(labels: list[int]) -> Split:
-    """Return images that hold their own position, so that it is seen which were read."""
+    """Images that hold their own position, so that those that were read are known."""
     return Split(torch.tensor(labels), lambda positions: positions.float()[:, None])
 
 
 def about(train: Split, forget: tuple[int, ...]) -> Context:
-    nothing = TwoLayers(0).eval()
-    return Context(nothing, nothing, forget, tuple("abcde"), (9,) * 5, {"train": train})
+    network = TwoLayers(0).eval()
+    return Context(network, network, forget, tuple("abcde"), (9,) * 5, {"train": train})
 
 
-def test_a_batch_shows_k_images_of_each_forgotten_class_beside_as_many_retained_ones() -> None:
+def test_a_batch_shows_k_images_of_each_forgotten_class_and_as_many_retained_ones() -> None:
     train = marked([0] * 30 + [1] * 5 + [2] * 300 + [3] * 40)
-    given = Context(*[TwoLayers(0).eval()] * 2, (0, 3), tuple("abcd"), (9,) * 4, {"train": train})
+    given = about(train, (0, 3))
     first = list(islice(few_shot(given, 4)(0), 60))
     shown = {tuple(images.flatten()[:8].tolist()) for images, _ in first}
     assert len(shown) == 1  # the same few in every step
@@ -55,7 +55,7 @@ def test_a_batch_shows_k_images_of_each_forgotten_class_beside_as_many_retained_
     assert set(again[:8].flatten().tolist()) != set(another[:8].flatten().tolist())
 
 
-def test_retained_and_forgotten_batches_hold_their_own_side_alone() -> None:
+def test_retained_and_forgotten_batches_and_scored_images_are_of_their_classes() -> None:
     given = about(marked([0] * 7 + [1] * 5 + [4] * 9), (0,))
     seen = [labels for _, labels in islice(retained(given, 6, 0), 30)]
     assert {len(labels) for labels in seen} == {6}
@@ -63,16 +63,13 @@ def test_retained_and_forgotten_batches_hold_their_own_side_alone() -> None:
     epoch = [images.flatten().tolist() for images, _ in islice(forgotten(given, 3, 0), 3)]
     assert [len(part) for part in epoch] == [3, 3, 1]
     assert sorted(chain.from_iterable(epoch)) == list(range(7))  # every image once an epoch
-
-
-def test_scored_images_are_spread_equally_over_classes() -> None:
     split = marked([0] * 50 + [1] * 500 + [2] * 3)
     positions = spread(split, (0, 1, 2), 30, torch.Generator().manual_seed(0))
     assert torch.bincount(split.labels[positions]).tolist() == [10, 10, 3]
     assert len(positions.unique()) == len(positions)
 
 
-def test_accuracy_shares_ties_and_what_is_no_number_is_wrong() -> None:
+def test_accuracy_shares_ties_and_nan_is_wrong() -> None:
     network = TwoLayers(0).eval().requires_grad_(False)
     positions = torch.arange(0, 200, 7)
     answers = network(TEST.read(positions)).argmax(dim=1)
@@ -85,12 +82,20 @@ def test_accuracy_shares_ties_and_what_is_no_number_is_wrong() -> None:
     assert accuracy_at(network, TEST, positions) == 0.0
 
 
-def test_steps_are_those_of_adam_written_out() -> None:
-    network = TwoLayers(0).eval()
+def test_steps_are_those_of_adam_written_out_and_are_counted() -> None:
+    network, asked = TwoLayers(0).eval(), []
     expected = copy.deepcopy(network)
     parts = [torch.arange(9 * k, 9 * k + 9) for k in range(4)]
     batches = [(TRAIN.read(part), TRAIN.labels[part]) for part in parts]
-    list(fine_tune(network, iter(batches), (0, 4), 0.01))
+
+    def counted():
+        for batch in batches:
+            asked.append(None)
+            yield batch
+
+    seen = [(step, len(asked)) for step in fine_tune(network, counted(), (0, 1, 4), 0.01)]
+    assert seen == [(0, 0), (1, 1), (4, 4)]
+    assert not network.training
     weights = list(expected.parameters())
     first, second = ([torch.zeros_like(w) for w in weights] for _ in range(2))
     for step, (images, labels) in enumerate(batches, 1):
@@ -106,22 +111,9 @@ def test_steps_are_those_of_adam_written_out() -> None:
 
 def test_area_is_over_the_logarithm_of_steps_and_a_share() -> None:
     steps, curve = (0, 1, 2, 5, 20), [0.0, 0.2, 0.5, 0.7, 1.0]
-    places = np.log1p(steps)
-    assert area(steps, curve) == pytest.approx(np.trapezoid(curve, places) / math.log(21))
+    expected = np.trapezoid(curve, np.log1p(steps)) / math.log(21)
+    assert area(steps, curve) == pytest.approx(expected)
     assert area(steps, [1.0] * 5) == pytest.approx(1)
-
-
-def test_fine_tuning_pauses_before_the_first_step_and_after_each_named_one() -> None:
-    network, asked = TwoLayers(0).eval(), []
-
-    def batches():
-        while True:
-            asked.append(None)
-            yield TRAIN.read(torch.arange(6)), TRAIN.labels[:6]
-
-    seen = [(step, len(asked)) for step in fine_tune(network, batches(), (0, 1, 4), 1e-3)]
-    assert seen == [(0, 0), (1, 1), (4, 4)]
-    assert not network.training
 
 
 def test_reset_rows_point_to_the_mean_feature_with_the_others_norm_and_bias() -> None:
@@ -134,7 +126,6 @@ def test_reset_rows_point_to_the_mean_feature_with_the_others_norm_and_bias() ->
     reset_rows(network, images, labels)
     for k in (0, 3):
         mean = network.features(images)[labels == k].mean(dim=0)
-        expected = norm * mean / mean.norm()
-        torch.testing.assert_close(network.head.weight[k], expected)
+        torch.testing.assert_close(network.head.weight[k], norm * mean / mean.norm())
         assert network.head.bias[k] == bias
     assert torch.equal(network.head.weight[others], untouched)

@@ -1,16 +1,22 @@
-"""A world of ten classes in which every answer is known: evaluation.md 3.5.
+"""Worlds in which every answer is known.
 
-Class 0 is forgotten, class 1 is the largest retained one, class 2 the oracle's nearest to class 0.
-An image is its label and whether it is a training image, so a model is a table of features and a
-head over them.
+The rigged one has ten classes (evaluation.md 3.5): class 0 is forgotten, class 1 is the largest
+retained one, class 2 the oracle's nearest to class 0. An image is its label and whether it is a
+training image, so a model is a table of features and a head over them. In a `world`, the outputs
+of each model are given image by image.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from geniu_lightning.evaluation.context import Context, Split
+from geniu_lightning.evaluation.context import Context, Outputs, Split
+from geniu_lightning.evaluation.metric import Absent, Metric
+
+NO_IMAGE = Absent("the split has no image of such a class")
+NO_ORACLE = Absent("there is no oracle to compare with")
 
 CLASSES = 10
 T = math.log(81)  # a logit of T against nine of 0 has probability 0.9
@@ -71,7 +77,7 @@ def rigged() -> dict[str, Rigged]:
 
 
 def saturated(answer: int) -> Rigged:
-    """Return a model that gives one class a logit of 200 and all others -200, whatever it sees."""
+    """Return a model with a logit of 200 for one class and -200 for all others, on every image."""
     bias = torch.full((CLASSES,), -200.0)
     bias[answer] = 200.0
     return Rigged(torch.zeros(2, CLASSES, 1), torch.zeros(CLASSES, 1), bias)
@@ -105,4 +111,62 @@ def context_of(
         splits={name: split(name) for name in splits},
         oracles=oracles or (models["oracle"],),
         **more,
+    )
+
+
+def measured(metric: Metric, context: Context) -> dict[str, Any]:
+    """Return the values of a metric that sees only what it declared."""
+    return metric(context.restricted_to(metric.needs))
+
+
+class Given:
+    """Stores the outputs of all models, so that none is computed."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[int, str], Outputs] = {}
+
+    def get(self, network: nn.Module, split: str) -> Outputs:
+        return self.known[id(network), split]
+
+    def put(self, network: nn.Module, split: str, outputs: Outputs) -> None:
+        raise AssertionError("all is known")
+
+
+def outputs(logits: Tensor, labels: Tensor | list[int]) -> Outputs:
+    """Return outputs with these logits and empty features."""
+    return Outputs(logits.float(), torch.zeros(len(logits), 1), torch.as_tensor(labels))
+
+
+def random_outputs(seed: int, rows: int, classes: int = 6) -> Outputs:
+    """Return random logits of images of every class."""
+    stream = torch.Generator().manual_seed(seed)
+    return outputs(torch.randn(rows, classes, generator=stream), torch.arange(rows) % classes)
+
+
+def _unread(positions: Tensor) -> Tensor:
+    raise AssertionError("no image is read")
+
+
+def world(
+    unlearned: dict[str, Outputs],
+    *oracles: dict[str, Outputs],
+    original: dict[str, Outputs] | None = None,
+    forget: tuple[int, ...] = (0,),
+    counts: tuple[int, ...] | None = None,
+) -> Context:
+    """Return the context of models whose outputs are given by split."""
+    store, networks = Given(), []
+    for model in (unlearned, original or unlearned, *oracles):
+        networks.append(nn.Identity())
+        store.known |= {(id(networks[-1]), split): out for split, out in model.items()}
+    classes = next(iter(unlearned.values())).logits.shape[1]
+    return Context(
+        original=networks[1],
+        unlearned=networks[0],
+        forget=forget,
+        class_names=tuple(map(str, range(classes))),
+        class_counts=counts or (1,) * classes,
+        splits={split: Split(out.labels, _unread) for split, out in unlearned.items()},
+        oracles=tuple(networks[2:]),
+        store=store,
     )

@@ -1,4 +1,4 @@
-"""Methods judged by many of their runs, from folders as unlearn.py leaves them."""
+"""Methods evaluated by populations of runs, from folders as `geniu unlearn` leaves them."""
 
 import copy
 import dataclasses
@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
+from geniu_lightning.cli.population import compare
+from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
-from tests.cli.conftest import Command
 
 Change = Callable[[nn.Module], None]
+Command = Callable[..., Any]
 ENOUGH = 16
 
 
@@ -65,8 +68,8 @@ def runs(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def judged(out: Path) -> dict[str, Any]:
-    (entry,) = json.loads((out / "group.json").read_text())["settings"]
+def settings_of(out: Path) -> dict[str, Any]:
+    (entry,) = json.loads((out / "population.json").read_text())["settings"]
     found: dict[str, Any] = entry
     return found
 
@@ -74,102 +77,84 @@ def judged(out: Path) -> dict[str, Any]:
 def test_methods_are_told_from_retraining_or_not(
     runs: Path, tmp_path: Path, command: Command
 ) -> None:
-    outcome = command("evaluate", f"group=[{runs}]", f"out={tmp_path}", "trainer.threads=1")
+    outcome = command("evaluate", f"population=[{runs}]", f"out={tmp_path}", "trainer.threads=1")
     assert outcome.status == 0, outcome.err
-    entry = judged(tmp_path)
+    entry = settings_of(tmp_path)
     assert entry["forget"] == [0]
     assert entry["oracle_seeds"] == list(range(ENOUGH))
     values = {method: found["values"] for method, found in entry["methods"].items()}
     assert values.keys() == {"same", "other", "few"}
     # sixteen shaken copies of one model on either side are one law, drawn from rarely
     assert values["same"]["u_lira"]["auc"]["value"] == pytest.approx(0.5, abs=0.2)
+    assert values["same"]["rmia"]["auc"]["value"] == pytest.approx(0.5, abs=0.2)
     assert values["other"]["u_lira"]["auc"]["value"] > 0.99
     assert values["other"]["u_lira"]["auc"]["ideal"] == 0.5
     # one logit alone is sunk: among the others the laws are the same
     assert values["other"]["u_lira_retained"]["auc"]["value"] == pytest.approx(0.5, abs=0.2)
-    assert values["same"]["rmia"]["auc"]["value"] == pytest.approx(0.5, abs=0.2)
-    klom = values["other"]["klom_gaussian"]
-    assert klom["train_forget"]["mean"]["value"] != klom["test_forget"]["mean"]["value"]
     same, other = (
         values[method]["klom_gaussian"]["test_forget"]["mean"]["value"]
         for method in ("same", "other")
     )
     assert other > 100 * same
-    assert "16 retrained" not in outcome.out
     absent = values["few"]["u_lira"]["auc"]["absent"]
-    assert absent == "the group needs at least 16 unlearned models, there are 15"
+    assert absent == "at least 16 unlearned models are needed, there are 15"
     assert absent in outcome.out
     assert entry["methods"]["few"]["seeds"] == list(range(1, ENOUGH))
 
 
-def test_order_and_nesting_of_folders_change_nothing(
-    runs: Path, tmp_path: Path, command: Command
-) -> None:
-    some = [runs / f"{method}-{seed}" for seed in range(ENOUGH) for method in ("retrain", "same")]
-    found = []
-    for name, folders in (("a", some), ("b", some[::-1])):
-        group = f"group=[{','.join(str(folder) for folder in folders)}]"
-        outcome = command("evaluate", group, f"out={tmp_path / name}", "trainer.threads=1")
-        assert outcome.status == 0, outcome.err
-        found.append(judged(tmp_path / name))
-    assert found[0] == found[1]
-
-
-def test_results_are_not_overwritten(runs: Path, tmp_path: Path, command: Command) -> None:
-    (tmp_path / "group.json").write_text("mine")
-    group = f"group=[{runs / 'few-1'},{runs / 'retrain-1'}]"
-    outcome = command("evaluate", group, f"out={tmp_path}", "trainer.threads=1")
-    assert (outcome.status, "holds results" in outcome.err) == (2, True)
-    assert (tmp_path / "group.json").read_text() == "mine"
-    outcome = command("evaluate", group, f"out={tmp_path}", "trainer.threads=1", "force=true")
-    assert outcome.status == 0, outcome.err
-    assert judged(tmp_path)["oracle_seeds"] == [1]
-
-
-def test_what_cannot_be_compared_is_refused_in_a_sentence(
+def test_results_are_kept_unless_forced_and_runs_without_weights_are_left_out(
     runs: Path, trained: Path, tmp_path: Path, command: Command
 ) -> None:
     kit = Kit.load(trained / "kit.safetensors")
-    twice, foreign, empty = tmp_path / "twice", tmp_path / "foreign", tmp_path / "empty"
-    empty.mkdir()
+    write(tmp_path / "bare", kit, "same", 3)
+    (tmp_path / "bare" / "unlearned.safetensors").unlink()
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "population.json").write_text("mine")
+    folders = (tmp_path / "bare", runs / "same-1", runs / "retrain-1")
+    arguments = (f"population=[{','.join(map(str, folders))}]", f"out={out}", "trainer.threads=1")
+    outcome = command("evaluate", *arguments)
+    assert (outcome.status, "holds results" in outcome.err) == (2, True)
+    assert (out / "population.json").read_text() == "mine"
+    outcome = command("evaluate", *arguments, "force=true")
+    assert outcome.status == 0, outcome.err
+    assert "1 of 3 runs are left out" in outcome.out
+    found = settings_of(out)
+    assert (found["oracle_seeds"], found["methods"]["same"]["seeds"]) == ([1], [1])
+
+
+def test_what_cannot_be_compared_is_refused_in_a_sentence(
+    runs: Path, trained: Path, tmp_path: Path
+) -> None:
+    kit = Kit.load(trained / "kit.safetensors")
+    (tmp_path / "empty").mkdir()
     for name in ("a", "b"):
-        write(twice / name, kit, "same", 1)
-    write(foreign / "a", kit, "same", 1, data_fingerprint="0" * 64)
+        write(tmp_path / "twice" / name, kit, "same", 1)
     redrawn = kit.info.settings["imbalance"] | {"seed": 7}
-    spec = dataclasses.replace(kit.info.spec, mean=(0.25,))
-    write(tmp_path / "redrawn", kit, "same", 1, settings=kit.info.settings | {"imbalance": redrawn})
-    write(tmp_path / "rescaled", kit, "same", 1, spec=spec)
-    write(tmp_path / "another", kit, "same", 1, forgotten=(1,))
-    longer = kit.info.settings | {"training": kit.info.settings["training"] | {"epochs": 99}}
-    write(tmp_path / "longer", kit, "same", 1, settings=longer)
-    oracle = runs / "retrain-1"
+    longer = kit.info.settings["training"] | {"epochs": 99}
+    for name, changes in {
+        "foreign": {"data_fingerprint": "0" * 64},
+        "redrawn": {"settings": kit.info.settings | {"imbalance": redrawn}},
+        "rescaled": {"spec": dataclasses.replace(kit.info.spec, mean=(0.25,))},
+        "another": {"forgotten": (1,)},
+        "longer": {"settings": kit.info.settings | {"training": longer}},
+    }.items():
+        write(tmp_path / name, kit, "same", 1, **changes)
+    oracle, config = runs / "retrain-1", OmegaConf.create({"force": False})
     for folders, said in (
-        ((empty,), "no finished unlearning run"),
+        ((tmp_path / "empty",), "no finished unlearning run"),
         ((tmp_path / "nowhere",), "there is no folder"),
         ((runs / "same-1",), "no run of unlearner=retrain"),
-        ((twice, oracle), "kits of the same training seed"),
+        ((tmp_path / "twice", oracle), "kits of the same training seed"),
         ((oracle,), "nothing but unlearner=retrain"),
-        ((oracle, foreign), "cannot be compared with"),
-        ((foreign, oracle), "differ in the data set"),
+        ((oracle, tmp_path / "foreign"), "cannot be compared with"),
+        ((tmp_path / "foreign", oracle), "differ in the data set"),
         ((oracle, tmp_path / "redrawn"), "differ in the training images (imbalance)"),
         ((oracle, tmp_path / "rescaled"), "differ in its normalisation"),
         ((oracle, tmp_path / "another"), "differ in the forgotten classes"),
         ((oracle, tmp_path / "longer"), "differ in how the original was trained"),
     ):
-        group = f"group=[{','.join(str(folder) for folder in folders)}]"
-        outcome = command("evaluate", group, f"out={tmp_path / 'out'}", "trainer.threads=1")
-        assert (outcome.status, said in outcome.err) == (2, True), (folders, outcome.err)
-        assert not (tmp_path / "out" / "group.json").exists()
-
-
-def test_runs_without_weights_are_left_out_and_counted(
-    runs: Path, trained: Path, tmp_path: Path, command: Command
-) -> None:
-    kit = Kit.load(trained / "kit.safetensors")
-    write(tmp_path / "gone", kit, "same", 3)
-    (tmp_path / "gone" / "unlearned.safetensors").unlink()
-    group = f"group=[{tmp_path / 'gone'},{runs / 'same-1'},{runs / 'retrain-1'}]"
-    outcome = command("evaluate", group, f"out={tmp_path / 'out'}", "trainer.threads=1")
-    assert outcome.status == 0, outcome.err
-    assert "1 of 3 runs are left out" in outcome.out
-    assert judged(tmp_path / "out")["methods"]["same"]["seeds"] == [1]
+        with pytest.raises(UserError) as error:
+            compare(config, folders, tmp_path / "out")
+        assert said in str(error.value), folders
+    assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Single scores, for comparison with papers that print them."""
+"""Aggregate scores ToW, AUS and NoMUS, for comparison with papers that print them."""
 
 import statistics
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from geniu_lightning.evaluation.context import Context
+from geniu_lightning.evaluation.attacks.membership import own, sides
+from geniu_lightning.evaluation.context import Context, Outputs
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
 from geniu_lightning.evaluation.metrics.accuracy import lacking, mean_over, per_class
 
@@ -20,26 +21,26 @@ class Scores(Metric):
     **None of them tells forgetting from hiding.** A logit mask gets the full score in all of them,
     the untouched original in NoMUS if it does not overfit, and a model that memorises its
     training images in AUS. A model that answers one class, whatever it sees, is not at 0.
-    They come last, and never alone.
+    Never report them alone.
 
     Names: A_f and A_r are accuracies on forgotten and retained classes, D training and T test
     images, o the original, u the model, Δ the difference to the oracles' mean.
 
-    - ``tow`` (arXiv 2406.01257): (1 - abs ΔA_f(D)) (1 - abs ΔA_r(D)) (1 - abs ΔA_r(T)), in [0, 1].
-      The paper has plain accuracies and all test images; means over retained classes let a dead
-      minority be seen, and a class that oracles never answer says nothing of utility.
-    - ``tow_mia``: its first factor is 1 - abs ΔM. M is the area under the curve of the attack that
+    - `tow` (arXiv 2406.01257): (1 - abs ΔA_f(D)) (1 - abs ΔA_r(D)) (1 - abs ΔA_r(T)), in [0, 1].
+      The paper has plain accuracies and all test images; means over retained classes show a lost
+      minority, and a class that oracles never answer is no part of utility.
+    - `tow_mia`: its first factor is 1 - abs ΔM. M is the area under the curve of the attack that
       calls images with a low loss members, within each forgotten class.
-    - ``aus`` (arXiv 2312.02052, removal of classes): (1 - (A_r(T; o) - A_r(T; u))) divided by
+    - `aus` (arXiv 2312.02052, removal of classes): (1 - (A_r(T; o) - A_r(T; u))) divided by
       (1 + A_f(T; u)); may exceed 1. It knows no oracle. The paper's other denominator is for
       removal of images of all classes, and would give an ideal model about ½.
-    - ``nomus`` (arXiv 2311.02240, λ = ½): ½ A_r(T) + ½ (1 - 2 abs(a - ½)), in [0, 1], a as
+    - `nomus` (arXiv 2311.02240, λ = ½): ½ A_r(T) + ½ (1 - 2 abs(a - ½)), in [0, 1], a as
       `attack_accuracy` finds it between training and test images of one class, so that
       the class itself gives nothing away; mean over forgotten classes.
     """
 
     needs = frozenset({"original", "oracles"})
-    readings: ClassVar[dict[str, MetricInfo]] = {
+    infos: ClassVar[dict[str, MetricInfo]] = {
         name: MetricInfo("higher", 1.0) for name in ("tow", "tow_mia", "aus", "nomus")
     }
 
@@ -51,7 +52,7 @@ class Scores(Metric):
             for split in ("test", "train")
         }
         nothing = lack["test"] or lack["train"]
-        values: Values = dict.fromkeys(self.readings, nothing) if nothing else {}
+        values: Values = dict.fromkeys(self.infos, nothing) if nothing else {}
         if lack["test"] is None:
             retained = _accuracy(context, context.unlearned, "test", context.retained)
             values["aus"] = aus(
@@ -63,7 +64,7 @@ class Scores(Metric):
                 attack = _attack(context)
                 values["nomus"] = attack if isinstance(attack, Absent) else nomus(retained, attack)
                 values |= _tow(context)
-        return {name: values[name] for name in self.readings}
+        return {name: values[name] for name in self.infos}
 
 
 def tow(model: Sequence[float], oracles: Sequence[Sequence[float]]) -> float:
@@ -98,8 +99,8 @@ def attack_accuracy(members: Tensor, non_members: Tensor, generator: torch.Gener
     and scored on the same images, it would be above ½ for equal laws too.
 
     Args:
-        members: A score of each, shape ``(N,)``, at least two; not changed.
-        non_members: Likewise, shape ``(M,)``.
+        members: A score of each, shape `(N,)`, at least two; not changed.
+        non_members: Likewise, shape `(M,)`.
         generator: Draws the halves.
 
     Returns:
@@ -127,7 +128,7 @@ def _chosen_then_scored(chosen: tuple[Tensor, Tensor], scored: tuple[Tensor, Ten
 
 
 def _gain(members: Tensor, non_members: Tensor, thresholds: Tensor) -> Tensor:
-    """Return by how much calling what is above thresholds members beats ½, shape ``(T,)``."""
+    """Return by how much calling what is above thresholds members beats ½, shape `(T,)`."""
     # counted in whole numbers, so that rounding decides no tie between thresholds
     hits, alarms = (
         len(side) - torch.searchsorted(side.sort().values, thresholds, right=True)
@@ -144,23 +145,11 @@ def _accuracy(context: Context, network: nn.Module, split: str, classes: tuple[i
     return found
 
 
-def _scores_of(context: Context, network: nn.Module) -> list[tuple[int, Tensor, Tensor]]:
-    """Return forgotten classes with log p_y of their training and their test images."""
-    found = []
-    for k in context.forget:
-        members, non_members = (
-            context.outputs(network, split).of((k,)).log_probabilities[:, k]
-            for split in ("train", "test")
-        )
-        found.append((k, members, non_members))
-    return found
-
-
 def _attack(context: Context) -> float | Absent:
     found = [
-        attack_accuracy(members, non_members, context.generator("halves of the attack", k))
-        for k, members, non_members in _scores_of(context, context.unlearned)
-        if min(len(members), len(non_members)) > 1
+        attack_accuracy(own(members), own(others), context.generator("halves of the attack", k))
+        for k, members, others in _sides(context, context.unlearned)
+        if min(len(members.labels), len(others.labels)) > 1
     ]
     if not found:
         return Absent("no forgotten class has two training and two test images to attack")
@@ -170,12 +159,16 @@ def _attack(context: Context) -> float | Absent:
 def _area(context: Context, network: nn.Module) -> float | Absent:
     from sklearn.metrics import roc_auc_score
 
-    found = [
-        float(roc_auc_score([1] * len(members) + [0] * len(others), torch.cat([members, others])))
-        for _, members, others in _scores_of(context, network)
-        if len(members) and len(others)
-    ]
+    found = []
+    for _, members, others in _sides(context, network):
+        truth = [1] * len(members.labels) + [0] * len(others.labels)
+        found.append(float(roc_auc_score(truth, torch.cat([own(members), own(others)]))))
     return statistics.fmean(found) if found else NO_PAIR
+
+
+def _sides(context: Context, network: nn.Module) -> list[tuple[int, Outputs, Outputs]]:
+    train, test = (context.outputs(network, split) for split in ("train", "test"))
+    return sides(train, test, context.forget)
 
 
 def _tow(context: Context) -> Values:
@@ -183,15 +176,15 @@ def _tow(context: Context) -> Values:
         return dict.fromkeys(("tow", "tow_mia"), Absent("there is no oracle to compare with"))
     networks = (context.unlearned, *context.oracles)
     forgotten = [_accuracy(context, network, "train", context.forget) for network in networks]
-    kept = [
+    rest = [
         [_accuracy(context, network, split, context.retained) for split in ("train", "test")]
         for network in networks
     ]
     areas = [_area(context, network) for network in networks]
     known = [area for area in areas if isinstance(area, float)]
     return {
-        "tow": _product(forgotten, kept),
-        "tow_mia": _product(known, kept) if known else NO_PAIR,
+        "tow": _product(forgotten, rest),
+        "tow_mia": _product(known, rest) if known else NO_PAIR,
     }
 
 

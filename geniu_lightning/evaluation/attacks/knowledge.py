@@ -1,0 +1,145 @@
+"""Knowledge of a forgotten class that the stored proxies carry."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from geniu_lightning.errors import UserError
+from geniu_lightning.evaluation.attacks.probing import NO_PROXIES
+from geniu_lightning.evaluation.context import Context, Proxies, outputs_of, outputs_on_proxies
+from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
+from geniu_lightning.evaluation.metrics.accuracy import confusion, mean_over, per_class
+from geniu_lightning.settings.checked import Positive, PositiveInt, checked
+
+NO_FORGOTTEN_PROXIES = Absent("no proxies of forgotten classes are stored with the model")
+
+
+@checked
+@dataclass(frozen=True)
+class Knowledge(Metric):
+    """Accuracy of a new network that learns a class from the stored proxies alone.
+
+    An untrained network is trained on the proxies (Adam, cross-entropy, every class with
+    proxies equally often in a batch) and tested on real test images.
+
+    - `forget` (A_f), `retain` (A_r): means of classes' accuracies, ties divided. A_f is about 1/K
+      for proxies without information on the class; absent where there are none of a forgotten
+      class. A_r shows that the training worked.
+    - `net`: A_f minus the share of retained images that are taken for the same classes, mean over
+      these, in [-1, 1]; 0 where the answer does not depend on the image.
+    - `drawn`: share of the proxies of forgotten classes that the original classifies as such, mean
+      over these classes.
+
+    Blind to knowledge that needs more steps, another network or the old weights.
+
+    Args:
+        steps: Of training.
+        rate: Adam's learning rate.
+        batch: Proxies a step, drawn with replacement.
+
+    Source:
+        Ravuri and Vinyals, Classification Accuracy Score for Conditional Generative Models, arXiv
+        1905.10887: train on generated, test on real images.
+    """
+
+    needs = frozenset({"proxies", "fresh", "original"})
+    subject = "proxies"
+    infos: ClassVar[dict[str, MetricInfo]] = {
+        "forget": MetricInfo("lower", 0.0),
+        "net": MetricInfo("lower", 0.0),
+        "retain": MetricInfo("higher", 1.0),
+        "drawn": MetricInfo("lower", 0.0),
+    }
+
+    steps: PositiveInt = 200
+    rate: Positive = 1e-3
+    batch: PositiveInt = 64
+
+    def images_processed(self, context: Context) -> int:
+        """Return the images of the training, each as three."""
+        able = context.proxies is not None and context.fresh is not None
+        return 3 * self.steps * self.batch if able else 0
+
+    def __call__(self, context: Context) -> Values:
+        """Measure the proxies."""
+        if context.proxies is None:
+            return dict.fromkeys(self.infos, NO_PROXIES)
+        if not torch.isin(context.proxies.labels.cpu(), torch.tensor(context.forget)).any():
+            return dict.fromkeys(
+                self.infos, NO_FORGOTTEN_PROXIES
+            )  # A_f would be 0 whatever the others show
+        return {**self._learned(context, context.proxies), "drawn": _drawn(context)}
+
+    def _learned(self, context: Context, proxies: Proxies) -> Values:
+        names = ("forget", "net", "retain")
+        if context.fresh is None:
+            return dict.fromkeys(names, Absent("there is no way to make an untrained network"))
+        if "test" not in context.splits:
+            return dict.fromkeys(names, Absent("the run has no test images"))
+        if len(proxies.labels.unique()) < 2:
+            return dict.fromkeys(names, Absent("proxies of at least two classes are needed"))
+        draws = context.generator("knowledge")
+        devices = [context.device] if context.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # initialisation and dropout draw from global ones
+            torch.manual_seed(draws.initial_seed())
+            network = context.fresh(draws.initial_seed()).to(context.device)
+            fit(network, proxies, self.steps, self.rate, self.batch, draws)
+        try:
+            outputs = outputs_of(network, context.splits["test"])
+        except UserError:
+            return dict.fromkeys(names, Absent("training on the proxies diverged"))
+        counts = confusion(outputs, len(context.class_names))
+        each = counts.diagonal() / counts.sum(dim=1)
+        others = counts[list(context.retained)].sum(dim=0) / counts[list(context.retained)].sum()
+        return {
+            "forget": mean_over(each, context.forget),
+            "net": mean_over(each - others, context.forget),
+            "retain": mean_over(each, context.retained),
+        }
+
+
+def fit(
+    network: nn.Module,
+    proxies: Proxies,
+    steps: int,
+    rate: float,
+    batch: int,
+    generator: torch.Generator,
+) -> None:
+    """Train a network on proxies, classes equally often, and leave it in evaluation mode.
+
+    Args:
+        network: To be trained, on the proxies' device.
+        proxies: Training images.
+        steps: Of Adam.
+        rate: Its learning rate.
+        batch: Proxies a step, drawn with replacement.
+        generator: Draws them, on the CPU.
+    """
+    labels = proxies.labels.cpu()
+    chances = 1 / torch.bincount(labels)[labels]
+    network.train().requires_grad_(True)
+    optimizer = torch.optim.Adam(network.parameters(), rate)
+    with torch.enable_grad():
+        for _ in range(steps):
+            rows = torch.multinomial(chances, batch, replacement=True, generator=generator)
+            rows = rows.to(proxies.images.device)
+            loss = F.cross_entropy(
+                network(proxies.images[rows]), labels.to(proxies.images.device)[rows]
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    network.eval().requires_grad_(False)
+
+
+def _drawn(context: Context) -> float | Absent:
+    assert context.proxies is not None
+    each = per_class(
+        outputs_on_proxies(context.original, context.proxies), len(context.class_names)
+    )
+    found = mean_over(each, context.forget)
+    return NO_FORGOTTEN_PROXIES if isinstance(found, Absent) else found

@@ -1,0 +1,248 @@
+"""Recovery of a class from features: a linear probe and nearest class means."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from geniu_lightning.evaluation.context import Context, Outputs, drawn, outputs_on_proxies
+from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
+from geniu_lightning.evaluation.metrics.accuracy import mean_over, per_class
+from geniu_lightning.settings.checked import NonNegativeInt, Positive, checked
+
+FEWEST = 5  # held-out training images of each class that are enough to fit on
+DRAWS = 3
+RESOLUTION = 1e-6  # a smaller relative spread of 32-bit features is rounding
+CLOSE_COSINES = 1e-9  # smaller differences of cosines are rounding
+TOLERANCE = 1e-6  # of the solver; on equal features it leaves logits about as far apart
+CLOSE_LOGITS = 100 * TOLERANCE
+NO_PROXIES = Absent("no proxies are stored with the model")
+RECALLS = {"recall": MetricInfo("oracle"), "retain": MetricInfo("oracle")}
+
+
+@checked
+@dataclass(frozen=True)
+class Probe(Metric):
+    """Linear classifier, trained anew on frozen features of all classes.
+
+    Multinomial logistic regression with an L2 penalty and classes weighted by 1/n_c, on features
+    standardised by the images it is fitted on, see `fit_and_score_positions`.
+
+    - `recall`: share of a forgotten class's images that it gets right, mean over these classes.
+    - `retain`: the same over retained classes.
+
+    Chance is 1/K, which constant features have exactly. An oracle is far above it: good features
+    also separate classes never seen. So only recall above the oracles' is memory. Blind to traces
+    that are not linear, and to what is lost between the features and the answers.
+
+    Args:
+        strength: Of the fit: inverse of the penalty's weight, scikit-learn's `C`.
+
+    Source:
+        Alain and Bengio, Understanding intermediate layers using linear classifier probes, arXiv
+        1610.01644. For unlearning: Are We Truly Forgetting?, arXiv 2503.06991.
+    """
+
+    infos = RECALLS
+
+    strength: Positive = 1.0
+
+    def __call__(self, context: Context) -> Values:
+        """Measure the unlearned model."""
+        parts = fit_and_score(context)
+        if isinstance(parts, Absent):
+            return dict.fromkeys(RECALLS, parts)
+        fit, score = parts
+        scores = probe(fit.features, fit.labels, score.features, self.strength)
+        return summary(recalls(scores, score.labels, CLOSE_LOGITS), context)
+
+
+@checked
+@dataclass(frozen=True)
+class Prototype(Metric):
+    """Nearest class mean by cosine: recovery without an optimiser.
+
+    The prototype of class c is μ_c = mean of h/‖h‖ over k images of c; an image goes to the class
+    with the largest cos(h, μ_c). A feature vector of zeros has cosine 0 with everything. Ties are
+    divided. The images are those of `Probe`.
+
+    - `k1.recall`, `k5.recall`, ...: share of a forgotten class's images that go to it, mean
+      over these classes and over three draws of k images; `all`: of all that may be fitted on.
+    - `proxies.recall`: with prototypes of the proxies stored with the model.
+    - `....retain`: the same over retained classes.
+
+    An oracle's is above chance, as for `Probe`. Blind to what an average
+    hides, such as a class in several clusters or one that small directions tell apart.
+
+    Args:
+        shots: Numbers k of images a class; 0 takes all.
+
+    Source:
+        Snell et al., Prototypical Networks for Few-shot Learning, arXiv 1703.05175, equation 1.
+        Departure: unit features and cosines in place of squared distances.
+    """
+
+    needs = frozenset({"proxies"})
+    infos = RECALLS
+
+    shots: Annotated[Sequence[NonNegativeInt], Field(min_length=1)] = (1, 5, 0)
+
+    def __call__(self, context: Context) -> Values:
+        """Measure the unlearned model."""
+        groups = {f"k{k}" if k else "all": k for k in self.shots}
+        parts = fit_and_score(context)
+        if isinstance(parts, Absent):
+            return {f"{group}.{name}": parts for group in [*groups, "proxies"] for name in RECALLS}
+        fit, score = parts
+        found = {group: self._shots(k, fit, score, context) for group, k in groups.items()}
+        found["proxies"] = self._proxies(score, context)
+        return {f"{group}.{name}": v for group, row in found.items() for name, v in row.items()}
+
+    def _shots(self, shots: int, fit: Outputs, score: Outputs, context: Context) -> Values:
+        fewest = int(torch.bincount(fit.labels).min())
+        if fewest < shots:
+            few = Absent(f"a class has only {fewest} images to fit on, fewer than {shots}")
+            return dict.fromkeys(RECALLS, few)
+        draws = []
+        for draw in range(DRAWS if shots else 1):
+            rows = torch.cat(
+                [
+                    drawn(
+                        (fit.labels == k).nonzero().flatten(),
+                        shots or None,
+                        context.generator("prototype", draw, k),
+                    )
+                    for k in range(len(context.class_names))
+                ]
+            )
+            means = prototypes(fit.features[rows], fit.labels[rows])
+            scores = cosines(score.features, means)
+            draws.append(recalls(scores, score.labels, CLOSE_COSINES))
+        return summary(torch.stack(draws).mean(dim=0), context)
+
+    def _proxies(self, score: Outputs, context: Context) -> Values:
+        if context.proxies is None:
+            return dict.fromkeys(RECALLS, NO_PROXIES)
+        shown = set(context.proxies.labels.tolist())
+        lacking = [name for k, name in enumerate(context.class_names) if k not in shown]
+        if lacking:
+            none = Absent(f"there are no proxies of {', '.join(lacking)}")
+            return dict.fromkeys(RECALLS, none)
+        own = outputs_on_proxies(context.unlearned, context.proxies)
+        scores = cosines(score.features, prototypes(own.features, own.labels))
+        return summary(recalls(scores, score.labels, CLOSE_COSINES), context)
+
+
+def fit_and_score_positions(context: Context) -> tuple[str, Tensor, Tensor] | Absent:
+    """Return the images to fit on and those to score; the model was trained on neither.
+
+    These are `validation` and `test`, if `validation` has five images of every class. Else each
+    class's test images are halved, by a draw that is the same for every model; an odd one is
+    scored.
+
+    Returns:
+        The split to fit on, positions in it, and positions in `test` to score.
+    """
+    if "test" not in context.splits:
+        return Absent("the run has no test images")
+    test, classes = context.splits["test"], len(context.class_names)
+    held_out = context.splits.get("validation")
+    if held_out is not None and _fewest(held_out.labels, classes) >= FEWEST:
+        return "validation", torch.arange(len(held_out.labels)), torch.arange(len(test.labels))
+    if _fewest(test.labels, classes) < 2:
+        return Absent("a class has fewer than two test images, one to fit on and one to score")
+    fit = torch.zeros(len(test.labels), dtype=torch.bool)
+    for k in range(classes):
+        places = (test.labels == k).nonzero().flatten()
+        fit[drawn(places, len(places) // 2, context.generator("halves", k))] = True
+    return "test", fit.nonzero().flatten(), (~fit).nonzero().flatten()
+
+
+def fit_and_score(context: Context) -> tuple[Outputs, Outputs] | Absent:
+    """Return the evaluated model's outputs on the images to fit on and on those to score."""
+    parts = fit_and_score_positions(context)
+    if isinstance(parts, Absent):
+        return parts
+    fit = context.outputs(context.unlearned, parts[0]).at(parts[1])
+    score = context.outputs(context.unlearned, "test").at(parts[2])
+    if not (fit.features.isfinite().all() and score.features.isfinite().all()):
+        return Absent("features are not all finite numbers")
+    return fit, score
+
+
+def recalls(scores: Tensor, labels: Tensor, within: float) -> Tensor:
+    """Return the recall of each class, float64, shape `(K,)`; NaN for one without images.
+
+    Args:
+        scores: The largest of a row is the answer, shape `(N, K)`.
+        labels: int64, shape `(N,)`.
+        within: Scores this near to the largest share the answer with it.
+    """
+    largest = scores.max(dim=1, keepdim=True).values
+    levelled = torch.where(scores >= largest - within, largest, scores)
+    return per_class(Outputs(levelled, levelled[:, :0], labels), scores.shape[1])
+
+
+def probe(features: Tensor, labels: Tensor, others: Tensor, strength: float) -> Tensor:
+    """Return logits of a logistic regression.
+
+    Args:
+        features: To fit on, shape `(N, D)`.
+        labels: Of them, int64, every class 0 to K-1 among them, shape `(N,)`.
+        others: Features to answer for, shape `(M, D)`.
+        strength: Inverse weight of the L2 penalty.
+
+    Returns:
+        float64, shape `(M, K)`; all 0 if the features to fit on do not vary.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    mean, spread = features.double().mean(dim=0), features.double().std(dim=0, correction=0)
+    varies = spread > RESOLUTION * mean.abs()
+    if not varies.any():
+        # the penalty leaves every weight at 0, and balanced classes leave the biases equal
+        return torch.zeros(len(others), int(labels.max()) + 1, dtype=torch.float64)
+    known, asked = (((x.double() - mean) / spread)[:, varies].numpy() for x in (features, others))
+    model = LogisticRegression(C=strength, class_weight="balanced", tol=TOLERANCE, max_iter=1000)
+    logits = torch.from_numpy(model.fit(known, labels.numpy()).decision_function(asked))
+    return torch.stack([-logits, logits], dim=1) / 2 if logits.dim() == 1 else logits
+
+
+def prototypes(features: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean unit feature of each class.
+
+    Args:
+        features: Shape `(N, D)`.
+        labels: int64, every class 0 to K-1 among them, shape `(N,)`.
+
+    Returns:
+        float64, shape `(K, D)`.
+    """
+    directions = unit(features)
+    return torch.stack([directions[labels == k].mean(dim=0) for k in range(int(labels.max()) + 1)])
+
+
+def cosines(first: Tensor, second: Tensor) -> Tensor:
+    """Return cosines of rows `(N, D)` with rows `(M, D)`, float64, shape `(N, M)`."""
+    return unit(first) @ unit(second).T
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Return rows `(N, D)` at length 1, float64; zeros stay zeros."""
+    lengths = rows.double().norm(dim=1, keepdim=True)
+    return rows / torch.where(lengths > 0, lengths, 1.0)
+
+
+def _fewest(labels: Tensor, classes: int) -> int:
+    return int(torch.bincount(labels, minlength=classes).min())
+
+
+def summary(each: Tensor, context: Context) -> Values:
+    """Return the mean recall over forgotten classes, and over retained ones."""
+    return {
+        "recall": mean_over(each, context.forget),
+        "retain": mean_over(each, context.retained),
+    }

@@ -1,0 +1,198 @@
+"""Probe and prototypes: known models, scikit-learn, the images that are used, and edges."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from geniu_lightning.errors import SettingError
+from geniu_lightning.evaluation.attacks.probing import (
+    NO_PROXIES,
+    Probe,
+    Prototype,
+    cosines,
+    fit_and_score_positions,
+    probe,
+    prototypes,
+    recalls,
+)
+from geniu_lightning.evaluation.context import Proxies, Split, outputs_of
+from geniu_lightning.evaluation.metric import Absent
+from tests.evaluation.points import Plain, images_of, points, split_of
+from tests.evaluation.worlds import CLASSES, context_of, measured, rigged, split
+
+
+def test_rigged_models_have_their_known_recall() -> None:
+    """Of class 0: with training prototypes; with those of half of the test images; the retained.
+
+    In test images the memoriser shows class 0 as the oracle does. The probe finds the same.
+    """
+    for name, (from_train, recall, retain) in {
+        "original": (1.0, 1.0, 1.0),
+        "oracle": (0.5, 0.5, 8.5 / 9),
+        "mask": (1.0, 1.0, 1.0),
+        "uniform": (0.1, 0.1, 0.1),
+        "memoriser": (0.0, 0.5, 8.5 / 9),
+        "collapsed": (0.1, 0.1, 0.1),
+    }.items():
+        network = rigged()[name]
+        train, test = (outputs_of(network, split(s)) for s in ("train", "test"))
+        scores = cosines(test.features, prototypes(train.features, train.labels))
+        direct = recalls(scores, test.labels, 1e-9)[0].item()
+        assert direct == pytest.approx(from_train, abs=1e-4), name
+        found = measured(Prototype(), context_of(network))
+        for group in ("k1", "k5", "all"):
+            assert found[f"{group}.recall"] == pytest.approx(recall, abs=1e-4), name
+            assert found[f"{group}.retain"] == pytest.approx(retain, abs=1e-4), name
+        probed = measured(Probe(), context_of(network))
+        assert probed == pytest.approx({"recall": recall, "retain": retain}, abs=1e-4), name
+
+
+def test_a_probe_answers_as_scikit_learn_does() -> None:
+    for classes, strength in ((2, 1.0), (4, 0.1)):
+        labels = torch.arange(60) % classes
+        labels[:20] = 0  # classes are weighted
+        features, others = (images_of(seed, labels).flatten(1) for seed in (0, 1))
+        model = make_pipeline(
+            StandardScaler(),
+            LogisticRegression(C=strength, class_weight="balanced", tol=1e-8, max_iter=5000),
+        )
+        model.fit(features.double().numpy(), labels.numpy())
+        expected = model.predict_proba(others.double().numpy())
+        found = probe(features, labels, others, strength)
+        np.testing.assert_allclose(found.softmax(dim=1), expected, atol=1e-3)
+        more = torch.cat([features, torch.full((60, 1), 7.0)], dim=1)  # a constant feature
+        again = probe(more, labels, torch.cat([others, torch.full((60, 1), 7.0)], dim=1), strength)
+        assert torch.equal(again, found)
+    noise = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)).double()
+    constant, labels = torch.full((20, 3), 0.1) + 1e-9 * noise, torch.arange(20) % 4
+    assert not probe(constant, labels, constant, 1.0).any()  # rounding is no variation
+
+
+def test_prototypes_are_mean_directions_and_the_nearest_wins() -> None:
+    for classes in (2, 5):
+        labels = torch.arange(40) % classes
+        features, others = (images_of(seed, labels).flatten(1).double() for seed in (0, 1))
+        rows = features.numpy() / np.sqrt((features.numpy() ** 2).sum(1, keepdims=True))
+        means = np.stack([rows[labels.numpy() == k].mean(0) for k in range(classes)])
+        lengths = np.linalg.norm(others.numpy(), axis=1)[:, None] * np.linalg.norm(means, axis=1)
+        expected = others.numpy() @ means.T / lengths
+        found = cosines(others, prototypes(features, labels))
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+        right = (expected.argmax(1) == labels.numpy()).astype(float)
+        by_class = [right[labels.numpy() == k].mean() for k in range(classes)]
+        np.testing.assert_allclose(recalls(found, labels, 1e-9), by_class)
+    zeros = cosines(torch.zeros(3, 2), torch.tensor([[1.0, 0.0], [-1.0, 2.0], [0.0, 0.0]]))
+    assert recalls(zeros, torch.arange(3), 0.0).tolist() == pytest.approx([1 / 3] * 3)
+    near = torch.tensor([[0.5, 0.5 + 1e-12, 0.1], [0.5 + 1e-12, 0.5, 0.1]], dtype=torch.float64)
+    for label in (0, 1):  # scores within rounding share the answer
+        assert recalls(near, torch.tensor([label, label]), 1e-9)[label] == 0.5
+    assert recalls(near, torch.tensor([0, 1]), 0.0)[:2].tolist() == [0.0, 0.0]
+
+
+def test_images_to_fit_on_are_held_out_or_half_of_the_test_images() -> None:
+    labels = torch.tensor([0] * 7 + [1] * 20 + [2] * 2)
+    context = points((0,), 3, splits={"test": split_of(0, labels)})
+    name, fit, score = fit_and_score_positions(context)
+    assert name == "test"
+    assert sorted([*fit.tolist(), *score.tolist()]) == list(range(29))
+    assert torch.bincount(labels[fit]).tolist() == [3, 10, 1]
+    assert fit.tolist() != fit_and_score_positions(replace(context, seed=1))[1].tolist()
+    again = fit_and_score_positions(context.evaluating(context.original))
+    assert torch.equal(again[1], fit)
+    for fewest, expected in ((5, "validation"), (4, "test"), (0, "test")):
+        held_out = torch.tensor([0] * fewest + [1] * 9 + [2] * 5 + [3] * 5)
+        splits = {**points().splits, "validation": split_of(1, held_out)}
+        name, fit, score = fit_and_score_positions(points(splits=splits))
+        sizes = (len(held_out), 80) if expected == "validation" else (40, 40)
+        assert (name, len(fit), len(score)) == (expected, *sizes)
+    labels = torch.arange(80) % 4
+    wrong = Split((labels + 1) % 4, split_of(3, labels, spread=0.01).read)  # teaches the next class
+    apart = points(splits={"test": split_of(5, labels, spread=0.01), "validation": wrong})
+    assert measured(Probe(), apart) == {"recall": 0.0, "retain": 0.0}
+    assert measured(Prototype(), apart)["all.recall"] == 0.0
+
+
+def test_few_shots_are_averaged_over_three_draws_of_each_class() -> None:
+    labels = torch.arange(80) % 4
+    context = points(splits={"test": split_of(3, labels, spread=3.0)})
+    _, fit, score = fit_and_score_positions(context)
+    images = images_of(3, labels, spread=3.0).flatten(1)
+    right = []
+    for number in range(3):
+        chosen = []
+        for k in range(4):
+            mine = fit[labels[fit] == k]
+            order = torch.randperm(10, generator=context.generator("prototype", number, k))
+            chosen.append(images[mine[order[0]]])
+        answers = cosines(images[score], torch.stack(chosen)).argmax(dim=1)
+        right.append((answers == 1)[labels[score] == 1].double().mean().item())
+    assert len(set(right)) > 1
+    assert measured(Prototype((1,)), context)["k1.recall"] == pytest.approx(np.mean(right))
+
+
+def test_several_forgotten_classes_are_averaged_class_by_class() -> None:
+    labels = torch.tensor([0] * 40 + [1] * 8 + [2] * 8 + [3] * 12)
+    splits = {"test": split_of(0, labels, spread=2.0)}
+    for metric, name in ((Probe(), "recall"), (Prototype(), "k1.recall")):
+        alone = [measured(metric, points((k,), splits=splits))[name] for k in range(4)]
+        assert len(set(alone)) > 1
+        for forget in ((1,), (3, 0)):
+            found = measured(metric, points(forget, splits=splits))
+            retained = [v for k, v in enumerate(alone) if k not in forget]
+            assert found[name] == pytest.approx(np.mean([alone[k] for k in forget]))
+            assert found[name.replace("recall", "retain")] == pytest.approx(np.mean(retained))
+    other_head = points(unlearned=Plain(6, 4, 7))
+    assert measured(Probe(), other_head) == measured(Probe(), points())  # a new head hides nothing
+
+
+def test_a_value_that_cannot_be_computed_is_absent_with_its_reason() -> None:
+    few = Absent("a class has fewer than two test images, one to fit on and one to score")
+    for metric in (Probe(), Prototype()):
+        for labels in ([0, 1, 1, 2, 2], [0, 0, 1, 1]):
+            splits = {"test": split_of(0, torch.tensor(labels))}
+            found = measured(metric, points((0,), 3, splits=splits))
+            assert set(found.values()) == {few}
+        found = measured(metric, points((0,), 3, splits={}))
+        assert set(found.values()) == {Absent("the run has no test images")}
+        assert found.keys() == measured(metric, points()).keys()
+        images = images_of(0, torch.arange(40) % 4)
+        images[3, 0, 0, 0] = torch.inf
+        network = Plain(6, 4)
+        network.head.weight.data[:, 0] = 1.0
+        broken = Split(torch.arange(40) % 4, lambda positions, images=images: images[positions])
+        found = measured(metric, points(unlearned=network, splits={"test": broken}))
+        assert set(found.values()) == {Absent("features are not all finite numbers")}
+    found = measured(Prototype((1, 5, 0)), points(each=8))
+    assert found["k5.recall"] == Absent("a class has only 4 images to fit on, fewer than 5")
+    assert isinstance(found["k1.recall"], float)
+    assert isinstance(found["all.recall"], float)
+    after_training = measured(Probe(), points(()))
+    assert isinstance(after_training["recall"], Absent)
+    assert after_training["retain"] > 0.5
+    with pytest.raises(SettingError, match="shots"):
+        Prototype((-1,))
+
+
+def test_prototypes_of_proxies_are_those_of_the_evaluated_model() -> None:
+    def proxies_of(labels: torch.Tensor, shown: torch.Tensor | None = None) -> Proxies:
+        images = torch.zeros(len(labels), 1, 1, 2)
+        images[:, 0, 0, 0] = labels if shown is None else shown
+        return Proxies(images, labels)
+
+    proxies = proxies_of(torch.arange(CLASSES).repeat(3))
+    for name, expected in (("mask", 1.0), ("oracle", 0.5), ("uniform", 0.1), ("collapsed", 0.1)):
+        found = measured(Prototype(), context_of(rigged()[name], proxies=proxies))
+        assert found["proxies.recall"] == pytest.approx(expected, abs=1e-4)
+    turned = proxies_of(torch.arange(CLASSES), torch.arange(CLASSES).roll(1))
+    found = measured(Prototype(), context_of(rigged()["mask"], proxies=turned))
+    assert found["proxies.recall"] == found["proxies.retain"] == 0.0
+    assert measured(Prototype(), context_of(rigged()["mask"]))["proxies.recall"] == NO_PROXIES
+    some = proxies_of(torch.tensor([1, 2, 3, 4, 6, 7, 8, 9]))
+    found = measured(Prototype(), context_of(rigged()["mask"], proxies=some))
+    assert found["proxies.recall"] == Absent("there are no proxies of 0, 5")
+    assert found["all.recall"] == 1.0

@@ -1,0 +1,84 @@
+"""U-LiRA: margins, worlds of one law, known shifts, and scipy's likelihood ratios."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logit, softmax
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from geniu_lightning.evaluation.attacks.membership import standard_error
+from geniu_lightning.evaluation.attacks.u_lira import margin, retained_margin, u_lira
+from geniu_lightning.evaluation.metric import Absent
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def test_a_margin_is_the_logit_of_the_probability() -> None:
+    labels = torch.arange(20) % 6
+    for scale in (0.1, 1.0, 4.0):
+        logits = (scale * normal(1, 20, 6)).float()
+        p = softmax(logits.double().numpy(), axis=1)[np.arange(20), labels.numpy()]
+        np.testing.assert_allclose(margin(logits, labels), logit(p), rtol=1e-6, atol=1e-9)
+        q = softmax(logits.double().numpy()[:, [0, 2, 5]], axis=1).max(axis=1)
+        found = retained_margin(logits, (0, 2, 5))
+        np.testing.assert_allclose(found, logit(q), rtol=1e-6, atol=1e-9)
+        masked = logits.clone()
+        masked[:, 1] = -1e4
+        assert torch.equal(retained_margin(masked, (0, 2, 5)), found)
+    sure = margin(torch.tensor([[200.0, -200.0, -200.0]] * 2), torch.tensor([0, 1])).tolist()
+    assert sure == pytest.approx([400 - math.log(2), -400])
+
+
+def test_known_worlds_are_told_as_well_as_can_be() -> None:
+    same, still = normal(1, 16, 20), torch.zeros(16, 20, dtype=torch.float64)
+    for margins in (same, still):
+        assert u_lira(margins, margins.clone()) == {"auc": 0.5, "tpr": 0.0, "accuracy": 0.5}
+    for models in (16, 40):
+        zero, one = (torch.full((models, 10), v, dtype=torch.float64) for v in (0.0, 1.0))
+        for first, second in ((zero, one), (one, zero)):
+            assert u_lira(first, second) == {"auc": 1.0, "tpr": 1.0, "accuracy": 1.0}
+    for models in (16, 17, 64):
+        # scored on the models that were fitted, 16 of them would be told with an area of 0.6
+        found = u_lira(normal(2, models, 60), normal(52, models, 60))
+        assert abs(found["auc"] - 0.5) < 3 * standard_error(models * 60, models * 60)
+        assert abs(found["accuracy"] - 0.5) < 3 * math.sqrt(0.25 / (2 * models * 60))
+        assert found["tpr"] < 0.04
+    for shift in (1.0, -2.0):
+        found = u_lira(normal(1, 300, 40) + shift, normal(2, 300, 40))
+        assert found["auc"] == pytest.approx(norm.cdf(abs(shift) / math.sqrt(2)), abs=0.01)
+        assert found["accuracy"] == pytest.approx(norm.cdf(abs(shift) / 2), abs=0.01)
+        assert found["tpr"] == pytest.approx(norm.cdf(abs(shift) - norm.ppf(0.99)), abs=0.04)
+    assert isinstance(u_lira(normal(1, 16, 2), normal(2, 16, 2))["tpr"], Absent)
+
+
+def test_ratios_are_those_of_scipy() -> None:
+    for ours, theirs in ((16, 16), (21, 40), (34, 19), (34, 40)):
+        worlds = [
+            (1.5 * normal(1, ours, 7) + normal(3, 7)).numpy(),
+            (normal(2, theirs, 7) + normal(4, 7)).numpy(),
+        ]
+        ratios: list[list[Any]] = [[], []]
+        for held in (1, 0):
+            laws = []
+            for world in worlds:
+                fitted = world[1 - held :: 2]
+                deviation = fitted.std(axis=0, ddof=1)
+                if len(fitted) < 16:
+                    deviation = np.full(7, math.sqrt((deviation**2).mean()))
+                laws.append(norm(fitted.mean(axis=0), deviation))
+            for k, world in enumerate(worlds):
+                ratios[k].append(laws[0].logpdf(world[held::2]) - laws[1].logpdf(world[held::2]))
+        members, others = (np.concatenate(side) for side in ratios)
+        found = u_lira(*map(torch.tensor, worlds))
+        truth = [1] * members.size + [0] * others.size
+        expected = roc_auc_score(truth, np.concatenate([members.ravel(), others.ravel()]))
+        assert found["auc"] == pytest.approx(expected)
+        per_image = ((members > 0).mean(axis=0) + (others < 0).mean(axis=0)) / 2
+        assert found["accuracy"] == pytest.approx(per_image.mean())
