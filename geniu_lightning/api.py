@@ -15,11 +15,12 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from geniu_lightning.cli import terminal
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.data.imbalance import evenly
 from geniu_lightning.data.loader import IndexLoader
 from geniu_lightning.errors import DataNotFoundError, UserError
+from geniu_lightning.fitting.quiet import quietly
+from geniu_lightning.fitting.trainer import make_trainer
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import forgotten, kit_path
 from geniu_lightning.seeds import generator
@@ -123,18 +124,13 @@ def unlearn(
     recorded = kit.info.settings.get("precision") if unlearner.from_scratch else None
 
     def trainer(steps: int) -> Trainer:
-        return Trainer(
+        return make_trainer(
+            label,
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             devices=[device.index or 0] if device.type == "cuda" else 1,
             precision=recorded,
             max_steps=steps,
-            max_epochs=-1,
-            logger=False,
-            callbacks=[terminal.progress_of(label)],
             enable_checkpointing=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
         )
 
     def open_split(split: str, batch_size: int, seed: int | None, limit: int | None) -> IndexLoader:
@@ -142,7 +138,7 @@ def unlearn(
         return images.open(split, batch_size, seed, limit)
 
     sources = Sources(unlearner.access, gone, open_split)
-    with terminal.quietly(), torch.random.fork_rng(), torch.enable_grad():
+    with quietly(), torch.random.fork_rng(), torch.enable_grad():
         classifier = unlearner.run(kit, sources, trainer).to(device)
     reads = images.reads if images is not None else 0
     cost = Cost(unlearner.clock.seconds, unlearner.steps, reads, unlearner.prior_taken)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from geniu_lightning.cli.command import entry, say
+from geniu_lightning.cli.command import run_command
+from geniu_lightning.cli.run import carry_out, run_folder
+from geniu_lightning.cli.terminal import say
 from geniu_lightning.errors import UserError
 from geniu_lightning.files import sha256_of
 from geniu_lightning.kit.header import KIT, description_of, forgotten, kit_metadata, kit_path
-from geniu_lightning.runs.folder import WEIGHTS, compared_with, folder_of, identity_of, revision
+from geniu_lightning.runs.folder import WEIGHTS, RunFolder, compared_with
+from geniu_lightning.runs.identity import identity_of
 from geniu_lightning.runs.oracles import Bank
+from geniu_lightning.runs.revision import revision
+from geniu_lightning.settings.configs import plain
 
 if TYPE_CHECKING:
     from geniu_lightning.kit.file import Kit
@@ -21,15 +27,15 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command."""
-    entry("evaluate", evaluate)
+    run_command("evaluate", evaluate)
 
 
-def evaluate(config: DictConfig, visited: list[Path]) -> None:
+def evaluate(config: DictConfig) -> None:
     """Judge the weights, or the group of runs, that a configuration names."""
-    if config.group:
+    if config.population:
         if (config.get("logger") or {}).get("wandb") is not None:
             raise UserError("logger= is for single weights: what is found of a group is a file")
-        _evaluate_group(config, visited)
+        _evaluate_group(config)
         return
     if config.weights is None or config.kit is None:
         raise UserError("name what to judge and its kit: weights=FILE kit=DIR/kit.safetensors")
@@ -40,21 +46,17 @@ def evaluate(config: DictConfig, visited: list[Path]) -> None:
     forget = forgotten(_wanted(config, weights, kit), kit)
     bank = Bank(config, kit, forget) if config.evaluation.get("bank") else None
     own = {"kit_sha256": metadata.get("sha256"), "weights_sha256": sha256_of(weights)}
-    identity = identity_of(config, forget=list(forget), **own)
+    identity = identity_of(plain(config), forget=list(forget), **own)
     words = (weights.parent.name, weights.stem, "forget" + "_".join(map(str, forget)))
-    folder = folder_of(config, identity, "evaluate", *words)
+    folder = run_folder(config, identity, "evaluate", *words)
     if folder.path.resolve() == weights.resolve().parent:
         raise UserError(f"{folder.path} is the folder of the weights; choose another out=")
     trained = kit.get("settings", {}) | {"seed": kit.get("seed")}
     about = {"job": "evaluate", "revision": revision(), "trained": trained}
     folder.description = {"run": identity | about} | run
-    visited.append(folder.path)
-    if folder.done and not config.force and (not bank or _compared(folder.path, bank)):
-        say(f"already done: {folder.path} (force=true does it again)")
-        return
-    with folder.claim(config.force):
-        _judge(config, folder.path, path, weights, forget, bank, folder.description)
-        folder.finish()
+    work = partial(_judge, config, folder, path, weights, forget, bank)
+    complete = bank is None or (folder.done and _compared(folder.path, bank))
+    carry_out("evaluate", config, folder, work, force=config.force, complete=complete)
 
 
 def _compared(folder: Path, bank: Bank) -> bool:
@@ -96,12 +98,11 @@ def _wanted(
 
 def _judge(
     config: DictConfig,
-    folder: Path,
+    run: RunFolder,
     path: Path,
     weights: Path,
     forget: tuple[int, ...],
     bank: Bank | None,
-    description: dict[str, Any],
 ) -> None:
     from geniu_lightning.cli.judge import Judge
     from geniu_lightning.cli.request import Request
@@ -109,6 +110,7 @@ def _judge(
     from geniu_lightning.kit.weights import classifier_from
     from geniu_lightning.tracking import loggers as trackers
 
+    folder, description = run.path, run.description
     request = Request(config, path, forget)
     classifier = classifier_from(weights, request.kit.info.classifier, config.allow_custom)
     kept = _kept(config, request.kit, weights, description)
@@ -126,6 +128,7 @@ def _judge(
         judge.write(folder, result, judge.document(result, description))
         trackers.show(loggers, result.shown(request, description.get("cost", {})))
     say(f"results: {folder / 'metrics.json'}")
+    run.finish()
 
 
 def _kept(config: DictConfig, kit: Kit, weights: Path, description: dict[str, Any]) -> Kit | None:
@@ -139,14 +142,13 @@ def _kept(config: DictConfig, kit: Kit, weights: Path, description: dict[str, An
     return kit if keeps else None
 
 
-def _evaluate_group(config: DictConfig, visited: list[Path]) -> None:
+def _evaluate_group(config: DictConfig) -> None:
     if config.out is None:
         raise UserError("say where the results of the group are to be written: out=FOLDER")
-    from geniu_lightning.cli import build
+    from geniu_lightning.cli.device import begin
     from geniu_lightning.cli.population import judge_group
 
-    folders = [config.group] if isinstance(config.group, str) else list(config.group)
-    build.begin(config)
+    folders = [config.population] if isinstance(config.population, str) else list(config.population)
+    begin(config.trainer)
     out = Path(config.out).expanduser()
-    visited.append(out)
     judge_group(config, [Path(folder).expanduser() for folder in folders], out)

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from geniu_lightning.cli import assess, terminal
-from geniu_lightning.cli.command import say
 from geniu_lightning.cli.request import Request
+from geniu_lightning.cli.terminal import say
 from geniu_lightning.errors import BusyError, DataNotFoundError
 from geniu_lightning.files import write_json
 from geniu_lightning.kit.file import Kit

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from geniu_lightning.cli import build, terminal
+from geniu_lightning.cli import data as build
+from geniu_lightning.cli import terminal
 from geniu_lightning.cli.assess import VERSION, opened
-from geniu_lightning.cli.command import say
 from geniu_lightning.cli.device import device_of
+from geniu_lightning.cli.terminal import say
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import DataNotFoundError, UserError
 from geniu_lightning.evaluation.context import Outputs, outputs_of
@@ -179,7 +180,7 @@ class _Reader:
             config.data.root,
             config.data.name,
             config.allow_custom,
-            on_decode=terminal.decoding_progress(),
+            on_decode=build.decoding_progress(),
         )
         if data.fingerprint != info.data_fingerprint:
             raise DataNotFoundError(

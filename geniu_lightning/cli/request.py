@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from geniu_lightning.cli import build, terminal
-from geniu_lightning.cli.device import device_of
+from geniu_lightning.cli import data as build
+from geniu_lightning.cli.device import begin, device_of
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import DataNotFoundError, UserError
 from geniu_lightning.kit.file import Kit
@@ -31,7 +31,7 @@ class Request:
     """
 
     def __init__(self, config: DictConfig, path: Path, forget: tuple[int, ...]) -> None:
-        build.begin(config)
+        begin(config.trainer)
         self.config = config
         self.path = path
         self.forget = forget
@@ -78,7 +78,7 @@ class Request:
                 self.config.data.root,
                 self.config.data.name,
                 self.config.allow_custom,
-                on_decode=terminal.decoding_progress(),
+                on_decode=build.decoding_progress(),
             )
             if self.data.fingerprint != info.data_fingerprint:
                 raise DataNotFoundError(

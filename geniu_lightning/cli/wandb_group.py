@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from geniu_lightning.cli.sweeps import is_sweep
+from geniu_lightning.cli.jobs import is_sweep
 
 # where and how the runs are carried out: the same sweep on another machine is the same group
 ASIDE = re.compile(

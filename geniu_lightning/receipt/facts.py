@@ -12,15 +12,16 @@ from pathlib import Path
 
 import torch
 
-from geniu_lightning.cli.command import say
 from geniu_lightning.cli.judge import Result
 from geniu_lightning.cli.request import Request
+from geniu_lightning.cli.terminal import say
 from geniu_lightning.evaluation.metrics.accuracy import mean_over
 from geniu_lightning.files import now, sha256_of, write_json, write_text
 from geniu_lightning.kit.header import KIT
 from geniu_lightning.receipt.page import page_of
 from geniu_lightning.receipt.words import NEW_KIT, STILL_HOLD, Facts, Json, receipt_of
-from geniu_lightning.runs.folder import WEIGHTS, RunFolder, revision
+from geniu_lightning.runs.folder import WEIGHTS, RunFolder
+from geniu_lightning.runs.revision import revision
 from geniu_lightning.version import __version__
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.runs.folder import WEIGHTS, RunFolder, leads_run, single_process
+from geniu_lightning.runs.folder import WEIGHTS, RunFolder
+from geniu_lightning.runs.processes import is_rank_zero, single_process
 from geniu_lightning.version import __version__
 
 FIRST_SEED = 1000  # training seeds of oracles; kits have others
@@ -44,7 +45,7 @@ class Bank:
         count = config.oracles.count
         if not isinstance(count, int) or count < 1:
             raise UserError(f"oracles.count must be at least 1, got {count}")
-        self.leads = leads_run(config.trainer)
+        self.rank_zero = is_rank_zero(config.trainer)
         wanted = config.evaluation.get("bank")
         if wanted not in (None, "use", "build"):
             raise UserError(f"evaluation.bank is use, build or null, got {wanted}")
@@ -67,7 +68,7 @@ class Bank:
     def run(self, seed: int) -> RunFolder:
         """Return the folder of the oracle of a training seed."""
         folder = RunFolder(
-            self.folder / str(seed), self.identity | {"training_seed": seed}, self.leads
+            self.folder / str(seed), self.identity | {"training_seed": seed}, self.rank_zero
         )
         folder.description = {"run": folder.identity | {"job": "oracle"}}
         return folder
