@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ("tests.commands",)  # the commands, one kit and one bank of oracles
+
 # before torch is imported anywhere: small networks gain nothing from more, and bits depend on it
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # before datasets is: it looks once

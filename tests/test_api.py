@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import geniu_lightning
 from geniu_lightning import load_kit, unlearn
-from geniu_lightning.cli.build import recorded_data
+from geniu_lightning.cli.data import recorded_data
 from geniu_lightning.errors import DataNotFoundError, KitError, UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.training.next_kit import next_kit
 from geniu_lightning.unlearning.inputs import Warps
-from tests.cli.conftest import Command
+from tests.commands import Command
 from tests.unlearning.every_method import CONFIGS, digest
 
 DOCS = Path(__file__).parents[2] / "docs"

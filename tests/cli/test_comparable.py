@@ -12,7 +12,7 @@ from torch import Tensor
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.evaluation.metrics.accuracy import Accuracy
 from geniu_lightning.unlearning import base
-from tests.cli.conftest import Command
+from tests.commands import Command
 
 
 def test_the_oracle_is_trained_on_the_originals_images_but_the_forgotten_ones(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.cli.conftest import MEASURED, TINY
+from tests.commands import MEASURED, TINY
 from tests.tracking.offline import offline_runs
 
 ROOT = Path(__file__).parents[2]

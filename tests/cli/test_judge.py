@@ -6,7 +6,7 @@ from pathlib import Path
 from geniu_lightning.report.figures import curves_of
 from geniu_lightning.report.runs import find
 from geniu_lightning.report.tables import tables
-from tests.cli.conftest import Command
+from tests.commands import Command
 
 ATTACK = (
     "+evaluation.metrics.relearning={_target_:geniu_lightning.evaluation.attacks.relearning.KShot,"

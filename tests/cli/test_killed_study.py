@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cli.conftest import ROOT, TINY
+from tests.commands import ROOT, TINY
 
 WORDS = (
     *("unlearn.py", "sweep=tune", "forget=[0]", "unlearner=finetune", "trainer.threads=1"),

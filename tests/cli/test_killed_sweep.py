@@ -15,7 +15,7 @@ from geniu_lightning.cli.methods import without_data
 from omegaconf import OmegaConf
 
 from geniu_lightning.settings.configs import CONF
-from tests.cli.conftest import MEASURED, ROOT, TINY
+from tests.commands import MEASURED, ROOT, TINY
 
 KITS = 12
 SWEEP = ("sweep=grid", "data=digits,mnist", "imbalance.ratio=0.1,0.05", "seed=1,2,3")

@@ -20,7 +20,7 @@ from geniu_lightning.runs import oracles
 from geniu_lightning.runs.oracles import Bank
 from geniu_lightning.settings.configs import CONF
 from geniu_lightning.unlearning.retrain import Retrain
-from tests.cli.conftest import Command
+from tests.commands import Command
 
 QUICK = ("trainer.threads=1", "oracles.count=3")
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from geniu_lightning.kit.file import Kit
-from tests.cli.conftest import Command
+from tests.commands import Command
 
 Change = Callable[[nn.Module], None]
 ENOUGH = 16

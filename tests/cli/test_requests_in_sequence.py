@@ -12,7 +12,7 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 from geniu_lightning.kit.file import Kit
-from tests.cli.conftest import Command
+from tests.commands import Command
 
 FIRST, SECOND = 3, 5
 CLASSES = 10

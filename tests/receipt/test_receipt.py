@@ -15,7 +15,7 @@ from geniu_lightning.evaluation import verdict as word
 from geniu_lightning.receipt import facts as receipt
 from geniu_lightning.receipt.page import page_of
 from geniu_lightning.receipt.words import MEANINGS, NEW_KIT, TRIES, Facts, receipt_of
-from tests.cli.conftest import Command
+from tests.commands import Command
 
 QUICK = ("trainer.threads=1", "oracles.count=3")
 AT = "2026-01-02T03:04:05+00:00"

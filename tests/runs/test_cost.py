@@ -12,7 +12,7 @@ from geniu_lightning.kit.file import Kit
 from geniu_lightning.runs.cost import PeakMemory, StepClock, bytes_kept, cost_of, repeated
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.sources import Access
-from tests.cli.conftest import Command
+from tests.commands import Command
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from geniu_lightning.tracking import workspace
 from geniu_lightning.tracking.history import History
 from geniu_lightning.tracking.loggers import WandbRun, wandb_id
-from tests.cli.conftest import TINY, Command, started_and_at_its_first_checkpoint
+from tests.commands import TINY, Command, started_and_at_its_first_checkpoint
 from tests.tracking.offline import BLOCK, OfflineRun, offline_runs, superseded_runs
 
 EACH_STEP = "training.log_every_n_steps=1"
