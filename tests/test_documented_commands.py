@@ -53,8 +53,9 @@ def _check(script: str, overrides: list[Override]) -> None:
     config = _composed(script, tuple(sorted(str(one.input_line) for one in choices)))
     for one in keys:
         if not one.is_add() and not one.key_or_group.startswith("hydra."):
-            value: object = OmegaConf.select(config, one.key_or_group, default="nowhere")
-            assert value != "nowhere", one.key_or_group
+            path, _, leaf = one.key_or_group.rpartition(".")
+            parent = OmegaConf.select(config, path) if path else config
+            assert leaf in parent.keys(), one.key_or_group  # noqa: SIM118  # `in` denies ???
 
 
 @functools.cache
