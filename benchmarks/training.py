@@ -13,7 +13,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from geniu_lightning.fitting.quiet import quiet
+from geniu_lightning.fitting.messages import quiet
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.data.loader import IndexLoader
 from geniu_lightning.fitting.compile import CompileAndMemoryFormat

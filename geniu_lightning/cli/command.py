@@ -18,11 +18,11 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from geniu_lightning.cli.device import settle_precision
 from geniu_lightning.cli.jobs import is_sweep
-from geniu_lightning.cli.messages import messages
 from geniu_lightning.cli.settings import RENAMED, check_settings, keys_of, unknown_key
 from geniu_lightning.cli.sweep import notes_of_sweep, reason_of
 from geniu_lightning.cli.wandb_group import join_group
 from geniu_lightning.errors import UserError
+from geniu_lightning.fitting.messages import messages
 from geniu_lightning.runs.folder import finished_kits
 from geniu_lightning.runs.processes import is_rank_zero
 from geniu_lightning.runs.sweep import UNENDED, Note

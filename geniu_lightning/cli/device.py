@@ -44,7 +44,7 @@ def begin(trainer: DictConfig) -> None:
     import torch
     from pytorch_lightning.utilities import rank_zero_only
 
-    from geniu_lightning.fitting.quiet import quiet
+    from geniu_lightning.fitting.messages import quiet
 
     quiet()
     if single_process(trainer):  # a cluster may have numbered it among others

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import zipfile
 from functools import partial
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from geniu_lightning.cli.command import run_command
+from geniu_lightning.cli.results import accuracies, training_row
 from geniu_lightning.cli.run import carry_out, run_folder
 from geniu_lightning.cli.sweep import print_summary
 from geniu_lightning.errors import UserError
@@ -36,11 +36,8 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Run the command."""
-    run_command(
-        "train",
-        train,
-        lambda notes: print_summary(notes, ["", "accuracy", "worst class"], _accuracies),
-    )
+    heads = ["", "accuracy", "worst class"]
+    run_command("train", train, lambda notes: print_summary(notes, heads, training_row))
 
 
 def train(config: DictConfig) -> float | None:
@@ -65,7 +62,7 @@ def train(config: DictConfig) -> float | None:
     work = partial(_train_in, folder, config)
     if not carry_out("train", config, folder, work, force=config.force):
         return None
-    return _accuracy(folder.path, config.evaluation.split).get("retain")
+    return accuracies(folder.path, config.evaluation.split).get("retain")
 
 
 def _checksum_of_finished(config: DictConfig) -> str:
@@ -82,18 +79,6 @@ def _checksum_of_finished(config: DictConfig) -> str:
     if config.training.when != "after":
         raise UserError("weights= are finished, so the kit is made after them: experiment=post_hoc")
     return sha256_of(weights)
-
-
-def _accuracy(folder: Path, split: str | None = None) -> dict[str, Any]:
-    """Return the accuracies of a finished run on a split, by default the first measured one."""
-    measured = json.loads((folder / "metrics.json").read_text())["metrics"].get("accuracy", {})
-    found = measured.get(split, {}) if split else next(iter(measured.values()), {})
-    return {name: leaf["value"] for name, leaf in found.items() if "value" in leaf}
-
-
-def _accuracies(folder: Path) -> list[object]:
-    found = _accuracy(folder)
-    return [folder.name, *(found.get(name, "-") for name in ("retain", "worst_retained"))]
 
 
 def _train_in(folder: RunFolder, config: DictConfig) -> None:

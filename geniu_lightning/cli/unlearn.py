@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from geniu_lightning.cli.command import run_command
 from geniu_lightning.cli.jobs import is_sweep
+from geniu_lightning.cli.results import retain_minus_forget, unlearning_row
 from geniu_lightning.cli.run import carry_out, run_folder
 from geniu_lightning.cli.sweep import print_summary
 from geniu_lightning.errors import BusyError, DataNotFoundError, UserError
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Run the command."""
     heads = ["method", "A_f", "A_r", "time, s", "verdict"]
-    run_command("unlearn", unlearn, lambda notes: print_summary(notes, heads, _findings))
+    run_command("unlearn", unlearn, lambda notes: print_summary(notes, heads, unlearning_row))
 
 
 def unlearn(config: DictConfig) -> float | None:
@@ -87,7 +88,7 @@ def unlearn(config: DictConfig) -> float | None:
     work = partial(step, folder, config, path, forget, bank)
     if not carry_out("unlearn", config, folder, work, force=force, complete=compared):
         return None
-    return _retain_minus_forget(folder.path, config.evaluation.split)
+    return retain_minus_forget(folder.path, config.evaluation.split)
 
 
 def _about(kit: dict[str, Any]) -> dict[str, Any]:
@@ -97,28 +98,6 @@ def _about(kit: dict[str, Any]) -> dict[str, Any]:
     if before := kit.get("forgotten"):
         about["forgotten_before"] = before
     return about
-
-
-def _retain_minus_forget(folder: Path, split: str) -> float | None:
-    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
-    found = metrics.get("accuracy", {}).get(split, {})
-    if not all("value" in found.get(side, {}) for side in ("retain", "forget")):
-        return None
-    difference: float = found["retain"]["value"] - found["forget"]["value"]
-    return difference
-
-
-def _findings(folder: Path) -> list[object] | None:
-    """Return a finished run's row in the table of a sweep."""
-    from geniu_lightning.report.runs import read
-
-    run = read(folder)
-    if run is None:  # an oracle: what it is measured against is not here
-        return None
-    values = run.found.values
-    split = "test" if "accuracy.test.retain" in values else "validation"
-    accuracies = [values.get(f"accuracy.{split}.{side}", "-") for side in ("forget", "retain")]
-    return [run.method, *accuracies, f"{values['cost.seconds']:.2f}", run.word or "-"]
 
 
 def _unlearn_in(

@@ -8,9 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from geniu_lightning.cli import device, run
-from geniu_lightning.cli.messages import messages
 from geniu_lightning.cli.run import carry_out, run_folder
 from geniu_lightning.errors import UserError
+from geniu_lightning.fitting.messages import messages
 
 TRAINER = {"devices": 1, "num_nodes": 1, "accelerator": "cpu"}
 

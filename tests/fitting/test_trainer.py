@@ -11,8 +11,8 @@ import pytest
 from geniu_lightning.errors import UserError
 from geniu_lightning.fitting import progress
 from geniu_lightning.fitting.compile import CompileAndMemoryFormat
+from geniu_lightning.fitting.messages import quietly
 from geniu_lightning.fitting.progress import ProgressLines
-from geniu_lightning.fitting.quiet import quietly
 from geniu_lightning.fitting.trainer import make_trainer
 
 CPU: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "enable_checkpointing": False}

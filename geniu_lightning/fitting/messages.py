@@ -1,11 +1,13 @@
-"""Messages of other packages that come with every fit and that nobody can act on."""
+"""Messages: those of other packages are silenced, our own are printed."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LEVELS = {  # from which level each logger is heard
+PACKAGE = "geniu_lightning"
+LEVELS = {  # from which level a logger of others is heard
     "pytorch_lightning": logging.WARNING,
     "lightning_fabric": logging.WARNING,
     "lightning": logging.WARNING,
@@ -26,7 +28,7 @@ WARNINGS = (
 
 
 def quiet() -> None:
-    """Silence them in this process."""
+    """Silence what other packages say with every fit and nobody can act on."""
     for name, level in LEVELS.items():
         logging.getLogger(name).setLevel(level)
     for message in WARNINGS:
@@ -35,7 +37,7 @@ def quiet() -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Silence them within a block."""
+    """Be `quiet` within a block."""
     levels = {name: logging.getLogger(name).level for name in LEVELS}
     with warnings.catch_warnings():
         quiet()
@@ -44,3 +46,32 @@ def quietly() -> Iterator[None]:
         finally:
             for name, level in levels.items():
                 logging.getLogger(name).setLevel(level)
+
+
+class _Output(logging.Handler):
+    """Writes to whatever `sys.stdout` is at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stdout.write(self.format(record) + "\n")
+        sys.stdout.flush()
+
+
+@contextmanager
+def messages(shown: bool = True) -> Iterator[None]:
+    """Print our own messages, plain, on standard output within a block.
+
+    Args:
+        shown: Print notices and progress too, not only warnings: true in a run's first process.
+    """
+    logger = logging.getLogger(PACKAGE)
+    before = (logger.level, logger.propagate)
+    handler = _Output()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if shown else logging.WARNING)
+    logger.propagate = False  # Hydra gives the root logger a handler of its own in a sweep
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
