@@ -93,6 +93,17 @@ def test_it_leaves_kit_random_state_loggers_filters_and_folder_as_they_were(
     assert capfd.readouterr() == ("", "")
 
 
+def test_progress_is_printed_unless_the_user_logs_it(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    package = logging.getLogger("geniu_lightning")
+    for alone, printed in ((True, "step 5/9\n"), (False, "")):
+        monkeypatch.setattr(package, "propagate", not alone)  # pytest's handlers are the root's
+        with api._printing():
+            package.getChild("fitting").info("step 5/9")
+        assert capfd.readouterr().out == printed
+
+
 def test_classes_come_in_the_numbers_of_arrays_and_tensors(kit: Kit) -> None:
     whole = state_digest(unlearn(kit, [0, 3], **QUICK).classifier)
     for forget in (np.array([0, 3]), torch.tensor([0, 3]), [np.int64(0), 3]):

@@ -15,7 +15,7 @@ from tests.commands import ROOT, TINY
 WORDS = (
     *("unlearn.py", "sweep=tune", "forget=[0]", "unlearner=finetune", "trainer.threads=1"),
     *("hydra/sweeper/sampler=tpe", "hydra.sweeper.sampler.n_startup_trials=3"),
-    *("hydra.sweeper.n_trials=8"),
+    "hydra.sweeper.n_trials=8",
 )
 
 
