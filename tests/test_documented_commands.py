@@ -45,12 +45,20 @@ def test_documented_commands_compose() -> None:
 
 
 def _check(script: str, overrides: list[Override]) -> None:
-    """Compose with the files that a command chooses; find its other keys in what comes of it."""
-    choices, keys = [], []
+    """Find each chosen file, and each other key in what comes of the chosen files."""
+    composed, merged, keys = [], {}, []
     for one in overrides:
-        chooses = (CONF / one.key_or_group.partition("@")[0]).is_dir() or "/" in one.key_or_group
-        (choices if chooses else keys).append(one)
-    config = _composed(script, tuple(sorted(str(one.input_line) for one in choices)))
+        group, value = one.key_or_group, one.value()
+        if not (CONF / group.partition("@")[0]).is_dir() and "/" not in group:
+            keys.append(one)
+            continue
+        file = CONF / group / f"{value}.yaml"
+        text = file.read_text() if file.is_file() else "defaults:"  # or Hydra's own group
+        if "defaults:" in text or "@package" in text:
+            composed.append(str(one.input_line))
+        else:  # it needs no composition, which takes long
+            merged[group] = OmegaConf.load(file)
+    config = OmegaConf.merge(_composed(script, tuple(sorted(composed))), merged)
     for one in keys:
         if not one.is_add() and not one.key_or_group.startswith("hydra."):
             path, _, leaf = one.key_or_group.rpartition(".")
@@ -61,7 +69,9 @@ def _check(script: str, overrides: list[Override]) -> None:
 @functools.cache
 def _composed(script: str, choices: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(script, overrides=list(choices))
+        config = compose(script, overrides=list(choices))
+    OmegaConf.set_struct(config, False)
+    return config
 
 
 def parsed(words: str) -> list[Override]:

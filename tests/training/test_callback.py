@@ -10,10 +10,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from geniu_lightning import KitCallback, load_kit, unlearn
-from geniu_lightning.settings.configs import plain
 from geniu_lightning.errors import KitError, UserError
 from geniu_lightning.kit.networks import state_digest
-from geniu_lightning.settings.configs import CONF
+from geniu_lightning.settings.configs import CONF, plain
 from geniu_lightning.training import callback as own
 from geniu_lightning.unlearning.retrain import steps_of_retraining
 from tests.commands import Command
