@@ -60,7 +60,8 @@ def carry_out(
     """
     config.out = str(folder.path)
     if folder.done and complete and not force:
-        log.info("already done: %s (force=true does it again)", folder.path)
+        hint = " (force=true does it again)" if "force" in config else ""  # which no oracle has
+        log.info("already done: %s%s", folder.path, hint)
     elif needs_own_process(config.trainer):
         run_in_own_process(command, config, folder)
     else:

@@ -166,11 +166,13 @@ def check_settings(command: str, config: DictConfig) -> dict[str, Any]:
     try:
         SCHEMAS[command].model_validate(settings)
     except ValidationError as error:
-        raise _sentence(error, settings) from error
+        raise _sentence(error, settings, SCHEMAS[command]) from error
     return {str(key): value for key, value in settings.items()}
 
 
-def _sentence(error: ValidationError, settings: dict[str, Any]) -> SettingError:
+def _sentence(
+    error: ValidationError, settings: dict[str, Any], schema: type[Command]
+) -> SettingError:
     """Return the error of the first key that does not fit."""
     errors = error.errors(include_url=False)
     found = [(*_locate(one["loc"], settings), one) for one in errors]
@@ -180,8 +182,20 @@ def _sentence(error: ValidationError, settings: dict[str, Any]) -> SettingError:
     if first["type"] == "missing":
         return SettingError("is missing", key=".".join(map(str, first["loc"])))
     wanted = [expected(one["msg"]) for other, _, one in found if other == key]
-    named = " or ".join(dict.fromkeys("null" if want == "None" else want for want in wanted))
-    return SettingError(f"must be {named}, got {value!r}", key=key)
+    wanted += ["null"] if _may_be_null(key, settings, schema) else []
+    return SettingError(f"must be {' or '.join(dict.fromkeys(wanted))}, got {value!r}", key=key)
+
+
+def _may_be_null(key: str, settings: dict[str, Any], schema: type[Command]) -> bool:
+    """Whether a schema finds no fault with a key that holds null."""
+    changed = OmegaConf.create(settings)
+    OmegaConf.update(changed, key, None)
+    plain: Any = OmegaConf.to_container(changed)
+    try:
+        schema.model_validate(plain)
+    except ValidationError as error:
+        return all(_locate(one["loc"], plain)[0] != key for one in error.errors())
+    return True
 
 
 def _locate(location: Sequence[str | int], settings: Any) -> tuple[str, Any]:

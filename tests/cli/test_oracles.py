@@ -129,7 +129,7 @@ def test_what_is_there_is_not_trained_again(trained: Path, bank: Path, command: 
         *(f"oracles.folder={bank}", "oracles.count=3", *QUICK),
     )
     assert outcome.status == 0
-    assert outcome.out.count("already there") == 3
+    assert outcome.out.count("already done") == 3
     assert {p: p.stat().st_mtime_ns for p in bank.rglob("unlearned.safetensors")} == before
 
 
