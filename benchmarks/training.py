@@ -13,10 +13,10 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from geniu_lightning.cli.terminal import quiet
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.data.loader import IndexLoader
 from geniu_lightning.fitting.compile import CompileAndMemoryFormat
+from geniu_lightning.fitting.messages import quiet
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.models.vae import VAE
 from geniu_lightning.training.exemplars import IndexedExemplars

@@ -1,10 +1,13 @@
-"""The Python interface: a kit and a few classes to a classifier that has forgotten them.
+"""The Python interface: from a kit and classes to a classifier that has forgotten them.
 
 No configuration is composed and no file is written. The methods and their defaults are those of
-``unlearn.py``.
+`unlearn.py`. A line of progress is printed every few seconds, or logged where the user has
+set up logging.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -13,36 +16,29 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
-from geniu_lightning.cli import terminal
-from geniu_lightning.data.images import ImageSpec
-from geniu_lightning.data.imbalance import evenly
+from geniu_lightning.data.given import GivenImages, Images, refuse_misfits, tensors_of
 from geniu_lightning.data.loader import IndexLoader
 from geniu_lightning.errors import DataNotFoundError, UserError
+from geniu_lightning.fitting.messages import PACKAGE, messages, quietly
+from geniu_lightning.fitting.trainer import make_trainer
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import forgotten, kit_path
-from geniu_lightning.seeds import generator
 from geniu_lightning.settings.configs import built, method_settings, methods_without_data
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.sources import Sources
 
-AT_ONCE = 256  # images of a data set that are collated together
-
-# labelled images: two tensors, a data set that is read by index, or batches of images and labels
-Images = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
-
 
 @dataclass(frozen=True)
 class Cost:
-    """What unlearning cost, and what a request after it has to know.
+    """Cost of unlearning, and what the next request has to know.
 
     Attributes:
         seconds: From the inputs in memory to final weights.
         steps: Updates of the classifier.
-        training_images_read: How often a training image was read; 0 for methods of the kit alone.
-        prior_taken: How much of the imbalance was taken out of the answers, for
-            `next_kit`; 0 with most methods.
+        training_images_read: Reads of training images; 0 for methods that read the kit alone.
+        prior_taken: Share of the imbalance that was removed from the logits, for `next_kit`; 0 with
+            most methods.
     """
 
     seconds: float
@@ -56,7 +52,7 @@ class Unlearned(NamedTuple):
 
     Attributes:
         classifier: A new network in evaluation mode, without gradients.
-        cost: What it cost.
+        cost: Of unlearning.
     """
 
     classifier: nn.Module
@@ -71,7 +67,7 @@ def load_kit(path: str | Path, allow_custom: bool = False) -> Kit:
         allow_custom: Build networks from outside this package too, which runs their code.
 
     Returns:
-        The kit, on the CPU; ``kit.to(device)`` moves it, and unlearning runs where it is.
+        The kit, on the CPU; `kit.to(device)` moves it, and unlearning runs there.
 
     Raises:
         KitError: If the file is missing, damaged, or of a network that is not allowed.
@@ -91,22 +87,22 @@ def unlearn(
     """Return a classifier that has forgotten classes; the kit stays as it is.
 
     Args:
-        kit: What training left.
+        kit: Of the trained classifier.
         forget: Classes by index or name; those that the kit has forgotten already are added.
-        method: Name of a file in ``conf/unlearner``.
+        method: Name of a file in `conf/unlearner`.
         data: The labelled training images, forgotten ones too, as the classifier reads them:
-            normalised floats ``(N, C, H, W)`` and integer labels ``(N,)``. Read once, into memory,
+            normalised floats `(N, C, H, W)` and integer labels `(N,)`. Read once, into memory,
             and only by a method that reads images.
-        seed: Unlearning seed: all that the method draws. The global random state stays as it is.
+        seed: Unlearning seed, of all that the method draws. The global random state stays as it is.
         **settings: Replace those of the method's yaml. A mapping replaces single values of one that
-            is there, such as ``optimizer={"lr": 1e-3}``.
+            is there, such as `optimizer={"lr": 1e-3}`.
 
     Returns:
-        The classifier, on the kit's device, and what it cost.
+        The classifier, on the kit's device, and the cost.
 
     Raises:
         UserError: If there is no such class, method or setting.
-        DataNotFoundError: If the method reads images and there is no ``data``.
+        DataNotFoundError: If the method reads images and there is no `data`.
         TrainingDivergedError: If loss or weights stop being finite numbers.
     """
     names = kit.info.class_names
@@ -114,7 +110,7 @@ def unlearn(
         forget = forget.tolist()
     gone = forgotten(forget, {"class_names": names, "forgotten": kit.info.forgotten})
     unlearner = _method(method, settings, gone, seed)
-    images: _Given | None = None
+    images: GivenImages | None = None
     if unlearner.access:
         with torch.random.fork_rng():  # a loader draws from the global state, though in vain
             images = _images(data, kit, gone, method, unlearner)
@@ -123,18 +119,13 @@ def unlearn(
     recorded = kit.info.settings.get("precision") if unlearner.from_scratch else None
 
     def trainer(steps: int) -> Trainer:
-        return Trainer(
+        return make_trainer(
+            label,
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             devices=[device.index or 0] if device.type == "cuda" else 1,
             precision=recorded,
             max_steps=steps,
-            max_epochs=-1,
-            logger=False,
-            callbacks=[terminal.progress_of(label)],
             enable_checkpointing=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
         )
 
     def open_split(split: str, batch_size: int, seed: int | None, limit: int | None) -> IndexLoader:
@@ -142,11 +133,16 @@ def unlearn(
         return images.open(split, batch_size, seed, limit)
 
     sources = Sources(unlearner.access, gone, open_split)
-    with terminal.quietly(), torch.random.fork_rng(), torch.enable_grad():
+    with quietly(), _printing(), torch.random.fork_rng(), torch.enable_grad():
         classifier = unlearner.run(kit, sources, trainer).to(device)
     reads = images.reads if images is not None else 0
     cost = Cost(unlearner.clock.seconds, unlearner.steps, reads, unlearner.prior_taken)
     return Unlearned(classifier, cost)
+
+
+def _printing() -> AbstractContextManager[None]:
+    """Print progress, unless the user's logging takes the messages."""
+    return nullcontext() if logging.getLogger(PACKAGE).hasHandlers() else messages()
 
 
 def _method(
@@ -176,87 +172,14 @@ def _method(
 
 def _images(
     data: Images | None, kit: Kit, forget: tuple[int, ...], method: str, unlearner: Unlearner
-) -> "_Given":
+) -> GivenImages:
     if data is None:
         always, with_proxies = methods_without_data()
         raise DataNotFoundError(
             f"{method} reads {unlearner.access}: pass data=; methods that read none are"
             f" {', '.join(always)}, and with source='proxies' {', '.join(with_proxies)}"
         )
-    images, labels = _tensors(data)
-    _refuse_misfits(images, labels, kit.info.spec, len(kit.info.class_names))
+    images, labels = tensors_of(data)
+    refuse_misfits(images, labels, kit.info.spec, len(kit.info.class_names))
     device = next(kit.classifier.parameters()).device
-    return _Given(images.to(device), labels.cpu().long(), forget)
-
-
-def _tensors(data: Images) -> tuple[Tensor, Tensor]:
-    """Return all images and labels of data in one of the forms that are taken."""
-    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(x, Tensor) for x in data):
-        return data
-    if isinstance(data, Dataset):
-        data = DataLoader(data, batch_size=AT_ONCE)
-    parts: list[tuple[Tensor, Tensor]] = []
-    for batch in _batches(data):
-        if not (isinstance(batch, tuple | list) and len(batch) >= 2):
-            raise UserError(
-                "data must give pairs of images and labels, as a DataLoader over a data set of"
-                f" (image, label) does; got {type(batch).__name__}"
-            )
-        parts.append((batch[0], batch[1]))
-    if not parts:
-        raise UserError("data holds no image")
-    try:
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-    except (TypeError, RuntimeError) as error:
-        raise UserError(f"the batches of data cannot be put together: {error}") from error
-
-
-def _batches(data: Iterable[Any]) -> Iterator[Any]:
-    try:
-        yield from data
-    except TypeError as error:  # of collation: pictures that are no tensors yet
-        raise UserError(f"data must give tensors of images and labels: {error}") from error
-
-
-def _refuse_misfits(images: Tensor, labels: Tensor, spec: ImageSpec, classes: int) -> None:
-    shape = (spec.channels, spec.size, spec.size)
-    if not len(images):
-        raise UserError("data holds no image")
-    if images.dim() != 4 or images.shape[1:] != shape or images.dtype != torch.float32:
-        raise UserError(
-            "data must give normalised floats (float32) of the shape"
-            f" (N, {', '.join(map(str, shape))}), got"
-            f" {str(images.dtype).removeprefix('torch.')} of {tuple(images.shape)}"
-        )
-    whole = labels.dim() == 1 and not labels.is_floating_point() and len(labels) == len(images)
-    if not whole or not (labels.min() >= 0 and labels.max() < classes):
-        raise UserError(
-            f"data must give one integer label from 0 to {classes - 1} for each image, got"
-            f" {str(labels.dtype).removeprefix('torch.')} of {tuple(labels.shape)}"
-        )
-
-
-class _Given:
-    """Images that a user handed over, divided into forgotten and retained ones."""
-
-    def __init__(self, images: Tensor, labels: Tensor, forget: tuple[int, ...]) -> None:
-        self.images = images
-        self.labels = labels
-        self.reads = 0
-        gone = torch.isin(labels, torch.tensor(forget))
-        self.indices = {"forget": gone.nonzero().flatten(), "retain": (~gone).nonzero().flatten()}
-
-    def open(self, split: str, batch_size: int, seed: int | None, limit: int | None) -> IndexLoader:
-        """Return batches of one side, as `loader` does."""
-        indices = self.indices[split]
-        if not len(indices):
-            raise UserError(f"data holds no image to {split}")
-        if limit is not None:
-            draws = generator("draw_evenly", seed or 0)
-            indices = evenly(indices, self.labels[indices], limit, draws)
-        return IndexLoader(self._read, indices, batch_size, seed)
-
-    def _read(self, indices: Tensor, augmentation: int | None) -> tuple[Tensor, Tensor]:
-        self.reads += len(indices)
-        place = indices.to(self.images.device)
-        return self.images[place], self.labels[indices].to(self.images.device)
+    return GivenImages(images.to(device), labels.cpu().long(), forget)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ("tests.commands",)  # the commands, one kit and one bank of oracles
+
 # before torch is imported: small networks gain nothing from more threads, and bits depend on them
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # before datasets is imported: it reads this once

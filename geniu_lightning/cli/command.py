@@ -1,9 +1,10 @@
-"""The two commands' common frame: where configurations lie, and what a failure looks like.
+"""The frame of the commands that Hydra composes: entry, exit statuses, errors in one sentence.
 
-Nothing heavy is imported here, so that a wrong word on the command line is refused at once.
+Nothing heavy is imported here: a wrong setting is refused, and a finished run skipped, at once.
 """
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -11,111 +12,127 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from geniu_lightning.cli.device import settle
-from geniu_lightning.cli.sweeps import UNENDED, Note, Notes, is_sweep, reason_of
+from geniu_lightning.cli.device import settle_precision
+from geniu_lightning.cli.jobs import is_sweep
+from geniu_lightning.cli.settings import RENAMED, check_settings, keys_of, unknown_key
+from geniu_lightning.cli.sweep import notes_of_sweep, reason_of
 from geniu_lightning.cli.wandb_group import join_group
 from geniu_lightning.errors import UserError
-from geniu_lightning.runs.folder import kits_below
+from geniu_lightning.fitting.messages import messages
+from geniu_lightning.runs.folder import finished_kits
+from geniu_lightning.runs.processes import is_rank_zero
+from geniu_lightning.runs.sweep import UNENDED, Note
 from geniu_lightning.settings.configs import CONF
 
+Job = Callable[[DictConfig], float | None]
+Summary = Callable[[list[Note]], None]
 
-def entry(
-    name: str,
-    job: Callable[[DictConfig, list[Path]], float | None],
-    summary: Callable[[list[Note]], None] | None = None,
-) -> None:
+
+def run_command(name: str, job: Job, summary: Summary | None = None) -> None:
     """Run a command and end the process.
 
-    Exit status: 0 done, 2 what was asked cannot work, 130 interrupted, 1 anything else.
+    Exit status: 0 done, 2 the settings cannot work, 130 interrupted, 1 anything else.
 
     Args:
-        name: Primary configuration.
-        job: Carries out one composed configuration, and adds its folder to those that were visited;
-            returns the value a sweeper optimises.
-        summary: Told what the jobs of a sweep told when it is over.
+        name: Of the command and of its primary configuration.
+        job: Carries out one composed configuration; fills in its `out` as soon as the run's folder
+            is known, and returns the value that a sweeper maximises.
+        summary: Prints what became of the jobs of a sweep.
     """
-    notes = Notes()
-    words = tuple(sys.argv[1:])  # kept here, for a launcher may run a job where there are others
+    words = tuple(sys.argv[1:])  # kept here: a launcher may run a job where there are others
 
-    def told(config: DictConfig) -> float | None:
-        visited: list[Path] = []
+    def checked_job(config: DictConfig) -> float | None:
         try:
-            with notes.of_job(config, visited):
-                settle(config.trainer)
+            check_settings(name, config)
+            with messages(is_rank_zero(config.trainer)):
+                settle_precision(config.trainer)
                 join_group(config, name, words)
-                return job(config, visited)
-        except Exception as error:
-            if not is_sweep():
-                if isinstance(error, UserError):  # before Hydra prints words of its own
-                    refuse(error)
+                return job(config)
+        except (UserError, OmegaConfBaseException) as error:
+            if is_sweep():  # which goes on; its callback notes the failure
                 raise
-            # the sweep goes on, and Hydra ends it with the first error alone
-            if not isinstance(error, UserError):
-                traceback.print_exc()
-            which = HydraConfig.get().job.override_dirname
-            sys.stderr.write(f"failed: {which}: {reason_of(error)}\n")
-            raise
+            refuse(error)  # before Hydra prints a message of its own
 
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of to Hydra's own printer
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(told)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(checked_job)()
     except KeyboardInterrupt:
-        conclude(notes.collect(), summary)
+        _summarise(summary)
         sys.stderr.write("interrupted; the same command goes on where a checkpoint was written\n")
         sys.exit(130)
     except Exception as error:
-        _fail(error, conclude(notes.collect(), summary))
-    conclude(notes.collect(), summary)
+        _fail(error, _summarise(summary), name)
+    _summarise(summary)
 
 
 def register_resolvers() -> None:
-    """Let sweeps go over the kits below a folder, ``${kits:FOLDER}``, and 1 to N, ``${upto:N}``."""
+    """Let sweeps go over the kits below a folder, `${kits:FOLDER}`, and 1 to N, `${upto:N}`."""
     OmegaConf.register_new_resolver("kits", kits_below, replace=True)
     OmegaConf.register_new_resolver(
         "upto", lambda n: ",".join(str(k + 1) for k in range(n)), replace=True
     )
 
 
-def conclude(notes: list[Note], summary: Callable[[list[Note]], None] | None) -> list[Note]:
-    """Show what the jobs of a sweep found, and return their notes."""
-    if summary is not None and notes:
-        # one of several jobs that are the same run is enough
-        summary(list({note.folder or note.number: note for note in notes}.values()))
-    return notes
+def kits_below(folder: str) -> str:
+    """Return the kits of finished training runs below a folder, as choices of a sweep.
+
+    Raises:
+        UserError: If there is none.
+    """
+    found = finished_kits(Path(folder).expanduser())
+    if not found:
+        raise UserError(f"there is no kit below {folder}; train.py makes them, sweep=grid many")
+    return ",".join("'" + str(run).replace("'", r"\'") + "'" for run in found)
 
 
-def _fail(error: Exception, notes: list[Note]) -> NoReturn:
-    """End with what the error asks for; jobs that failed have told of it."""
-    reasons = [note.failed for note in notes if note.failed]
-    told = reason_of(error) in reasons
-    if reasons and len(reasons) == len(notes) and not told and UNENDED not in reasons:
-        # a sweeper misses any result
-        refuse(UserError(f"no run ended well; the first: {reasons[0]}"))
-    if isinstance(error, UserError | HydraException | OmegaConfBaseException):
-        refuse(error)
-    if not told:
-        traceback.print_exc()
-    sys.exit(1)
-
-
-def refuse(error: Exception) -> NoReturn:
-    """Say what was asked that cannot work, and end."""
-    said = str(error)
-    if isinstance(error, MissingMandatoryValue):
-        said = f"{error.full_key} has to be set"
-    elif isinstance(error, MissingConfigException) and error.options:
-        said = f"there is no {error.missing_cfg_file}; there are {', '.join(error.options)}"
-    sys.stderr.write(f"error: {said}\n")
+def refuse(error: Exception, command: str = "") -> NoReturn:
+    """Print in one sentence which setting cannot work, and end with status 2."""
+    sys.stderr.write(f"error: {sentence_of(error, command)}\n")
     sys.exit(2)
 
 
-def say(text: str) -> None:
-    """Print a line."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+def sentence_of(error: Exception, command: str = "") -> str:
+    """Return the sentence of an error of ours, of Hydra or of OmegaConf.
+
+    Args:
+        error: The error.
+        command: Whose keys are searched for one like an unknown one; empty leaves it out.
+    """
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} has to be set"
+    if isinstance(error, MissingConfigException) and error.options:
+        file = str(error.missing_cfg_file)
+        if file in RENAMED:
+            return str(unknown_key(file, ()))
+        return f"there is no {file}; there are {', '.join(error.options)}"
+    unknown = re.match(r"Could not override '([^']+)'", str(error))
+    if command and isinstance(error, ConfigCompositionException) and unknown:
+        return str(unknown_key(unknown[1], keys_of(command, sys.argv[1:])))
+    return str(error)
+
+
+def _summarise(summary: Summary | None) -> list[Note]:
+    """Print what became of a sweep's jobs, and return their notes."""
+    notes = notes_of_sweep()
+    if summary is not None and notes:
+        summary(notes)
+    return notes
+
+
+def _fail(error: Exception, notes: list[Note], command: str) -> NoReturn:
+    """End with the status of the error; failed jobs of a sweep have printed theirs."""
+    reasons = [note.failed for note in notes if note.failed]
+    printed = reason_of(error) in reasons
+    if reasons and len(reasons) == len(notes) and not printed and UNENDED not in reasons:
+        # a sweeper lacks any result
+        refuse(UserError(f"no run ended well; the first: {reasons[0]}"))
+    if isinstance(error, UserError | HydraException | OmegaConfBaseException):
+        refuse(error, command)
+    if not printed:
+        traceback.print_exc()
+    sys.exit(1)

@@ -1,55 +1,32 @@
-"""A process's own device, and in which arithmetic it computes."""
+"""The device and arithmetic of a process, and what has to be set before it computes."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from geniu_lightning.errors import UserError
-from geniu_lightning.runs.folder import single_process
+from geniu_lightning.cli.jobs import device_of_job, threads_of_job
+from geniu_lightning.fitting.precision import FULL, HALF, has_fast_bfloat16
+from geniu_lightning.runs.processes import single_process
+from geniu_lightning.settings.configs import built, plain
 
 if TYPE_CHECKING:
     import torch
 
-FULL, HALF = "32-true", "bf16-mixed"
 
+def settle_precision(trainer: DictConfig) -> None:
+    """Replace `trainer.precision=auto` by the arithmetic in which this machine is faster.
 
-def settle(trainer: DictConfig) -> None:
-    """Replace ``trainer.precision=auto`` by what this machine is faster at.
-
-    To be called before a run is named, for its name and record are to say what was computed.
-
-    Raises:
-        UserError: If the precision is none that works.
+    Called before a run is named: its name and record say what was computed.
     """
     if trainer.precision == "auto":
         trainer.precision = HALF if has_fast_bfloat16(device_of(trainer)) else FULL
-    if str(trainer.precision) not in (FULL, HALF):
-        raise UserError(
-            f"trainer.precision must be auto, {FULL} or {HALF}, got {trainer.precision}: weights"
-            " stay in 32 bits, and 16-mixed would silently be bfloat16 on a CPU"
-        )
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16 by instructions of its own.
-
-    Without them it is emulated, and slower than 32 bits. A torch before 2.10 does not tell about a
-    CPU, which then counts as one that has none.
-    """
-    import torch
-
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if not hasattr(torch.cpu, "get_capabilities"):
-        return False
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 def device_of(trainer: DictConfig) -> torch.device:
-    """Return this process's own device, where it keeps the kit and evaluates."""
+    """Return this process's own device, which holds the kit and evaluates."""
     import torch
 
     if trainer.accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
@@ -60,3 +37,36 @@ def device_of(trainer: DictConfig) -> torch.device:
         local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
     named = OmegaConf.is_list(trainer.devices)
     return torch.device("cuda", trainer.devices[local] if named else local)
+
+
+def begin(trainer: DictConfig) -> None:
+    """Prepare this process for a run: messages, threads, and its GPU among those of a sweep."""
+    import torch
+    from pytorch_lightning.utilities import rank_zero_only
+
+    from geniu_lightning.fitting.messages import quiet
+
+    quiet()
+    if single_process(trainer):  # a cluster may have numbered it among others
+        cast(Any, rank_zero_only).rank = 0
+    threads = trainer.threads or threads_of_job()
+    if threads is not None:  # on a CPU the same bits need the same number
+        # Lightning would set its own number in the processes of a distributed run
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+    own = device_of_job(torch.cuda.device_count())
+    if own is not None and trainer.devices == 1:
+        trainer.devices = [own]
+
+
+def trainer_settings(trainer: DictConfig) -> dict[str, Any]:
+    """Return the trainer's settings as `make_trainer` takes them, their objects made."""
+    settings = plain(trainer)
+    for of_ours in ("threads", "checkpoint_every_n_steps"):
+        settings.pop(of_ours)
+    return {
+        key: built(value, f"trainer.{key}")
+        if isinstance(value, dict) and "_target_" in value
+        else value
+        for key, value in settings.items()
+    }

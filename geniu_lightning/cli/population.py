@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from geniu_lightning.cli import build, terminal
-from geniu_lightning.cli.command import say
-from geniu_lightning.cli.device import device_of
-from geniu_lightning.cli.evaluate import split_of
+from geniu_lightning.cli import terminal
+from geniu_lightning.cli.data import decoding_progress, recorded_data
+from geniu_lightning.cli.device import begin, device_of
+from geniu_lightning.cli.model_evaluation import split_of
 from geniu_lightning.cli.results import VERSION
+from geniu_lightning.cli.terminal import say
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import DataNotFoundError, UserError
 from geniu_lightning.evaluation.context import Outputs, outputs_of
@@ -32,7 +33,7 @@ FILE = "population.json"
 SHOWN = ("u_lira.auc", "u_lira_retained.auc", "rmia.auc", "rmia_retained.auc")
 
 
-def evaluate_folders(config: DictConfig, visited: list[Path]) -> None:
+def evaluate_folders(config: DictConfig) -> None:
     """Evaluate the population of runs that a configuration names."""
     if (config.get("logger") or {}).get("wandb") is not None:
         raise UserError("logger= is for single weights: the results of a population are a file")
@@ -40,9 +41,8 @@ def evaluate_folders(config: DictConfig, visited: list[Path]) -> None:
         raise UserError("name the folder for the results of the population: out=FOLDER")
     names = config.population
     folders = [names] if isinstance(names, str) else list(names)
-    build.begin(config)
+    begin(config.trainer)
     out = Path(config.out).expanduser()
-    visited.append(out)
     compare(config, [Path(folder).expanduser() for folder in folders], out)
 
 
@@ -171,14 +171,14 @@ class _Reader:
         self.forget = self.first.info.forgotten
         self.data = self._open()
         self._count, self._total = 0, len(runs)
-        self._told = time.monotonic()
+        self._reported = time.monotonic()
 
     def outputs(self, run: Run) -> Model:
         """Return the logits of a run's model on test and training images."""
         kit = self._load(run)
         self._count += 1
-        if time.monotonic() - self._told > terminal.SECONDS_BETWEEN_LINES:
-            self._told = time.monotonic()
+        if time.monotonic() - self._reported > terminal.SECONDS_BETWEEN_LINES:
+            self._reported = time.monotonic()
             say(f"reading model {self._count} of {self._total}")
         found = {}
         for split in ("test", "train"):
@@ -192,12 +192,12 @@ class _Reader:
 
     def _open(self) -> ImageData:
         info, config = self.first.info, self.config
-        data = build.recorded_data(
+        data = recorded_data(
             info.settings,
             config.data.root,
             config.data.name,
             config.allow_custom,
-            on_decode=terminal.decoding_progress(),
+            on_decode=decoding_progress(),
         )
         if data.fingerprint != info.data_fingerprint:
             raise DataNotFoundError(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from geniu_lightning.cli import build, terminal
+from geniu_lightning.cli.data import decoding_progress, recorded_data
 from geniu_lightning.cli.device import device_of
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import DataNotFoundError, UserError
@@ -31,7 +31,6 @@ class Request:
     """
 
     def __init__(self, config: DictConfig, path: Path, forget: tuple[int, ...]) -> None:
-        build.begin(config)
         self.config = config
         self.path = path
         self.forget = forget
@@ -73,12 +72,12 @@ class Request:
         """
         if self.data is None:
             info = self.kit.info
-            self.data = build.recorded_data(
+            self.data = recorded_data(
                 info.settings,
                 self.config.data.root,
                 self.config.data.name,
                 self.config.allow_custom,
-                on_decode=terminal.decoding_progress(),
+                on_decode=decoding_progress(),
             )
             if self.data.fingerprint != info.data_fingerprint:
                 raise DataNotFoundError(

@@ -16,7 +16,7 @@ from geniu_lightning.files import write_json
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.report import pictures
 from geniu_lightning.runs.oracles import OracleBank
-from geniu_lightning.tracking.charts import Shown, charts_of, numbers_of
+from geniu_lightning.tracking.charts import Shown, numbers_of
 
 VERSION = 2  # of metrics.json
 
@@ -115,8 +115,16 @@ def shown(
         "verdict": ruling["verdict"] or "none",
         "reason": ruling["reason"],
     }
-    names, split = request.kit.info.class_names, request.config.evaluation.split
-    return Shown(summary, charts_of(found, names, request.forget, split))
+    return Shown(
+        summary,
+        classes=request.kit.info.class_names,
+        forget=request.forget,
+        split=request.config.evaluation.split,
+        accuracies=found.accuracies,
+        confusions=found.confusions,
+        metrics=found.metrics,
+        steps=found.steps,
+    )
 
 
 def class_table(

@@ -1,183 +1,52 @@
-"""What a person sees while they wait, and when they are done."""
+"""What a command prints: sentences and tables on standard output."""
 
 import logging
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from geniu_lightning.cli.command import say
-from geniu_lightning.cli.sweeps import Note
-from geniu_lightning.evaluation.verdict import Decision
+if TYPE_CHECKING:  # torch takes seconds, and a refusal prints without it
+    from geniu_lightning.evaluation.verdict import Decision
 
+log = logging.getLogger(__name__)
 console = Console(highlight=False)
 SECONDS_BETWEEN_LINES = 5.0
-TALKATIVE = {  # loggers, and from which level they are heard
-    "pytorch_lightning": logging.WARNING,
-    "lightning_fabric": logging.WARNING,
-    "lightning": logging.WARNING,
-    "torch.distributed": logging.WARNING,
-    "matplotlib": logging.WARNING,
-    "pytorch_lightning.utilities.rank_zero": logging.ERROR,
-}
 
 
-def quiet() -> None:
-    """Silence what other packages say on every run and nobody can act on."""
-    for name, level in TALKATIVE.items():
-        logging.getLogger(name).setLevel(level)
-    for message in (
-        ".*LeafSpec.*",
-        ".*does not have many workers.*",
-        ".*`srun` command is available.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*lr_scheduler.step.*before.*optimizer.step.*",
-        ".*Experiment logs directory.*",
-        ".*no pre-optimization state was saved.*",
-        ".*in eval mode at the start of training.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Be `quiet` for a while, in a process that is somebody else's."""
-    levels = {name: logging.getLogger(name).level for name in TALKATIVE}
-    with warnings.catch_warnings():
-        quiet()
-        try:
-            yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
-
-
-def progress_of(label: str) -> Callback:
-    """Return a progress bar for a screen, and lines now and then for a file or pipe."""
-    if sys.stdout.isatty():
-        return RichProgressBar(refresh_rate=10, leave=False)
-    return ProgressLines(label)
-
-
-class ProgressLines(ProgressBar):
-    """A line for the first, the last and, every few seconds, another epoch or step.
-
-    Args:
-        label: What is going on.
-    """
-
-    def __init__(self, label: str) -> None:
-        super().__init__()
-        self.label = label
-        self._last = 0.0
-
-    def disable(self) -> None:
-        """Do nothing: Lightning calls this on all ranks but the first."""
-        self.label = ""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say nothing of what takes no time."""
-        if trainer.max_steps > 0:
-            self._last = time.monotonic()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
-    ) -> None:
-        """Print where a training by steps is."""
-        if trainer.max_steps > 0:
-            self._say(trainer, pl_module, f"step {trainer.global_step}/{trainer.max_steps}", False)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print where a training by epochs is."""
-        if trainer.max_steps <= 0:
-            of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
-            last = trainer.current_epoch + 1 == trainer.max_epochs
-            self._say(trainer, pl_module, f"epoch {trainer.current_epoch + 1}{of}", last)
-
-    def _say(self, trainer: Trainer, module: LightningModule, where: str, always: bool) -> None:
-        now = time.monotonic()
-        if not self.label or not (always or now - self._last > SECONDS_BETWEEN_LINES):
-            return
-        self._last = now
-        metrics = self.get_metrics(trainer, module)
-        said = "  ".join(
-            f"{name.split('/', 1)[-1]} {value:.3f}"
-            for name, value in metrics.items()
-            if isinstance(value, float)
-        )
-        say(f"{self.label}  {where}  {said}")
-
-
-def decoding_progress() -> Callable[[str, int, int], None]:
-    """Return a reporter of how many pictures are decoded, silent when it takes no time."""
-    start = time.monotonic()
-    last = [start]
-
-    def report(split: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - last[0] > SECONDS_BETWEEN_LINES:
-            last[0] = now
-            say(f"reading {split} images  {done}/{total}")
-
-    return report
-
-
-def sweep(
-    notes: Sequence[Note], heads: list[str], cells: Callable[[Path], list[object] | None]
-) -> None:
-    """Print what the runs of a sweep found, a row each, and why one found nothing.
-
-    Args:
-        notes: Of the jobs.
-        heads: Of the columns; a last one, of folders and reasons, has none.
-        cells: Returns a run's row but for that one; ``None`` leaves it out.
-    """
-    rows: list[list[object]] = []
-    common = set.intersection(*(set(note.words) for note in notes)) if len(notes) > 1 else set()
-    for note in notes:
-        if note.failed:
-            own = ", ".join(word for word in note.words if word not in common)
-            rows.append([Path(note.folder).name or own, *["-"] * (len(heads) - 1), note.failed])
-        elif (found := cells(Path(note.folder))) is not None:
-            rows.append([*found, note.folder])
-    if rows:
-        table("runs of this sweep", [*heads, ""], rows)
-    count = sum(bool(note.failed) for note in notes)
-    if count:
-        say(f"{count} of {len(notes)} failed; the same command tries these again")
+def say(text: str) -> None:
+    """Print a line."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def waiting(seconds: float) -> Callable[[str], None]:
-    """Say how long an evaluation will take if that is long, and return a reporter of its parts.
+    """Log how long an evaluation will take if that is long; return a reporter of its parts.
 
     Args:
         seconds: An estimate.
     """
-    start = time.monotonic()
-    last = [start]
+    start = last = time.monotonic()
     if seconds > 2 * SECONDS_BETWEEN_LINES:
         about = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
-        say(f"evaluation will take about {about}")
+        log.info("evaluation will take about %s", about)
 
-    def report(text: str) -> None:
+    def report(part: str) -> None:
+        nonlocal last
         now = time.monotonic()
-        if now - last[0] > SECONDS_BETWEEN_LINES:
-            last[0] = now
-            say(f"evaluating {text}  {now - start:.0f} s of about {max(seconds, now - start):.0f}")
+        if now - last > SECONDS_BETWEEN_LINES:
+            last, passed = now, now - start
+            whole = max(seconds, passed)
+            log.info("evaluating %s  %.0f s of about %.0f", part, passed, whole)
 
     return report
 
 
-def verdict(decision: Decision, oracles: int) -> None:
+def verdict(decision: "Decision", oracles: int) -> None:
     """Print the verdict, its findings, and the verdicts on oracles and controls."""
     if decision.verdict is None:
         say(f"no verdict: {decision.ruling.reason}")

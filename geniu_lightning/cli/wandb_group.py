@@ -1,4 +1,4 @@
-"""The name of a multirun: all its runs are one group, also when it is started again."""
+"""The wandb group of a multirun: one name for all its runs, also when it is started again."""
 
 import hashlib
 import re
@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from geniu_lightning.cli.sweeps import is_sweep
+from geniu_lightning.cli.jobs import is_sweep
 
 # where and how the runs are carried out: the same sweep on another machine is the same group
-ASIDE = re.compile(
+INCIDENTAL = re.compile(
     r"(out|runs|force|logger|hydra)([./@].*)?$"
     r"|trainer\.(accelerator|threads|checkpoint_every_n_steps)$"
 )
 
 
 def join_group(config: DictConfig, command: str, words: Sequence[str]) -> None:
-    """Give a run of a multirun the multirun's name as wandb's group, unless it has one.
+    """Set the wandb group of a run of a multirun, unless it has one.
 
     Args:
         config: Of the run, changed in place.
         command: Name of the command.
-        words: What the command was given: Hydra tells a run its own values alone.
+        words: Arguments of the command; Hydra knows those of one job alone.
     """
     wandb = (config.get("logger") or {}).get("wandb")
     if is_sweep() and wandb is not None and wandb.group is None:
@@ -30,7 +30,7 @@ def join_group(config: DictConfig, command: str, words: Sequence[str]) -> None:
 
 
 def name_of(command: str, words: Sequence[str]) -> str:
-    """Return a name that follows from what a multirun goes over and from all else it was given."""
+    """Return a name that follows from what a multirun goes over and from its other settings."""
     given = [w for w in words if not w.startswith("-") and ("=" in w or w.startswith("~"))]
     parsed = OverridesParser.create().parse_overrides(given)
     over_kits = any(o.key_or_group == "sweep" and o.value() == "kits" for o in parsed)
@@ -38,7 +38,7 @@ def name_of(command: str, words: Sequence[str]) -> str:
         o
         for o in parsed
         # sweep=kits goes over what lies in runs=
-        if not ASIDE.match(o.key_or_group) or (over_kits and o.key_or_group == "runs")
+        if not INCIDENTAL.match(o.key_or_group) or (over_kits and o.key_or_group == "runs")
     ]
     swept = [o.key_or_group.rpartition(".")[2] for o in overrides if o.is_sweep_override()]
     named = [str(o.value()) for o in overrides if o.key_or_group == "sweep"]

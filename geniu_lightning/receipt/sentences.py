@@ -6,7 +6,7 @@ A verdict is written in plain words; what was not checked and what to do next fo
 from collections.abc import Mapping
 from typing import Any
 
-from geniu_lightning.evaluation import verdict as checks
+from geniu_lightning.evaluation import checks
 from geniu_lightning.evaluation.verdict import FEWEST_ORACLES
 from geniu_lightning.report.template import template
 

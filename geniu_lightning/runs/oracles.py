@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from geniu_lightning.errors import BusyError, UserError
+from geniu_lightning.report.problem import RECIPE
 from geniu_lightning.runs.folder import WEIGHTS, RunFolder
 from geniu_lightning.settings.checked import PositiveInt, checked
 from geniu_lightning.version import __version__
 
 FIRST_SEED = 1000  # training seeds of oracles; kits have others
-RECIPE = ("batch_size", "epochs", "optimizer", "schedule", "max_gradient_norm")
-"""Settings of a kit's training that retraining follows; the other ones are the proxies'."""
 SECONDS_BETWEEN_LOOKS = 2.0
 
 log = logging.getLogger(__name__)

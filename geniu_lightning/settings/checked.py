@@ -82,12 +82,7 @@ def check_value(name: str, value: Any, adapter: TypeAdapter[Any]) -> None:
     except ValidationError as error:
         # of a union the last branch's complaint is the constraint, the others say "or null"
         found = error.errors(include_url=False)
-        wanted = (
-            found[0]["msg"]
-            .removeprefix("Input should be ")
-            .replace("a valid integer", "an integer")
-            .replace("a valid ", "a ")
-        )
+        wanted = expected(found[0]["msg"])
         nullable = any(e["type"] == "none_required" for e in found)
         raise SettingError(
             f"must be {wanted}{' or null' if nullable else ''}, got {value!r}", key=name
@@ -136,3 +131,14 @@ def _adapter(hint: Any, config: ConfigDict) -> TypeAdapter[Any]:
         return TypeAdapter(hint, config=config)
     except PydanticUserError:  # dataclasses and models have a configuration of their own
         return TypeAdapter(hint)
+
+
+def expected(message: str) -> str:
+    """Return what a message of pydantic says a value should be."""
+    return (
+        message.removeprefix("Value error, ")
+        .removeprefix("Input should be ")
+        .replace("a valid integer", "an integer")
+        .replace("a valid dictionary", "a mapping")
+        .replace("a valid ", "a ")
+    )

@@ -32,7 +32,8 @@ def built(config: Any, key: str = "", **more: Any) -> Any:  # whatever the targe
     from hydra.utils import instantiate
 
     try:
-        return instantiate(config, **more)
+        # plain lists and dictionaries: a check of types knows no others
+        return instantiate(config, **{"_convert_": "all", **more})
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, SettingError):

@@ -1,20 +1,19 @@
-"""Every yaml is found by globbing, so the next one is tested for free."""
+"""Every yaml is found by globbing, composes, passes the schema and makes its object."""
 
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
-from geniu_lightning.cli import build
-from geniu_lightning.evaluation import checks
+from geniu_lightning.cli.device import trainer_settings
+from geniu_lightning.cli.settings import check_settings
+from geniu_lightning.cli.train import network_spec
+from geniu_lightning.fitting.trainer import make_trainer
 from geniu_lightning.settings.configs import CONF
-from geniu_lightning.tracking.loggers import closing, loggers_of
-
-ROOT = Path(__file__).parents[2]
 
 
 def names(group: str) -> list[str]:
@@ -23,129 +22,77 @@ def names(group: str) -> list[str]:
     return found
 
 
-def composed(primary: str, *overrides: str):  # type: ignore[no-untyped-def]  # a DictConfig
+def composed(primary: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(primary, overrides=list(overrides))
 
 
-@pytest.mark.parametrize("name", names("data"))
-def test_data(name: str) -> None:
-    config = composed("train", f"data={name}")
-    assert config.data._target_ == "geniu_lightning.data.module.ImageData"
-    missing = [] if name not in ("hub", "folder") else ["???"]
-    config.data.name = name
-    if missing:
-        return
-    source = instantiate(config.data.source)(name=name, root="nowhere")
-    assert source.key()
+def test_each_command_passes_its_schema() -> None:
+    check_settings("train", composed("train", "logger=both"))
+    check_settings("unlearn", composed("unlearn"))
+    check_settings("evaluate", composed("evaluate", "logger=wandb"))
 
 
-@pytest.mark.parametrize("name", names("imbalance"))
-def test_imbalance(name: str) -> None:
-    counts = ["imbalance.counts=[5,0.5,1.0]"] if name == "custom" else []
-    function = instantiate(composed("train", f"imbalance={name}", *counts).imbalance)
+def test_trainers_are_made(tmp_path: Path) -> None:
+    for name in names("trainer"):
+        words = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true")
+        config = composed("train", f"trainer={name}", *words)
+        check_settings("train", config)
+        made = make_trainer("x", folder=tmp_path, **trainer_settings(config.trainer))
+        assert made.world_size == 1, name
+
+
+def test_evaluations_make_metrics() -> None:
+    for name in names("evaluation"):
+        config = composed("unlearn", f"evaluation={name}")
+        check_settings("unlearn", config)
+        for metric in config.evaluation.metrics.values():
+            assert callable(instantiate(metric)), name
+
+
+def test_data_sources_are_made() -> None:
+    for name in names("data"):
+        data = OmegaConf.load(CONF / "data" / f"{name}.yaml")
+        assert data._target_ == "geniu_lightning.data.module.ImageData"
+        if name not in ("hub", "folder"):
+            assert instantiate(data.source)(name=name, root="nowhere").key()
+
+
+def test_imbalances_choose_images_and_none_chooses_all() -> None:
     labels = torch.arange(30) % 3
-    kept = function(labels, ["a", "b", "c"])
-    assert 0 < len(kept) <= 30
-    assert (name == "none") == (len(kept) == 30)
+    for name in names("imbalance"):
+        own = {"counts": [5, 0.5, 1.0]} if name == "custom" else {}
+        choose = instantiate(OmegaConf.load(CONF / "imbalance" / f"{name}.yaml"), **own)
+        chosen = choose(labels, ["a", "b", "c"])
+        assert 0 < len(chosen) <= 30, name
+        assert (name == "none") == (len(chosen) == 30), name
 
 
 @pytest.mark.parametrize("name", [name for name in names("model") if name != "custom"])
-def test_model(name: str) -> None:
-    own = "model.width=4"
+def test_models_have_features_and_a_head(name: str) -> None:
+    own = {"width": 4}
     if name == "timm":
         pytest.importorskip("timm", reason="the extra timm is not installed", exc_type=Exception)
-        own = "model.name=test_resnet"
-    config = composed("train", f"model={name}", own)
-    spec = build.network_spec(config.model, channels=3, num_classes=7)
+        own = {"name": "test_resnet"}
+    config = OmegaConf.merge(OmegaConf.load(CONF / "model" / f"{name}.yaml"), own)
+    spec = network_spec(config, channels=3, num_classes=7)
     assert spec is not None
-    network = spec.build_classifier(allow_custom=False).eval()
+    network: Any = spec.build_classifier(allow_custom=False).eval()
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(network(images), network.head(network.features(images)))
 
 
-@pytest.mark.parametrize("name", names("generator"))
-def test_generator(name: str) -> None:
-    config = composed("train", f"generator={name}")
-    spec = build.network_spec(config.generator, channels=1, image_size=28)
-    assert (spec is None) == (name == "none")
-
-
-@pytest.mark.parametrize("name", names("recipe"))
-def test_a_recipe_belongs_to_a_data_set_and_is_taken(name: str) -> None:
-    assert (CONF / "data" / f"{name}.yaml").is_file()
-    text = (CONF / "recipe" / f"{name}.yaml").read_text()
-    config = composed("train", f"data={name}")
-    assert f"epochs: {config.training.epochs}" in text
-
-
-@pytest.mark.parametrize("name", names("experiment"))
-def test_experiment(name: str) -> None:
-    text = (CONF / "experiment" / f"{name}.yaml").read_text()
-    primary = "unlearn" if "unlearn.py" in text else "train"
-    assert "# @package _global_" in text
-    assert composed(primary, f"experiment={name}") != composed(primary)
-
-
-@pytest.mark.parametrize("name", names("logger"))
-def test_logger(name: str, tmp_path: Path) -> None:
-    config = composed("train", f"logger={name}")
-    loggers = loggers_of(config, tmp_path, "train", {"revision": "1"}, ["tag"])
-    with closing(loggers):
-        assert len(loggers) == (2 if name == "both" else 1)
-
-
-@pytest.mark.parametrize("name", names("evaluation"))
-def test_evaluation(name: str) -> None:
-    for primary in ("train", "unlearn"):
-        for metric in composed(primary, f"evaluation={name}").evaluation.metrics.values():
-            assert callable(instantiate(metric, _convert_="all"))
-
-
-def test_evaluation_verdict_measures_all_that_decides_and_full_all_of_it() -> None:
-    questions = (checks.WORKS, checks.ANSWERS, checks.INSIDE, checks.PROBABILITIES, checks.SYSTEM)
-    asked = [check for question in questions for check in question]
-    enough, full = (
-        composed("unlearn", "kit=x", f"evaluation={name}").evaluation
-        for name in ("verdict", "full")
-    )
-    assert {check.name.partition(".")[0] for check in asked} <= set(enough.metrics)
-    assert set(enough.metrics) < set(full.metrics)
-    assert all(full.metrics[name] == metric for name, metric in enough.metrics.items())
-
-
-@pytest.mark.parametrize("name", names("trainer"))
-def test_trainer(name: str, tmp_path: Path) -> None:
-    config = composed("train", f"trainer={name}", "trainer.accelerator=cpu", "trainer.devices=1")
-    made = build.trainer_of(config.trainer, tmp_path, label="x", loggers=[], callbacks=[])
-    assert made.world_size == 1
-
-
-@pytest.mark.parametrize("script", ["train.py", "unlearn.py"])
-def test_help_from_a_folder_with_a_space_needs_no_torch(script: str, tmp_path: Path) -> None:
-    folder = tmp_path / "a folder"
-    folder.mkdir()
-    code = (
-        "import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit: pass\n"
-        "assert 'torch' not in sys.modules, 'a help text took seconds'"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(ROOT / script)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "GROUP=NAME" in done.stdout
-    assert list(folder.iterdir()) == []
-
-
-def test_the_documented_tuning_names_are_those_of_the_code() -> None:
-    config = composed("unlearn", "experiment=paper_tuning")
-    assert config.unlearner.name == "geniu_paper"
-    assert config.unlearner.proxies_per_class == 1
-    assert (config.unlearner.forget_term, config.unlearner.retain_term) == ("reciprocal", "ce")
+def test_generators_recipes_and_experiments_compose() -> None:
+    for name in names("generator"):
+        generator = OmegaConf.load(CONF / "generator" / f"{name}.yaml")
+        assert (network_spec(generator, channels=1, image_size=28) is None) == (name == "none")
+    for name in names("recipe"):  # each belongs to a data set, and is taken with it
+        text = (CONF / "recipe" / f"{name}.yaml").read_text()
+        epochs = composed("train", f"data={name}").training.epochs
+        assert f"epochs: {epochs}" in text, name
+    plain = {primary: composed(primary) for primary in ("train", "unlearn")}
+    for name in names("experiment"):
+        text = (CONF / "experiment" / f"{name}.yaml").read_text()
+        primary = "unlearn" if "unlearn.py" in text else "train"
+        assert "# @package _global_" in text
+        assert composed(primary, f"experiment={name}") != plain[primary], name

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from geniu_lightning.cli.methods import without_data
 from omegaconf import OmegaConf
 
-from geniu_lightning.settings.configs import CONF
-from tests.cli.conftest import MEASURED, ROOT, TINY
+from geniu_lightning.settings.configs import CONF, methods_without_data
+from tests.commands import MEASURED, ROOT, TINY
 
 KITS = 12
 SWEEP = ("sweep=grid", "data=digits,mnist", "imbalance.ratio=0.1,0.05", "seed=1,2,3")
@@ -40,7 +39,7 @@ class Sweep:
     """
 
     def __init__(self, runs: Path) -> None:
-        methods = set(without_data()[0]) - FEW.keys()
+        methods = set(methods_without_data()[0]) - FEW.keys()
         by_steps = {m for m in methods if "steps" in OmegaConf.load(CONF / f"unlearner/{m}.yaml")}
         small = [word for word in TINY if not word.startswith("imbalance.ratio")]
         after = ("unlearn.py", "sweep=kits", "forget=[0]", "oracles.count=2", "trainer.threads=1")

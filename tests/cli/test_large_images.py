@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from geniu_lightning.kit.file import Kit
-from tests.cli.conftest import Command
+from tests.commands import Command
 
 SIZE = 128
 CLASSES = {

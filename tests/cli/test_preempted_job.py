@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.cli.conftest import ROOT, TINY
+from tests.commands import ROOT, TINY
 
 PROCESSES = Path("/proc")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from geniu_lightning.evaluation import verdict as checks
+from geniu_lightning.evaluation import checks
 from geniu_lightning.receipt import facts as receipt
 from geniu_lightning.receipt.facts import Facts, facts_of, versions_of
 from geniu_lightning.receipt.page import page_of, write

@@ -1,4 +1,4 @@
-"""What unlearning costs: time that is repeated within bounds, memory, and what has to be kept."""
+"""Cost of a run: repeated timings, memory, stored bytes, and the overhead of training."""
 
 import json
 import sys
@@ -8,26 +8,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from geniu_lightning.fitting.memory import PeakMemory
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.runs.cost import PeakMemory, StepClock, bytes_kept, cost_of, repeated
+from geniu_lightning.runs.cost import bytes_kept, cost_of, repeated
+from geniu_lightning.runs.step_clock import StepClock
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.sources import Access
-from tests.cli.conftest import Command
 
 
-@pytest.mark.parametrize(
-    ("first", "count", "expected"),
-    [
+def test_timings_are_repeated_as_often_as_a_minute_allows() -> None:
+    for first, count, expected in (
         (1.0, 5, [1.0, 2.0, 3.0, 4.0, 5.0]),
         (1.0, 1, [1.0]),
         (40.0, 5, [40.0]),  # a second one would go beyond a minute
         (30.0, 5, [30.0, 2.0]),
-    ],
-)
-def test_timings_are_repeated_as_often_as_a_minute_allows(
-    first: float, count: int, expected: list[float]
-) -> None:
-    assert repeated(first, count, float, most=60.0) == expected
+    ):
+        assert repeated(first, count, float, most=60.0) == expected
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process its peak of memory")
@@ -89,17 +85,3 @@ def test_overhead_compares_all_steps_with_those_of_the_classifier_alone() -> Non
     assert "absent" in clock.cost()["generator_overhead"]
     clock.resumed = True
     assert "resumed" in clock.cost()["generator_overhead"]["absent"]
-
-
-def test_a_run_says_what_it_cost(trained: Path, tmp_path: Path, command: Command) -> None:
-    outcome = command(
-        *("unlearn", f"kit={trained}", "forget=[0]", "unlearner=geniu", f"out={tmp_path}"),
-        *("trainer.threads=1", "evaluation=accuracy", "+evaluation.timings=3"),
-    )
-    assert outcome.status == 0, outcome.err
-    cost = json.loads((tmp_path / "metrics.json").read_text())["cost"]
-    assert len(cost["seconds_each"]) == 3
-    assert sorted(cost["seconds_each"])[1] == cost["seconds"]
-    assert cost["bytes_kept"] > 0
-    assert cost["reads_prompts"] is True
-    assert "retrain_seconds" not in cost  # no bank was asked

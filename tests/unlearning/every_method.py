@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning import Trainer
 from torch import nn
 
-from geniu_lightning.cli.build import recorded_data
+from geniu_lightning.cli.data import recorded_data
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.base import Unlearner

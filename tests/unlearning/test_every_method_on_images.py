@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from geniu_lightning.cli.train import main as train_main
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.sources import Access
-from tests.cli.conftest import TINY
+from tests.commands import TINY
 from tests.training.two_processes import run_by_two
 from tests.unlearning.every_method import CONFIGS, built, digest, run_on_its_images
 

@@ -1,0 +1,141 @@
+"""The evaluation of one model for any command: images and oracles opened, the Evaluator run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from geniu_lightning.cli import terminal
+from geniu_lightning.cli.oracles import opened_oracles
+from geniu_lightning.cli.request import Request
+from geniu_lightning.cli.results import Result
+from geniu_lightning.data.module import ImageData
+from geniu_lightning.errors import DataNotFoundError
+from geniu_lightning.evaluation.cache import FileCache, FileOutputs
+from geniu_lightning.evaluation.context import Context, Proxies, Split, outputs_of
+from geniu_lightning.evaluation.evaluator import Evaluation, Evaluator
+from geniu_lightning.kit.file import Kit
+from geniu_lightning.runs.oracles import OracleBank
+from geniu_lightning.settings.configs import built, plain
+from geniu_lightning.unlearning.networks import fresh_classifier
+
+SPLITS = ("test", "train", "validation")
+log = logging.getLogger(__name__)
+
+
+def evaluate_request(
+    request: Request,
+    bank: OracleBank | None,
+    classifier: nn.Module,
+    stored: Kit | None,
+    train_oracle: Callable[[int], None] | None,
+) -> Result:
+    """Open images and oracles, and evaluate a model.
+
+    Args:
+        request: The kit, what is forgotten, and the configuration.
+        bank: Of oracles to compare with; `None` compares with none.
+        classifier: The unlearned model.
+        stored: The kit that stays with the model, if one does.
+        train_oracle: Trains the oracle of a training seed; used with a bank alone.
+    """
+    if not request.config.evaluation.metrics:
+        return Result(Evaluation(), missing="evaluation=none")
+    try:
+        data = request.images()
+    except DataNotFoundError as error:
+        log.warning("evaluation is left out, until the same command finds the images: %s", error)
+        return Result(Evaluation(), missing=str(error))
+    oracles = {}
+    if bank is not None and train_oracle is not None:
+        oracles = opened_oracles(request, bank, train_oracle)
+    found = evaluate_model(
+        request.config.evaluation,
+        request.kit,
+        classifier,
+        data,
+        request.forget,
+        oracles=tuple(oracles.values()),
+        folder=bank.folder if bank and oracles else None,
+        stored=stored,
+    )
+    return Result(found, list(oracles))
+
+
+def evaluate_model(
+    config: DictConfig,
+    kit: Kit,
+    classifier: nn.Module,
+    data: ImageData,
+    forget: tuple[int, ...],
+    *,
+    oracles: Sequence[nn.Module] = (),
+    folder: Path | None = None,
+    stored: Kit | None = None,
+) -> Evaluation:
+    """Return the evaluation of a model by the metrics that a configuration names.
+
+    Args:
+        config: `metrics` by family, `seed`, and the `split` that is laid out by class.
+        kit: Holds the original, on the device to work on.
+        classifier: The model; moved to that device.
+        data: The images.
+        forget: Forgotten classes; none after training.
+        oracles: Models retrained without them, on the same device.
+        folder: Holds the cache; `None` measures everything anew.
+        stored: The kit whose proxies stay with the model, if one does.
+    """
+    if not config.metrics:
+        return Evaluation()
+    device = next(kit.classifier.parameters()).device
+    proxies = None
+    if stored is not None and stored.prompts is not None:
+        decoded = stored.proxies()
+        proxies = Proxies(stored.info.spec.normalise(decoded.images), decoded.labels)
+    context = Context(
+        original=kit.classifier,
+        unlearned=classifier.to(device),
+        forget=forget,
+        class_names=data.names,
+        class_counts=tuple(data.class_counts),
+        splits={s: split_of(data, s, device) for s in SPLITS if len(data.indices(s))},
+        oracles=tuple(oracles),
+        proxies=proxies,
+        fresh=lambda seed: fresh_classifier(kit, seed).eval().requires_grad_(False),
+        seed=config.seed,
+        intact=not kit.info.forgotten,
+        store=None if folder is None else FileOutputs(folder / "outputs", tuple(oracles)),
+    )
+    metrics = {
+        name: built(target, f"evaluation.metrics.{name}")
+        for name, target in plain(config.metrics).items()
+    }
+    cache = None if folder is None else FileCache(folder / "measured")
+    evaluator = Evaluator(metrics, cache, config.split)
+    progress = terminal.waiting(evaluator.seconds_left(context))
+    return evaluator.evaluate(replace(context, on_progress=progress))
+
+
+def split_of(data: ImageData, split: str, device: torch.device) -> Split:
+    """Return the images of a split as metrics read them, normalised, on a device."""
+    indices = data.indices(split)
+
+    def read(positions: Tensor) -> Tensor:
+        return data.spec.normalise(data.read(split, indices[positions], device))
+
+    return Split(data.labels(split), read)
+
+
+def store_outputs(folder: Path, oracle: nn.Module, data: ImageData) -> None:
+    """Store an oracle's outputs on all images in the folder of its bank, for all evaluations."""
+    store = FileOutputs(folder / "outputs", (oracle,))
+    device = next(oracle.parameters()).device
+    for split in SPLITS:
+        if len(data.indices(split)):
+            store.put(oracle, split, outputs_of(oracle, split_of(data, split, device)))

@@ -1,0 +1,73 @@
+"""One run in its folder: the steps before the work that all commands share."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from geniu_lightning.cli.jobs import needs_own_process, run_in_own_process
+from geniu_lightning.runs.folder import RunFolder
+from geniu_lightning.runs.identity import name_of
+from geniu_lightning.runs.processes import is_rank_zero
+
+log = logging.getLogger(__name__)
+
+
+def run_folder(
+    config: DictConfig, identity: dict[str, Any], command: str, *words: object
+) -> RunFolder:
+    """Return a run's folder: `out`, or one below `runs` with a name that follows from the identity.
+
+    Args:
+        config: `out`, `runs` and `trainer`.
+        identity: Settings that decide the run's result, in plain values.
+        command: Name of the folder below `runs`.
+        *words: Readable part of the name.
+    """
+    path = config.out or Path(config.runs) / command / name_of(identity, *words)
+    return RunFolder(Path(path).expanduser(), identity, is_rank_zero(config.trainer))
+
+
+def carry_out(
+    command: str,
+    config: DictConfig,
+    folder: RunFolder,
+    work: Callable[[], object],
+    *,
+    force: bool = False,
+    complete: bool = True,
+) -> bool:
+    """Do a run's work in its folder, unless it is done already.
+
+    The work marks the folder as done (`RunFolder.finish`); an error of it is recorded there.
+
+    Args:
+        command: Which of `geniu` does this work, for a job of a sweep that needs several processes.
+        config: Of the run; `out` is filled in, where a sweep's note finds it.
+        folder: Of the run.
+        work: Called in this process, which holds the folder and has its threads and device set.
+        force: Replace what the folder holds.
+        complete: Whether a finished run needs no more work.
+
+    Returns:
+        Whether this process is rank zero and the folder holds the finished run.
+
+    Raises:
+        BusyError: If another process holds the folder.
+        UserError: If the folder holds another run, or of the work.
+    """
+    config.out = str(folder.path)
+    if folder.done and complete and not force:
+        hint = " (force=true does it again)" if "force" in config else ""  # which no oracle has
+        log.info("already done: %s%s", folder.path, hint)
+    elif needs_own_process(config.trainer):
+        run_in_own_process(command, config, folder)
+    else:
+        from geniu_lightning.cli.device import begin
+
+        with folder.lock(force):
+            begin(config.trainer)
+            work()
+    return folder.rank_zero and folder.done

@@ -1,0 +1,252 @@
+"""Settings of the commands: one schema each, and the error that names an unknown key.
+
+Groups that describe objects (data, model, training, unlearner, metrics, ...) are checked by the
+constructors of these objects.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from geniu_lightning.errors import SettingError
+from geniu_lightning.settings import checked
+from geniu_lightning.settings.checked import PositiveInt, expected
+from geniu_lightning.settings.configs import CONF
+
+Object = dict[str, Any]  # its own constructor checks it
+Classes = int | str | list[int | str] | None
+RENAMED = {  # keys and files of groups
+    "training.supervision": "training.exemplar_strategy",
+    "group": "population",
+    "evaluation/word": "evaluation/verdict",
+}
+REMOVED = {
+    "objective": "a sweeper gets A_r - A_f (unlearn) or A_r (train) of evaluation.split",
+}
+
+
+class Group(BaseModel):
+    """Settings of which every key is known."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Trainer(Group):
+    """Lightning's trainer; it checks its further arguments itself."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    accelerator: str
+    devices: int | str | list[int]
+    num_nodes: PositiveInt
+    strategy: str | Object
+    precision: Literal["auto", "32-true", "bf16-mixed"]
+    channels_last: bool | Literal["auto"]
+    compile: bool
+    sync_batchnorm: bool
+    threads: PositiveInt | None
+    checkpoint_every_n_steps: PositiveInt | None
+
+    @field_validator("strategy")
+    @classmethod
+    def leaves_whole_networks(cls, strategy: str | Object) -> str | Object:
+        """Refuse what shards the networks or forks the process."""
+        name = strategy if isinstance(strategy, str) else str(strategy.get("_target_"))
+        if name not in ("auto", "ddp") and not name.endswith(".DDPStrategy"):
+            raise ValueError(
+                "auto or ddp: what shards the networks (fsdp, deepspeed) or forks the process"
+                " (ddp_fork, ddp_spawn) leaves no whole classifier for the kit and the evaluation"
+            )
+        return strategy
+
+
+class Wandb(Group):
+    """The wandb logger."""
+
+    project: str
+    entity: str | None
+    group: str | None
+    tags: list[str | int]
+
+
+class Logger(Group):
+    """Loggers of a run."""
+
+    csv: Object | None = None
+    wandb: Wandb | None = None
+
+
+class Evaluation(Group):
+    """What is measured."""
+
+    seed: int
+    split: Literal["test", "train", "validation"]
+    bank: Literal["use", "build"] | None
+    timings: PositiveInt = 1
+    metrics: dict[str, Object]
+
+
+class Place(Group):
+    """Where a kit's images are."""
+
+    root: str | None
+    name: str | None
+
+
+class Oracles(Group):
+    """The bank of retrained models."""
+
+    folder: str
+    count: PositiveInt
+    add: PositiveInt | None = None
+
+
+class Command(Group):
+    """What all commands share."""
+
+    trainer: Trainer
+    logger: Logger | None = None
+    evaluation: Evaluation
+    runs: str
+    out: str | None
+    force: bool
+
+
+class Train(Command):
+    """Settings of `geniu train`."""
+
+    data: Object
+    imbalance: Object
+    model: Object
+    generator: Object
+    training: Object
+    weights: str | None
+    seed: int
+
+
+class Unlearn(Command):
+    """Settings of `geniu unlearn`."""
+
+    unlearner: Object
+    kit: str | None
+    forget: Classes
+    next_kit: bool | None
+    seed: int
+    allow_custom: bool
+    data: Place
+    oracles: Oracles
+
+
+class Evaluate(Command):
+    """Settings of `geniu evaluate`."""
+
+    weights: str | None
+    kit: str | None
+    forget: Classes
+    population: str | list[str] | None
+    keeps_proxies: bool | None
+    allow_custom: bool
+    data: Place
+    oracles: Oracles
+
+
+SCHEMAS: dict[str, type[Command]] = {"train": Train, "unlearn": Unlearn, "evaluate": Evaluate}
+
+
+def check_settings(command: str, config: DictConfig) -> dict[str, Any]:
+    """Return a command's settings in plain values.
+
+    Raises:
+        SettingError: In one sentence that names the key, what it may hold and what it holds.
+        MissingMandatoryValue: If a `???` was left.
+    """
+    settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    try:
+        SCHEMAS[command].model_validate(settings)
+    except ValidationError as error:
+        raise _sentence(error, settings, SCHEMAS[command]) from error
+    return {str(key): value for key, value in settings.items()}
+
+
+def _sentence(
+    error: ValidationError, settings: dict[str, Any], schema: type[Command]
+) -> SettingError:
+    """Return the error of the first key that does not fit."""
+    errors = error.errors(include_url=False)
+    found = [(*_locate(one["loc"], settings), one) for one in errors]
+    key, value, first = found[0]
+    if first["type"] == "extra_forbidden":
+        return unknown_key(key, _keys(settings))
+    if first["type"] == "missing":
+        return SettingError("is missing", key=".".join(map(str, first["loc"])))
+    wanted = [expected(one["msg"]) for other, _, one in found if other == key]
+    wanted += ["null"] if _may_be_null(key, settings, schema) else []
+    return SettingError(f"must be {' or '.join(dict.fromkeys(wanted))}, got {value!r}", key=key)
+
+
+def _may_be_null(key: str, settings: dict[str, Any], schema: type[Command]) -> bool:
+    """Whether a schema finds no fault with a key that holds null."""
+    changed = OmegaConf.create(settings)
+    OmegaConf.update(changed, key, None)
+    plain: Any = OmegaConf.to_container(changed)
+    try:
+        schema.model_validate(plain)
+    except ValidationError as error:
+        return all(_locate(one["loc"], plain)[0] != key for one in error.errors())
+    return True
+
+
+def _locate(location: Sequence[str | int], settings: Any) -> tuple[str, Any]:
+    """Return the key and value at a location; its last parts may name branches of a union."""
+    path: list[str] = []
+    for part in location:
+        try:
+            settings = settings[part]
+        except (KeyError, IndexError, TypeError):
+            break
+        path.append(str(part))
+    return ".".join(path), settings
+
+
+def unknown_key(key: str, known: Sequence[str]) -> SettingError:
+    """Return the error of a key that does not exist, with its new name or the nearest key."""
+    leaf = key.rpartition(".")[2]
+    renamed: dict[str, str] = getattr(checked, "RENAMED", {})  # settings of constructors
+    if key in REMOVED:
+        return SettingError(f"was removed: {REMOVED[key]}", key=key)
+    if key in RENAMED:
+        return SettingError(f"is now {RENAMED[key]}", key=key)
+    if leaf in renamed and leaf != key:
+        return SettingError(f"is now {key.removesuffix(leaf)}{renamed[leaf]}", key=key)
+    known = [one for one in known if one != key]
+    same = [one for one in known if one.endswith(f".{leaf}")]
+    nearest = same[:1] or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return SettingError(f"is no setting{hint}", key=key)
+
+
+def keys_of(command: str, words: Sequence[str]) -> list[str]:
+    """Return the dotted keys of a command, composed with those of its words that choose a file."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    chosen = [word.partition(",")[0] for word in words if word.partition("=")[0] in groups]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(command, overrides=[w for w in chosen if w.partition("=")[0] != "sweep"])
+    return [*_keys(OmegaConf.to_container(config)), *sorted(groups)]
+
+
+def _keys(tree: Any, prefix: str = "") -> list[str]:
+    return list(_walk(tree, prefix))
+
+
+def _walk(tree: Any, prefix: str) -> Iterator[str]:
+    if not isinstance(tree, dict):
+        return
+    for name, below in tree.items():
+        yield f"{prefix}{name}"
+        yield from _walk(below, f"{prefix}{name}.")

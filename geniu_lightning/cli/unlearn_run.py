@@ -1,0 +1,260 @@
+"""One unlearning run: from a request to weights, next kit, metrics and receipt."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import Logger
+from torch import nn
+
+from geniu_lightning.cli import results
+from geniu_lightning.cli.device import trainer_settings
+from geniu_lightning.cli.model_evaluation import evaluate_request
+from geniu_lightning.cli.request import Request
+from geniu_lightning.cli.terminal import say
+from geniu_lightning.data.module import ImageData
+from geniu_lightning.errors import DataNotFoundError, UserError
+from geniu_lightning.files import now
+from geniu_lightning.fitting.distributed import total_over_ranks
+from geniu_lightning.fitting.memory import PeakMemory
+from geniu_lightning.fitting.trainer import make_trainer
+from geniu_lightning.kit.file import Kit
+from geniu_lightning.kit.header import KIT
+from geniu_lightning.receipt import page as receipt
+from geniu_lightning.receipt.facts import facts_of
+from geniu_lightning.runs.cost import cost_of, repeated
+from geniu_lightning.runs.folder import WEIGHTS, RunFolder
+from geniu_lightning.runs.oracles import OracleBank
+from geniu_lightning.runs.processes import single_process
+from geniu_lightning.runs.revision import revision
+from geniu_lightning.settings.configs import built, methods_without_data, plain
+from geniu_lightning.tracking import loggers as trackers
+from geniu_lightning.training.next_kit import all_forgotten, next_kit
+from geniu_lightning.unlearning.base import Clock, Unlearner
+from geniu_lightning.unlearning.sources import Sources
+
+log = logging.getLogger(__name__)
+
+TrainOracle = Callable[[int], None]  # trains the oracle of a training seed
+
+
+def unlearn_request(
+    folder: RunFolder,
+    request: Request,
+    bank: OracleBank | None,
+    train_oracle: TrainOracle | None,
+) -> nn.Module:
+    """Unlearn, write weights and next kit, evaluate; mark the folder as done if all was measured.
+
+    Returns:
+        The unlearned classifier.
+    """
+    config = request.config
+    if config.next_kit:  # refused before anything takes long
+        all_forgotten(request.kit, request.forget)
+    if config.evaluation.metrics and "data" not in request.kit.info.settings:
+        raise UserError(
+            "the kit does not say which data it was trained on, so nothing can be measured: set"
+            " evaluation=none"
+        )
+    loggers = _loggers(folder, request)
+    whole = False
+    with trackers.closing(loggers):
+        unlearner = _unlearner(request)
+        if folder.rank_zero:
+            names, method = ", ".join(request.names), config.unlearner.name
+            log.info("forgetting %s with %s, which reads %s", names, method, unlearner.access)
+        with PeakMemory(request.device) as memory:
+            classifier = _run(unlearner, request, folder.path, loggers)
+        reads = total_over_ranks(sum(request.data.reads.values()) if request.data else 0)
+        if folder.rank_zero:
+            seconds = _timings(unlearner.clock.seconds, request, folder.path)
+            cost = cost_of(unlearner, request.kit, request.path, seconds, reads)
+            cost["peak_memory_bytes"] = (
+                {"absent": "this system does not tell a process its peak of memory"}
+                if memory.added is None
+                else memory.added
+            )
+            prior_taken = unlearner.prior_taken
+            after = _write_weights(folder.path, request, classifier, prior_taken, cost)
+            evaluation = evaluate_request(
+                request, bank, classifier, _stored(request, after, cost), train_oracle
+            )
+            whole = _write_results(folder, request, bank, evaluation, cost, loggers)
+    if whole:  # and wandb's file is written, too
+        folder.finish()
+    return classifier
+
+
+def _loggers(folder: RunFolder, request: Request) -> list[Logger]:
+
+    config = request.config
+    tags = [config.unlearner.name, *request.tags(), f"seed {config.seed}"]
+    facts = request.facts() | {"revision": revision()}
+    return trackers.loggers_of(
+        plain(config.logger), folder.path, "unlearn", plain(config) | facts, tags
+    )
+
+
+def _unlearner(request: Request) -> Unlearner:
+    """Return the method of the settings."""
+    settings = plain(request.config.unlearner)
+    del settings["name"]
+    method: Unlearner = built(
+        settings, "unlearner", forget=request.forget, seed=request.config.seed
+    )
+    return method
+
+
+def _run(
+    unlearner: Unlearner,
+    request: Request,
+    folder: Path,
+    loggers: list[Logger],
+    label: str = "unlearning",
+) -> nn.Module:
+    """Return the classifier that a method makes of a kit's."""
+    settings = trainer_settings(request.config.trainer)
+    recorded = request.kit.info.settings.get("precision")
+    if unlearner.from_scratch and recorded is not None:
+        settings["precision"] = recorded
+
+    def trainer(steps: int) -> Trainer:
+        return make_trainer(
+            label,
+            **settings,
+            folder=folder,
+            loggers=loggers,
+            max_steps=steps,
+            enable_checkpointing=False,
+        )
+
+    def open_split(split: str, batch_size: int, seed: int | None, limit: int | None) -> Any:
+        return data.loader(
+            split, batch_size=batch_size, seed=seed, limit=limit, device=request.device
+        )
+
+    if unlearner.access:
+        data = _images_for(unlearner, request)
+    return unlearner.run(
+        request.kit, Sources(unlearner.access, request.forget, open_split), trainer
+    )
+
+
+def _images_for(unlearner: Unlearner, request: Request) -> ImageData:
+    """Return the kit's images for a method that reads some.
+
+    Raises:
+        DataNotFoundError: If they are nowhere, with the methods that would work.
+    """
+    try:
+        return request.images()
+    except DataNotFoundError as error:
+        always, with_proxies = methods_without_data()
+        raise DataNotFoundError(
+            f"{request.config.unlearner.name} reads {unlearner.access}, and {error}; methods that"
+            f" read none are {', '.join(always)}, and with unlearner.source=proxies"
+            f" {', '.join(with_proxies)}"
+        ) from error
+
+
+def _timings(first: float, request: Request, folder: Path) -> list[float]:
+    """Return seconds of unlearning, repeated as often as the evaluation asks for."""
+
+    def once(number: int) -> float:
+        unlearner = _unlearner(request)
+        _run(unlearner, request, folder, [], f"timing {number}")
+        return unlearner.clock.seconds
+
+    alone = single_process(request.config.trainer)  # the other processes have gone on
+    return repeated(first, request.config.evaluation.get("timings", 1) if alone else 1, once)
+
+
+def _write_weights(
+    folder: Path,
+    request: Request,
+    classifier: nn.Module,
+    prior_taken: float,
+    cost: dict[str, Any],
+) -> Kit | None:
+    """Write the weights and, if it is wanted, the kit for the next request; return that kit."""
+    kit, forget, config = request.kit, request.forget, request.config
+    info = dataclasses.replace(
+        kit.info,
+        generator=None,
+        forgotten=forget,
+        prior_taken=kit.info.prior_taken + prior_taken,
+        revision=revision(),
+    )
+    Kit(classifier, info).save(folder / WEIGHTS)
+    cost["ended"] = now()
+    kit.to(request.device)
+    if not config.next_kit or kit.prompts is None:
+        return None
+    log.info("training the kit for the next request, without %s", ", ".join(request.names))
+    clock = Clock()
+    with clock:
+        after = next_kit(kit, classifier.to(request.device), forget, config.seed, prior_taken)
+    cost["next_kit_seconds"] = clock.seconds
+    after.info = dataclasses.replace(after.info, revision=revision())
+    after.save(folder / KIT)
+    return after
+
+
+def evaluate_again(
+    folder: RunFolder,
+    request: Request,
+    bank: OracleBank | None,
+    train_oracle: TrainOracle | None,
+) -> None:
+    """Evaluate the weights of a finished run, because there are other oracles than at first."""
+    if not folder.rank_zero:
+        return
+    log.info("evaluating %s again: there are other oracles than at first", folder.path)
+    cost = json.loads((folder.path / "metrics.json").read_text())["cost"]
+    custom, after = request.config.allow_custom, None
+    weights = Kit.load(folder.path / WEIGHTS, custom)
+    if (folder.path / KIT).is_file():
+        after = Kit.load(folder.path / KIT, custom).to(request.device)
+    loggers = _loggers(folder, request)
+    with trackers.closing(loggers):
+        evaluation = evaluate_request(
+            request, bank, weights.classifier, _stored(request, after, cost), train_oracle
+        )
+        whole = _write_results(folder, request, bank, evaluation, cost, loggers)
+    if whole:
+        folder.finish()
+
+
+def _stored(request: Request, after: Kit | None, cost: dict[str, Any]) -> Kit | None:
+    """Return the kit that stays with the weights: the next one, else the one that was read."""
+    return request.kit if after is None and cost["reads_prompts"] else after
+
+
+def _write_results(
+    folder: RunFolder,
+    request: Request,
+    bank: OracleBank | None,
+    result: results.Result,
+    cost: dict[str, Any],
+    loggers: list[Logger],
+) -> bool:
+    """Write metrics, receipt and pictures, print tables; return whether nothing is missing."""
+    document = results.document(result, folder.description | {"cost": cost}, bank)
+    if document["run"]["job"] != "oracle":  # nobody asked an oracle to forget
+        before = result.evaluation.accuracies.get("before")
+        weights = folder.path / WEIGHTS
+        facts = facts_of(weights, document, request.kit, request.path, before, revision())
+        receipt.write(folder.path, facts)
+    results.write(folder.path, request, result, document)  # last: then it counts as evaluated
+    trackers.show(loggers, results.shown(result, request, document["cost"]))
+    say(
+        f"{cost['seconds']:.2f} s, {cost['steps']} steps,"
+        f" {cost['training_images_read']:,} training images read"
+    )
+    say(f"weights: {folder.path / WEIGHTS}")
+    return not result.missing or not request.config.evaluation.metrics

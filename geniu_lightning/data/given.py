@@ -1,0 +1,113 @@
+"""Labelled images that a user hands over: tensors, a data set, or batches."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from geniu_lightning.data.images import ImageSpec
+from geniu_lightning.data.imbalance import evenly
+from geniu_lightning.data.loader import IndexLoader
+from geniu_lightning.errors import UserError
+from geniu_lightning.seeds import generator
+
+AT_ONCE = 256  # images of a data set that are collated together
+
+# two tensors, a data set that is read by index, or batches of images and labels
+Images = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
+
+
+def tensors_of(data: Images) -> tuple[Tensor, Tensor]:
+    """Return all images and labels as two tensors.
+
+    Raises:
+        UserError: If the data give no pairs of tensors that can be put together.
+    """
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(x, Tensor) for x in data):
+        return data
+    if isinstance(data, Dataset):
+        data = DataLoader(data, batch_size=AT_ONCE)
+    parts: list[tuple[Tensor, Tensor]] = []
+    for batch in _batches(data):
+        if not (isinstance(batch, tuple | list) and len(batch) >= 2):
+            raise UserError(
+                "data must give pairs of images and labels, as a DataLoader over a data set of"
+                f" (image, label) does; got {type(batch).__name__}"
+            )
+        parts.append((batch[0], batch[1]))
+    if not parts:
+        raise UserError("data holds no image")
+    try:
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    except (TypeError, RuntimeError) as error:
+        raise UserError(f"the batches of data cannot be put together: {error}") from error
+
+
+def _batches(data: Iterable[Any]) -> Iterator[Any]:
+    try:
+        yield from data
+    except TypeError as error:  # of collation: pictures that are no tensors yet
+        raise UserError(f"data must give tensors of images and labels: {error}") from error
+
+
+def refuse_misfits(images: Tensor, labels: Tensor, spec: ImageSpec, classes: int) -> None:
+    """Raise `UserError` unless images and labels have the form that a classifier reads.
+
+    Args:
+        images: `float32`, normalised, `(N, C, H, W)`.
+        labels: Integers `(N,)`.
+        spec: Of the classifier's images.
+        classes: Number of classes.
+    """
+    shape = (spec.channels, spec.size, spec.size)
+    if not len(images):
+        raise UserError("data holds no image")
+    if images.dim() != 4 or images.shape[1:] != shape or images.dtype != torch.float32:
+        raise UserError(
+            "data must give normalised floats (float32) of the shape"
+            f" (N, {', '.join(map(str, shape))}), got"
+            f" {str(images.dtype).removeprefix('torch.')} of {tuple(images.shape)}"
+        )
+    whole = labels.dim() == 1 and not labels.is_floating_point() and len(labels) == len(images)
+    if not whole or not (labels.min() >= 0 and labels.max() < classes):
+        raise UserError(
+            f"data must give one integer label from 0 to {classes - 1} for each image, got"
+            f" {str(labels.dtype).removeprefix('torch.')} of {tuple(labels.shape)}"
+        )
+
+
+class GivenImages:
+    """Images in memory, divided into forgotten and retained ones.
+
+    Args:
+        images: On the device to work on.
+        labels: On the CPU.
+        forget: Forgotten classes.
+
+    Attributes:
+        reads: How often an image was read.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, forget: tuple[int, ...]) -> None:
+        self.images = images
+        self.labels = labels
+        self.reads = 0
+        gone = torch.isin(labels, torch.tensor(forget))
+        self.indices = {"forget": gone.nonzero().flatten(), "retain": (~gone).nonzero().flatten()}
+
+    def open(self, split: str, batch_size: int, seed: int | None, limit: int | None) -> IndexLoader:
+        """Return batches of `forget` or `retain`, as `ImageData.loader` does."""
+        indices = self.indices[split]
+        if not len(indices):
+            raise UserError(f"data holds no image to {split}")
+        if limit is not None:
+            draws = generator("draw_evenly", seed or 0)
+            indices = evenly(indices, self.labels[indices], limit, draws)
+        return IndexLoader(self._read, indices, batch_size, seed)
+
+    def _read(self, indices: Tensor, augmentation: int | None) -> tuple[Tensor, Tensor]:
+        self.reads += len(indices)
+        place = indices.to(self.images.device)
+        return self.images[place], self.labels[indices].to(self.images.device)

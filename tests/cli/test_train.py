@@ -1,0 +1,167 @@
+"""`geniu train`: what it leaves, what it refuses, and how it is resumed."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from geniu_lightning.kit.file import Kit
+from geniu_lightning.kit.networks import state_digest
+from geniu_lightning.runs.step_clock import StepClock
+from geniu_lightning.seeds import generator
+from tests.commands import TINY, Command, same_tensors, started_and_at_its_first_checkpoint
+
+BARE = (*TINY, "generator=none", "training.epochs=1", "evaluation=none")
+
+
+def test_a_run_leaves_kit_metrics_and_pictures_and_is_not_done_again(
+    command: Command, trained: Path
+) -> None:
+    kit = Kit.load(trained / "kit.safetensors")
+    assert kit.prompts is not None
+    assert kit.prompts.shape == (10, 2, 1, 28, 28)
+    assert kit.info.class_counts[0] > 3 * kit.info.class_counts[1]  # the majority, ratio 0.3
+    document = json.loads((trained / "metrics.json").read_text())
+    entry = document["metrics"]["accuracy"]["test"]["retain"]
+    assert set(entry) >= {"value", "direction", "ideal", "oracle_mean", "oracle_std", "z"}
+    assert document["cost"]["step_seconds"] > 0
+    assert document["cost"]["generator_overhead"] > 0
+    for name in ("proxies.png", "confusion.png", "done.json"):
+        assert (trained / name).stat().st_size > 0
+    before = (trained / "kit.safetensors").stat().st_mtime_ns
+    again = command("train", *TINY, "seed=1", f"out={trained}")
+    assert (again.status, "already done" in again.out) == (0, True)
+    other = command("train", *TINY, "seed=2", f"out={trained}")
+    assert (other.status, other.err.count("\n")) == (2, 1)
+    assert "holds another run, which differs in seed" in other.err
+    assert (trained / "kit.safetensors").stat().st_mtime_ns == before
+
+
+def test_names_follow_from_settings_and_force_spares_other_files(
+    command: Command, tmp_path: Path
+) -> None:
+    words = (*BARE, f"runs={tmp_path}")
+    assert command("train", *words, "seed=1").status == 0
+    (folder,) = (tmp_path / "train").iterdir()
+    assert folder.name.rpartition("-")[0] == "digits-step0.3-AllCNN-seed1"
+    assert "already done" in command("train", *words, "seed=1").out
+    (folder / "notes.txt").write_text("mine")
+    first = load_file(folder / "kit.safetensors")
+    assert command("train", *BARE, "seed=2", f"out={folder}", "force=true").status == 0
+    second = load_file(folder / "kit.safetensors")
+    assert any(not torch.equal(first[k], second[k]) for k in first)
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*TINY, "training.epochs=3", "data.pad=2", "evaluation=none")
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    counted = StepClock.on_train_batch_end
+
+    def stop(self: StepClock, trainer: Any, *rest: Any) -> None:
+        counted(self, trainer, *rest)
+        if trainer.current_epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(StepClock, "on_train_batch_end", stop)
+    interrupted = command("train", *words, f"out={stopped}")
+    assert interrupted.status == 130
+    assert "interrupted; the same command goes on" in interrupted.err
+    assert "Traceback" not in interrupted.err
+    assert not (stopped / "kit.safetensors").exists()
+    monkeypatch.undo()
+    resumed = command("train", *words, f"out={stopped}")
+    assert (resumed.status, "going on from" in resumed.out) == (0, True)
+    assert command("train", *words, f"out={whole}").status == 0
+    assert same_tensors(stopped / "kit.safetensors", whole / "kit.safetensors")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(command: Command, tmp_path: Path) -> None:
+    outcome = command("train", *TINY, "training.optimizer.lr=1e30", f"out={tmp_path}")
+    assert outcome.status == 2
+    assert "stopped being a finite number at step" in outcome.err
+    assert not (tmp_path / "kit.safetensors").exists()
+    assert "finite number" in json.loads((tmp_path / "failed.json").read_text())["failed"]
+    assert command("train", *BARE, f"out={tmp_path}").status == 0  # nothing stands in the way
+    assert not (tmp_path / "failed.json").exists()
+
+
+def test_settings_that_cannot_work_are_refused_in_a_sentence(
+    command: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = f"weights={trained / 'kit.safetensors'}"
+    for words, sentence in (
+        (["training.epocs=3"], "training.epocs is no setting; did you mean training.epochs?"),
+        (["data=hub"], "data.source.hub_id has to be set"),
+        (["data=mnist", "data.root=nowhere"], "neither at nowhere/mnist"),
+        (["evaluation=fast"], "train.py takes evaluation=accuracy"),
+        (["weights=nowhere.pt", "experiment=post_hoc"], "there are no weights at nowhere.pt"),
+        ([weights], "so the kit is made after them: experiment=post_hoc"),
+        ([weights, "experiment=post_hoc", "model.width=5"], "holds another network"),
+    ):
+        outcome = command("train", *TINY, *words, "out=run")
+        assert outcome.status == 2, words
+        assert sentence in outcome.err, words
+        assert "Traceback" not in outcome.err, words
+        assert not Path("run", "kit.safetensors").exists(), words
+
+
+def test_a_kit_is_made_for_finished_weights(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
+    finished = Kit.load(trained / "kit.safetensors").classifier
+    torch.save(finished.state_dict(), tmp_path / "mine.pt")
+    words = (*TINY, "experiment=post_hoc", "seed=4", "evaluation=none", f"out={tmp_path / 'run'}")
+    outcome = command("train", *words, f"weights={tmp_path / 'mine.pt'}")
+    assert outcome.status == 0, outcome.err
+    kit = Kit.load(tmp_path / "run" / "kit.safetensors")
+    assert state_digest(kit.classifier) == state_digest(finished)
+    assert kit.prompts is not None
+    begun = torch.randn(kit.prompts.flatten(0, 1).shape, generator=generator("prompts", 4))
+    assert not torch.equal(kit.prompts.flatten(0, 1), begun)
+    assert kit.info.settings["training"]["epochs"] == 2  # as the user says they were trained
+    assert "initial_sha256" not in kit.info.settings
+    cost = json.loads((tmp_path / "run" / "metrics.json").read_text())["cost"]
+    assert cost["generator_overhead"] == {"absent": "the classifier was trained elsewhere"}
+    (tmp_path / "mine.pt").rename(tmp_path / "moved.pt")
+    assert "already done" in command("train", *words, f"weights={tmp_path / 'moved.pt'}").out
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bits(command: Command, tmp_path: Path) -> None:
+    words = [*TINY, "training.epochs=12", "training.exemplar_strategy=nearest_mean"]
+    words += ["data.pad=2", "evaluation=none"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = started_and_at_its_first_checkpoint(killed, *words)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "kit.safetensors").exists()
+    resumed = command("train", *words, f"out={killed}")
+    assert (resumed.status, "going on from" in resumed.out) == (0, True)
+    assert command("train", *words, f"out={whole}").status == 0
+    assert same_tensors(killed / "kit.safetensors", whole / "kit.safetensors")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_a_sentence_and_a_status_of_its_own(tmp_path: Path) -> None:
+    words = (*TINY, "training.epochs=500", "evaluation=none")
+    process = started_and_at_its_first_checkpoint(tmp_path, *words)
+    for _ in range(3):  # one was lost once, it is not known where: press again, as a person would
+        process.send_signal(signal.SIGINT)
+        try:
+            _, said = process.communicate(timeout=20)
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on" in said
+    assert "Traceback" not in said
