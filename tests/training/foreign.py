@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from geniu_lightning import ImageSpec, KitCallback
 from geniu_lightning.kit.networks import NetworkSpec
+from geniu_lightning.models.vae import VAE
 
 SIZE, BATCH, EPOCHS = 16, 40, 4
 NAMES = tuple(f"digit {k}" for k in range(10))
@@ -114,9 +115,16 @@ def seeded(kind: Callable[..., LightningModule] = Foreign, **of_net: Any) -> Any
     return kind(**of_net)
 
 
-def vae(width: int) -> NetworkSpec:
+class DroppingVAE(VAE):
+    """A generator that draws from torch's own stream, which is the user's."""
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return super().decode(F.dropout(latent, 0.5, self.training))
+
+
+def vae(width: int, target: str = "geniu_lightning.models.vae.VAE") -> NetworkSpec:
     form = {"channels": 1, "image_size": SIZE, "latent": 16, "width": width}
-    return NetworkSpec("geniu_lightning.models.vae.VAE", form)
+    return NetworkSpec(target, form)
 
 
 def kit_callback(path: Path, **settings: Any) -> KitCallback:

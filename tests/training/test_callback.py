@@ -30,6 +30,7 @@ from tests.training.foreign import (
     images_and_labels,
     kit_callback,
     seeded,
+    vae,
 )
 
 # ---- the user's training ---------------------------------------------------------------------
@@ -47,7 +48,9 @@ def test_the_users_training_is_the_same_bit_for_bit(
     tmp_path: Path, kind: type[Foreign], strategy: str, more: dict[str, Any]
 ) -> None:
     found = []
-    for callbacks in ((), (kit_callback(tmp_path / "kit", exemplar_strategy=strategy),)):
+    generator = vae(4, "tests.training.foreign.DroppingVAE")
+    callback = kit_callback(tmp_path / "kit", exemplar_strategy=strategy, generator=generator)
+    for callbacks in ((), (callback,)):
         module = seeded(kind)
         module.net.layers[1].eval()  # somebody froze a layer
         trainer = fit(module, tmp_path, *callbacks, **more)
