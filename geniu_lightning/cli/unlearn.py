@@ -188,8 +188,7 @@ class _Unlearning:
     def _unlearner(self) -> Unlearner:
 
         settings = plain(self.config.unlearner)
-        for not_the_methods in ("name", "search"):
-            settings.pop(not_the_methods, None)
+        settings.pop("name", None)
         forget, seed = self.request.forget, self.config.seed
         method: Unlearner = built(settings, "unlearner", forget=forget, seed=seed)
         return method
