@@ -290,6 +290,5 @@ def test_the_device_is_at_rest_whenever_the_clock_is_read(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", note("rest"))
     with pytest.raises(KeyError), Clock():
-        happened.append("work")
-        raise KeyError
+        {}[happened.append("work")]
     assert happened == ["rest", "read", "work", "rest", "read"]
