@@ -1,11 +1,13 @@
-"""Networks made of the kit's classifier: a frozen teacher, and one with fresh weights."""
+"""Networks made of the kit's classifier: a frozen teacher, a fresh one, one with some parts of it."""
 
 import copy
 
 import torch
 from torch import Tensor, nn
 
+from geniu_lightning.errors import SettingError
 from geniu_lightning.kit.file import Kit
+from geniu_lightning.kit.networks import parts_of
 from geniu_lightning.seeds import stream
 
 
@@ -42,3 +44,22 @@ def fresh_classifier(kit: Kit, seed: int) -> nn.Module:
         torch.manual_seed(stream("init", seed))
         network = kit.info.classifier.build_classifier()
     return network.to(next(kit.classifier.parameters()).device)
+
+
+def take_over(student: nn.Module, original: nn.Module, keep: int) -> list[nn.Module]:
+    """Copy the first parts of the original into the student, frozen; return them.
+
+    Raises:
+        SettingError: If the network has fewer than `keep` parts.
+    """
+    own, theirs = parts_of(student), parts_of(original)
+    if keep > len(own):
+        raise SettingError(
+            f"is {keep}, and {type(original).__name__} has {len(own)} parts before its head: set"
+            " it lower; 0 takes over none",
+            key="unlearner.keep",
+        )
+    for part, other in zip(own[:keep], theirs, strict=False):
+        part.load_state_dict(other.state_dict())
+        part.requires_grad_(False)
+    return own[:keep]

@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from geniu_lightning.errors import SettingError, UserError
+from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.kit.networks import parts_of
 from geniu_lightning.seeds import generator, stream
 from geniu_lightning.settings.checked import (
     Fraction,
@@ -21,7 +20,7 @@ from geniu_lightning.settings.checked import (
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.losses import divergence, log_forget_probability, masked_target
-from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
+from geniu_lightning.unlearning.networks import Teacher, fresh_classifier, take_over
 from geniu_lightning.unlearning.retrain import steps_of_retraining
 from geniu_lightning.unlearning.sources import Sources
 from geniu_lightning.unlearning.tuning import BatchSize
@@ -36,50 +35,39 @@ class Regrow(Unlearner):
     `L = T² · mean over copies of KL(softmax(mask_F(z_T − τ log π) / T) ‖ softmax(z / T))`, z_T of
     the original, z of the student, π the classes' shares of the training images. Inputs are copies
     of proxies of *retained* classes, warped, mixed and pasted anew in every step. The student can
-    know of F only what shows in the original's answers about other classes, and what is in the
-    parts that it takes over.
+    know of F what shows in the original's answers about other classes, and what is in the first
+    `keep` parts, which it takes over frozen (running statistics of batch norm included).
 
-    Three settings limit the former. `drop_fraction`: of the copies with one label, those that the
-    original finds likeliest F are not taught, since a mixture of retained images may look like F.
-    (They stay in the batch for batch norm's statistics.) `answers=hard`: all probability on the
-    likeliest retained class. `forget_logit_fraction`: F is missing from the student's softmax in
-    most steps, so that its logits of F are no lower than those of a network that never met F.
-
-    `label_agreement` weakens the geometric warps until the original classifies copies as it
-    classifies the images they are made of; an answer about an unreadable copy teaches nonsense.
-
-    The student takes over the first `keep` parts of the original, frozen; the others and the head
-    are fresh. Batch norm of fresh parts learns its running statistics from the copies, not from
-    images; that of kept parts has the original's, which are of all classes, F too.
+    Three settings limit the former. `drop_fraction`: a mixture of retained images may look like F,
+    so copies that the original finds likeliest F are not taught (but stay in the batch, for batch
+    norm). `answers=hard`: all probability on the likeliest retained class. `forget_logit_fraction`:
+    F is missing from the student's softmax in most steps, so that its logits of F are no lower than
+    those of a network that never met F.
 
     Args:
         warps: Strongest warps of the copies.
         label_agreement: Fraction of warped copies (not mixed, pasted or noisy) that the original
-            must classify as their image; the geometric warps are weakened by tenths until it does.
-            0 leaves `warps` as they are.
+            must classify as their image, or the geometric warps are weakened by tenths; 0: never.
         keep: Parts taken over: blocks, and the stem before them.
         proxies_per_class: Number of the kit's prompts of each class to use; `None` is all.
         answers: `hard` or `soft`, the probabilities of all retained classes.
-        drop_fraction: Fraction, rounded, of the copies of one label in a step (and process) that
-            is not taught, at most 1/2.
+        drop_fraction: Fraction, rounded, of a step's copies of one label that is not taught.
         forget_logit_fraction: Steps with F's logits in the student's softmax, as a fraction of the
-            steps of retraining (by the kit's record and counts); in (0, 1], spread evenly, at least
-            one step, at most all. `None` is all steps, and needs no record.
+            steps of retraining (by the kit's record and counts), spread evenly; at least one step,
+            at most all. `None` is all steps, and needs no record.
         temperature: T.
-        tau: τ, how much of the imbalance is removed from the answers. What an earlier request
-            removed counts.
+        tau: τ, how much of the imbalance is removed; what an earlier request removed counts.
         batch_size: Copies in a step.
         **settings: Those of the base but `batch_norm`.
 
     Raises:
         UserError: If a setting is out of range; in `prepare`, if the network has fewer parts, or
-            the kit lacks the counts that `tau` needs or the record that `forget_logit_fraction`
-            needs.
+            the kit lacks counts or the record of its training.
 
     Source:
-        Ours. The loss is that of Zhou et al., arXiv 2503.23751, on other inputs; τ as in Menon et
-        al., arXiv 2007.07314; pasting as in CutMix, Yun et al., arXiv 1905.04899, without its
-        labels; long distillation on strongly changed inputs after Beyer et al., arXiv 2106.05237.
+        Ours. Loss: Zhou et al., arXiv 2503.23751, on other inputs; τ: Menon et al., arXiv
+        2007.07314; pasting: CutMix, arXiv 1905.04899, without its labels; long distillation on
+        strongly changed inputs: Beyer et al., arXiv 2106.05237.
     """
 
     def __init__(
@@ -119,25 +107,11 @@ class Regrow(Unlearner):
         # earlier requests: the student must not begin as its own teacher did
         begin = stream("student", kit.info.seed, self.seed, *kit.info.forgotten)
         self.classifier = fresh_classifier(kit, begin)
-        self.kept = self._take_over(kit.classifier)
+        self.kept = take_over(self.classifier, kit.classifier, self.keep)
         self.shift = self._logit_shift(kit)
         self.forget_logit_steps = self._forget_logit_steps(kit)
         if self.steps:
             self.batches = self._warped_proxies(kit)
-
-    def _take_over(self, original: nn.Module) -> list[nn.Module]:
-        """Copy the first parts of the original into the student, and return them."""
-        own, theirs = parts_of(self.classifier), parts_of(original)
-        if self.keep > len(own):
-            raise SettingError(
-                f"is {self.keep}, and {type(original).__name__} has {len(own)} parts before its"
-                " head: set it lower; 0 takes over none",
-                key="unlearner.keep",
-            )
-        for part, other in zip(own[: self.keep], theirs, strict=False):
-            part.load_state_dict(other.state_dict())
-            part.requires_grad_(False)
-        return own[: self.keep]
 
     def _logit_shift(self, kit: Kit) -> Tensor:
         """Return what is subtracted from the original's logits, shape `(K,)`; note its τ."""

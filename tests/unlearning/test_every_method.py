@@ -33,6 +33,7 @@ EVERYTHING = Access.FORGET | Access.RETAIN
 # of those that a configuration has; its rates are tuned for larger networks and more steps
 INSTEAD = {
     **{"images_per_class": 8, "noise_images": 8, "batch_size": 18, "seek_steps": 20},
+    "warm_up_steps": 2,
     **{"rounds": 2, "max_rounds": 1, "max_gradient_norm": 1.0, "repair_rate": RATE},
     "optimizer": partial(torch.optim.Adam, lr=RATE),
 }

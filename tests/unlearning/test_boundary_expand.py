@@ -1,0 +1,59 @@
+"""Boundary expand: the shadow class, and what both boundary methods forget."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from scipy.special import log_softmax
+
+from geniu_lightning.kit.file import Kit
+from geniu_lightning.models.allcnn import AllCNN
+from geniu_lightning.unlearning.boundary_expand import BoundaryExpand
+from geniu_lightning.unlearning.boundary_shrink import BoundaryShrink
+from tests.unlearning.helpers import GONE, TrainerOf, own_probability, prepared, run
+
+sgd = partial(torch.optim.SGD, lr=0.02, momentum=0.9)
+
+COMMON: Any = {"forget": GONE, "steps": 20, "batch_size": 9, "max_gradient_norm": 1.0}
+
+
+def test_boundary_expand_adds_a_shadow_class_and_removes_it(kit: Kit, archive: Any) -> None:
+    method = BoundaryExpand(forget=GONE, steps=1, optimizer=sgd)
+    (batch, *_) = prepared(method, kit, archive)
+    head, old = method.classifier.head, kit.classifier.head
+    assert head.weight.shape == (6, old.in_features)
+    assert torch.equal(head.weight[:5], old.weight)
+    assert torch.equal(head.bias, torch.cat([old.bias, torch.zeros(1)]))
+    assert head.weight.requires_grad
+    assert head.bias.requires_grad
+    z = method.classifier(batch.images).detach().double().numpy()
+    terms = method.loss_terms(batch)
+    assert batch.forget.all()
+    expected = pytest.approx(-log_softmax(z, axis=1)[:, 5].mean(), rel=1e-5)
+    assert {k: v.item() for k, v in terms.items()} == {"forget": expected}
+    torch.manual_seed(1)
+    with torch.no_grad():
+        head.weight.normal_()
+        head.bias.normal_()
+    wide = method.classifier(archive.images).detach()
+    method.finish()
+    assert method.classifier.head.out_features == 5
+    torch.testing.assert_close(method.classifier(archive.images), wide[:, :5])
+    kit.classifier = AllCNN(1, 5, width=128).eval().requires_grad_(False)
+    prepared(method, kit, archive)
+    row = method.classifier.head.weight[5].detach()  # Xavier normal of the wide head
+    assert row.std() == pytest.approx((2 / (256 + 6)) ** 0.5, rel=0.2)
+    assert row.mean().abs() < 0.02
+
+
+@pytest.mark.parametrize(("kind", "rate"), [(BoundaryShrink, 0.02), (BoundaryExpand, 0.02)])
+def test_boundary_methods_forget_and_retain(
+    kit: Kit, archive: Any, trainer_of: TrainerOf, kind: Any, rate: float
+) -> None:
+    plain = partial(torch.optim.SGD, lr=rate)
+    for source in ("data", "proxies"):
+        method = kind(optimizer=plain, source=source, **COMMON | {"batch_size": 18})
+        forget, retain = own_probability(run(method, kit, archive, trainer_of), archive)
+        assert forget < 0.5, source
+        assert retain > 0.75, source

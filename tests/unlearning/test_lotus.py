@@ -1,0 +1,146 @@
+"""LoTUS: its targets, their temperature, and what it forgets on retained support."""
+
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax, softmax
+from torch import Tensor, nn
+
+from geniu_lightning.kit.file import Kit
+from geniu_lightning.unlearning.batches import UnlearnBatch, labelled_batch
+from geniu_lightning.unlearning.lotus import Lotus
+from tests.unlearning.helpers import (
+    GONE,
+    KEPT,
+    TrainerOf,
+    own_probability,
+    run,
+)
+
+adam = partial(torch.optim.Adam, lr=3e-3)
+
+LABELS = torch.tensor([1, 0, 3, 4, 1, 2])
+
+FORGOTTEN = np.isin(LABELS.numpy(), GONE)
+
+
+def logits(seed: int, rows: int = 6) -> tuple[Tensor, np.ndarray]:
+    drawn = 3 * torch.randn(rows, 5, generator=torch.Generator().manual_seed(seed))
+    return drawn, drawn.double().numpy()
+
+
+def values(terms: dict[str, Tensor]) -> dict[str, float]:
+    return {name: term.item() for name, term in terms.items()}
+
+
+def on_logits(method: Any, original: Tensor) -> Any:
+    """Return a method whose classifier passes its inputs on as logits."""
+    method.classifier = nn.Identity()
+    method.teacher = lambda images: original
+    return method
+
+
+ANSWER = torch.tensor([1.5, -0.5, 0.7, 0.2, -1.0])
+DRAWS = 40_000
+
+
+def test_lotus_terms_are_cross_entropies_towards_the_targets() -> None:
+    now, z = logits(1)
+    method = on_logits(Lotus(forget=GONE), now)
+    target = torch.rand(6, 5).softmax(dim=1)
+    method.targets = lambda *_: target
+    loss = -(target.double().numpy() * log_softmax(z, axis=1)).sum(axis=1)
+    expected = {"forget": loss[FORGOTTEN].mean(), "retain": loss[~FORGOTTEN].mean()}
+    found = values(method.loss_terms(labelled_batch(now, LABELS, GONE)))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("support", ["all", "retained"])
+def test_lotus_targets_have_the_documented_distribution(support: str) -> None:
+    torch.manual_seed(2)
+    method, z = Lotus(forget=GONE, support=support), ANSWER.double().numpy().copy()
+    if support == "retained":
+        z[list(GONE)] = -np.inf
+    answers = ANSWER.repeat(DRAWS, 1)
+    method.temperature = math.exp(80)  # of the forget set alone
+    drawn = method.targets(answers, torch.zeros(DRAWS, dtype=torch.bool))
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert (drawn.sum(dim=1) == 1).all()
+    # a share of 40 000 draws has a deviation of at most 0.0025
+    assert drawn.mean(dim=0).numpy() == pytest.approx(softmax(z), abs=0.011)
+    method.temperature = 2.0
+    soft = method.targets(answers, torch.ones(DRAWS, dtype=torch.bool)).numpy()
+    noise = np.random.default_rng(0).gumbel(size=(DRAWS, 5))
+    expected = softmax((z + noise) / 2.0, axis=1)
+    assert soft.mean(axis=0) == pytest.approx(expected.mean(axis=0), abs=0.01)
+    assert soft.std(axis=0) == pytest.approx(expected.std(axis=0), abs=0.01)
+    method.temperature = math.exp(32)  # all accuracy is left: uniform over the support
+    level = method.targets(50 * ANSWER.repeat(9, 1), torch.ones(9, dtype=torch.bool))
+    uniform = torch.full((9, 5), 0.2)
+    if support == "retained":
+        uniform = torch.zeros(9, 5)
+        uniform[:, list(KEPT)] = 1 / 3
+    torch.testing.assert_close(level, uniform)
+
+
+def test_lotus_temperature_is_e_to_alpha_times_the_remaining_accuracy() -> None:
+    labels = torch.tensor([1, 1, 3, 3])
+    for alpha, right, expected in [
+        *((32.0, 4, math.exp(32)), (32.0, 1, math.exp(8)), (2.0, 2, math.e), (32.0, 0, 1.0)),
+        (1e9, 4, math.exp(80)),  # bounded
+    ]:
+        answers = nn.functional.one_hot(labels, 5).float()
+        answers[right:] = answers[right:].roll(1, dims=1)
+        batch = labelled_batch(answers, labels, GONE)
+        method = on_logits(Lotus(forget=GONE, alpha=alpha), answers)
+        method.measured = [batch]
+        method.on_train_batch_start(batch, 0)
+        assert method.temperature == pytest.approx(expected)
+        assert method.loss_terms(batch)["forget"].isfinite()
+
+
+def test_lotus_measures_every_few_steps_on_a_bounded_number_of_unaugmented_images(
+    kit: Kit, archive: Any, trainer_of: TrainerOf
+) -> None:
+    class Watched(Lotus):
+        def prepare(self, *given: Any) -> None:
+            super().prepare(*given)
+            self.found: list[float] = []
+            self.modes: list[bool] = []
+
+        def forget_accuracy(self) -> float:
+            before = [t.clone() for t in self.classifier.buffers()]
+            self.found.append(super().forget_accuracy())
+            assert all(map(torch.equal, before, self.classifier.buffers()))
+            return self.found[-1]
+
+        def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
+            self.modes.append(self.classifier.training)
+            return super().loss_terms(batch)
+
+    settings: Any = {"steps": 5, "optimizer": adam, "batch_size": 6, "batch_norm": "train"}
+    for every, measured in ((1, 5), (2, 3), (5, 1)):
+        archive.opened.clear()
+        archive.read.clear()
+        method = Watched(forget=GONE, temperature_every=every, measured_images=12, **settings)
+        run(method, kit, archive, trainer_of)
+        assert len(method.found) == measured
+        assert method.found[0] == 1.0  # the kit's classifier knows every image
+        assert method.modes == [True] * 5  # measuring restores the mode
+        assert [split for split, _, seed in archive.opened if seed is None] == ["forget"]
+        assert len(archive.read) == 30 + 27 + 12 * measured  # an epoch of 27 is in even batches
+
+
+@pytest.mark.parametrize("source", ["data", "proxies"])
+def test_lotus_on_retained_support_forgets_and_retains(
+    kit: Kit, archive: Any, trainer_of: TrainerOf, source: str
+) -> None:
+    settings: Any = {"steps": 30, "optimizer": adam, "batch_size": 9, "temperature_every": 5}
+    method = Lotus(forget=GONE, support="retained", source=source, **settings)
+    forget, retain = own_probability(run(method, kit, archive, trainer_of), archive)
+    assert forget < 0.35
+    assert retain > 0.7

@@ -1,0 +1,97 @@
+"""Masked distillation: its terms on every source of inputs, and what it forgets."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import rel_entr, softmax
+from torch import Tensor
+
+from geniu_lightning.errors import SettingError
+from geniu_lightning.kit.file import Kit
+from geniu_lightning.unlearning.masked_distill import MaskedDistill
+from geniu_lightning.unlearning.sources import Access
+from tests.unlearning.helpers import (
+    GONE,
+    KEPT,
+    TrainerOf,
+    move_head,
+    own_probability,
+    prepared,
+    run,
+)
+
+adam = partial(torch.optim.Adam, lr=3e-3)
+
+
+def masked(original: np.ndarray) -> np.ndarray:
+    target = np.zeros_like(original)
+    target[:, KEPT] = softmax(original[:, KEPT], axis=1)
+    return target
+
+
+def divergence(target: np.ndarray, now: np.ndarray) -> np.ndarray:
+    return rel_entr(target, softmax(now, axis=1)).sum(axis=1)
+
+
+def values(terms: dict[str, Tensor]) -> dict[str, float]:
+    return {name: term.item() for name, term in terms.items()}
+
+
+def distill(**settings: Any) -> MaskedDistill:
+    defaults = {"forget": GONE, "steps": 20, "optimizer": adam, "max_gradient_norm": 1.0}
+    return MaskedDistill(**defaults | settings)
+
+
+@pytest.mark.parametrize("source", ["proxies", "data", "noise", "mix"])
+def test_masked_distill_has_the_documented_terms_on_every_source(
+    kit: Kit, archive: Any, trainer_of: TrainerOf, source: str
+) -> None:
+    method = distill(source=source, retain_weight=0.3, batch_size=16)
+    both = Access.FORGET | Access.RETAIN
+    assert method.access == (both if source == "data" else Access.NONE)
+    (batch, *_) = prepared(method, kit, archive)
+    move_head(method)
+    now = method.classifier(batch.images).detach().double().numpy()
+    loss = divergence(masked(kit.classifier(batch.images).double().numpy()), now)
+    forgotten = np.isin(batch.labels.numpy(), GONE)
+    expected = {"retain": 0.3 * loss[~forgotten].mean()}
+    assert forgotten.any() == (source in ("proxies", "data"))
+    if forgotten.any():
+        expected["forget"] = loss[forgotten].mean()
+    assert values(method.loss_terms(batch)) == pytest.approx(expected, rel=1e-4)
+    assert {split for split, *_ in archive.opened} == (
+        {"forget", "retain"} if source == "data" else set()
+    )
+    if source != "noise":  # which rarely looks like a class
+        method = distill(source=source, batch_size=18)
+        forget, retain = own_probability(run(method, kit, archive, trainer_of), archive)
+        assert forget < 0.3
+        assert retain > 0.75
+
+
+def test_masked_distill_mixes_two_proxies_of_any_classes(kit: Kit, archive: Any) -> None:
+    batches = prepared(distill(source="mix", steps=2, batch_size=30), kit, archive)
+    ends = kit.info.spec.normalise(kit.proxies().images).flatten(1).double()
+    i, j = torch.triu_indices(10, 10, offset=1)
+    lines = ends[i] - ends[j]
+    shares, pairs = [], set()
+    for mixed in torch.cat([batch.images for batch in batches]).flatten(1).double():
+        share = (((mixed - ends[j]) * lines).sum(1) / lines.square().sum(1)).clamp(0, 1)
+        gaps = (mixed - ends[j] - share[:, None] * lines).norm(dim=1)
+        best = int(gaps.argmin())
+        assert gaps[best] < 1e-4
+        shares.append(float(share[best]))
+        pairs |= {int(i[best]), int(j[best])}
+    assert pairs == set(range(10))
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.15)
+
+
+def test_masked_distill_needs_no_generator_for_noise(kit: Kit, archive: Any) -> None:
+    kit.generator = kit.prompts = None
+    (batch, *_) = prepared(distill(source="noise", steps=1, batch_size=4), kit, archive)
+    assert batch.images.shape == (4, 1, 16, 16)
+    with pytest.raises(SettingError, match=r"source must be 'proxies', 'data', 'noise' or 'mix'"):
+        distill(source="hope")
