@@ -1,4 +1,4 @@
-"""Networks made of the kit's classifier: a frozen teacher, a fresh one, one with some parts of it."""
+"""Networks made of the kit's classifier: frozen teachers, fresh ones, and parts taken over."""
 
 import copy
 

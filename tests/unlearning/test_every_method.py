@@ -28,7 +28,7 @@ from geniu_lightning.unlearning.sources import Access
 from tests.unlearning.every_method import CONFIGS, built, digest
 from tests.unlearning.helpers import GONE, TrainerOf, own_probability, run
 
-STEPS, RATE = 12, 5e-4
+STEPS, RATE = 9, 5e-4
 EVERYTHING = Access.FORGET | Access.RETAIN
 # of those that a configuration has; its rates are tuned for larger networks and more steps
 INSTEAD = {

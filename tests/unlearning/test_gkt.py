@@ -57,6 +57,7 @@ def gkt(kind: type[Gkt] = Watched, **settings: Any) -> Any:
 
 
 def ready(kit: Kit, archive: Any, **settings: Any) -> Any:
+    torch.manual_seed(1)  # of the generator's first weights
     method = gkt(**settings)
     method.prepare(kit, archive.sources(Access.NONE, GONE))
     return method

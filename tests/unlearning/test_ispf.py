@@ -62,6 +62,7 @@ def ispf(**settings: Any) -> Watched:
 
 
 def ready(kit: Kit, archive: Any, **settings: Any) -> Watched:
+    torch.manual_seed(1)  # of the generator's first weights
     method = ispf(**settings)
     method.prepare(kit, archive.sources(Access.NONE, GONE))
     return method
