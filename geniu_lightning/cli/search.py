@@ -1,31 +1,55 @@
-"""Which settings of a method a sweep draws, told by the method's own yaml."""
+"""Search space of a tuning sweep: the ranges in conf/search of the method that is swept."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from geniu_lightning.errors import UserError
+from geniu_lightning.settings.configs import CONF, method_names, method_settings, plain
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
 
 def space(config: DictConfig, trial: "Trial") -> None:
-    """Draw what ``unlearner.search`` names; Hydra's Optuna sweeper makes overrides of the draws.
+    """Draw the method's settings; Hydra's Optuna sweeper makes overrides of the draws.
 
-    A list is a choice; ``low``, ``high`` and, where the scale is logarithmic, ``log`` are a range.
+    A list is a choice; `low`, `high` and, for a logarithmic scale, `log` are a range. A setting
+    that the command line fixes is not drawn.
 
     Raises:
-        UserError: If the method has no such ranges, or one cannot be read.
+        UserError: If the method has no ranges, or one cannot be read.
     """
-    ranges = config.unlearner.get("search")
-    if not ranges:
-        raise UserError(f"conf/unlearner/{config.unlearner.name}.yaml has no search: to draw from")
-    for name, values in ranges.items():
+    method = _method_of(config.unlearner)
+    for name, values in ranges_of(method).items():
         key = f"unlearner.{name}"
-        if OmegaConf.is_list(values):
-            trial.suggest_categorical(key, list(values))
-        elif "low" in values and "high" in values:
-            trial.suggest_float(key, values.low, values.high, log=values.get("log", False))
+        if key in trial.user_attrs:  # where the sweeper notes what is fixed
+            continue
+        if isinstance(values, list):
+            trial.suggest_categorical(key, values)
+        elif isinstance(values, dict) and {"low", "high"} <= values.keys():
+            log = values.get("log", False)
+            trial.suggest_float(key, values["low"], values["high"], log=log)
         else:
-            raise UserError(f"unlearner.search.{name} must be a list, or have low and high")
+            raise UserError(f"{name} in conf/search/{method}.yaml must be a list or {{low, high}}")
+
+
+def ranges_of(method: str) -> dict[str, Any]:
+    """Return the ranges of a method's settings, by their dotted names.
+
+    Raises:
+        UserError: If it has none.
+    """
+    path = CONF / "search" / f"{method}.yaml"
+    if not path.is_file():
+        raise UserError(f"there is no conf/search/{method}.yaml with ranges to draw from")
+    ranges: dict[str, Any] = plain(OmegaConf.load(path))
+    return ranges
+
+
+def _method_of(settings: DictConfig) -> str:
+    """Return the method's file name: an experiment may give a method another `name`."""
+    for method in method_names():
+        if method_settings(method)["_target_"] == settings.get("_target_"):
+            return method
+    return str(settings.name)

@@ -213,7 +213,7 @@ def _locate(location: Sequence[str | int], settings: Any) -> tuple[str, Any]:
 def unknown_key(key: str, known: Sequence[str]) -> SettingError:
     """Return the error of a key that does not exist, with its new name or the nearest key."""
     leaf = key.rpartition(".")[2]
-    renamed: dict[str, str] = getattr(checked, "RENAMED", {})  # settings of constructors
+    renamed = checked.RENAMED  # settings of constructors
     if key in REMOVED:
         return SettingError(f"was removed: {REMOVED[key]}", key=key)
     if key in RENAMED:

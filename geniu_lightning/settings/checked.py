@@ -23,6 +23,19 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 
+RENAMED = {
+    "agreement": "label_agreement",
+    "denials": "forget_logit_fraction",
+    "leave_out": "drop_fraction",
+    "supervision": "exemplar_strategy",
+}
+REMOVED = {
+    ("Regrow", "budget"): "use unlearner=coreset for a budget of raw images",
+    ("Regrow", "forgotten_inputs"): "the student sees proxies of retained classes alone",
+    ("Regrow", "masked"): "forget classes are always masked",
+    ("Regrow", "source"): "the inputs are always proxies",
+}
+
 C = TypeVar("C", bound=Callable[..., Any])
 VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
@@ -90,7 +103,11 @@ def check_value(name: str, value: Any, adapter: TypeAdapter[Any]) -> None:
 
 
 def unknown(name: str, known: list[str], owner: str) -> SettingError:
-    """Return the error of a setting that does not exist, with the nearest one that does."""
+    """Return the error of a setting that does not exist, with its new name or the nearest one."""
+    if RENAMED.get(name) in known:
+        return SettingError(f"is now {RENAMED[name]}", key=name)
+    if (owner, name) in REMOVED:
+        return SettingError(f"was removed: {REMOVED[owner, name]}", key=name)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {nearest[0]}?" if nearest else f"; it has {', '.join(known) or 'none'}"
     return SettingError(f"is no setting of {owner}{hint}", key=name)

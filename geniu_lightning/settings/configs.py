@@ -1,5 +1,6 @@
 """The shipped configuration files, and objects made of settings."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def built(config: Any, key: str = "", **more: Any) -> Any:  # whatever the targe
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, SettingError):
-            raise (cause.below(key) if key else cause) from error
+            nested = re.search(r"full_key: (\S+)", str(error))
+            path = ".".join([*filter(None, [key]), *(nested.groups() if nested else ())])
+            raise (cause.below(path) if path else cause) from error
         if isinstance(cause, UserError):
             raise cause from error
         target = config.get("_target_") if isinstance(config, Mapping) else config
@@ -60,8 +63,7 @@ def method_settings(name: str) -> dict[str, Any]:
     if name not in method_names():
         raise UserError(f"there is no method {name!r}; there are {', '.join(method_names())}")
     settings: dict[str, Any] = plain(OmegaConf.load(CONF / "unlearner" / f"{name}.yaml"))
-    for not_the_methods in ("name", "search"):
-        settings.pop(not_the_methods, None)
+    settings.pop("name", None)
     return settings
 
 

@@ -1,52 +1,48 @@
-"""Bad teacher: a good teacher for what is kept, an ignorant one for what is forgotten."""
+"""Bad teacher: the original teaches the retain set, an ignorant network the forget set."""
 
-from typing import Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
-from geniu_lightning.unlearning.losses import divergence, masked_target
+from geniu_lightning.unlearning.batches import UnlearnBatch
+from geniu_lightning.unlearning.losses import divergence, uniform_target
 from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
-from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
+from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 
 Ignorant = Literal["random", "uniform"]
 
 
 class BadTeacher(Tuning):
-    """Minimises ``KL(q ‖ p)``, q the original's on retained images, an ignorant one's on others.
+    """Minimises `KL(q ‖ p)`, q of the original on the retain set, else of an ignorant teacher.
 
     Args:
-        teacher: The ignorant one: a ``random`` network (the paper's), which says nearly the same of
-            every image, perhaps a forgotten class; or ``uniform`` over retained classes.
+        teacher: The ignorant teacher: a `random` network (the paper's), which answers nearly alike
+            for every image, perhaps with a forget class; or `uniform` over retained classes.
         **settings: Those of `Tuning`.
 
     Raises:
-        UserError: If there is no such teacher.
+        SettingError: If a setting is out of range.
 
     Source:
         Chundawat et al., Can Bad Teaching Induce Forgetting?, arXiv 2205.08096. Public code: one
         epoch of Adam 1e-4, batch 256, a random 30 % of retained images, temperature 1, divergence
-        averaged over classes too, which is 1/K of ours. Departures: the mean of each side instead
-        of that of a mixed batch, all retained images, steps for an epoch and a larger rate for
-        them, a bound of the gradient, batch norm frozen.
+        averaged over classes too, which is 1/K of ours. Departures: the mean of each set instead
+        of that of a mixed batch, the whole retain set, steps for an epoch and a larger rate, a
+        bound of the gradient, batch norm frozen.
     """
 
     sides = Access.FORGET | Access.RETAIN
 
-    def __init__(self, *, teacher: Ignorant = "random", **settings: object) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
-        if teacher not in get_args(Ignorant):
-            raise UserError(
-                f"unlearner.teacher must be one of {', '.join(get_args(Ignorant))}, got {teacher!r}"
-            )
+    def __init__(self, *, teacher: Ignorant = "random", **settings: Any) -> None:
+        super().__init__(**settings)
         self.kind = teacher
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Copy the good teacher and draw the ignorant one."""
+        """Copy the original as good teacher, and draw the ignorant one."""
         self.good = Teacher(kit.classifier)
         self.ignorant = Teacher(fresh_classifier(kit, stream("bad_teacher", self.seed)))
         super().prepare(kit, sources)
@@ -56,7 +52,7 @@ class BadTeacher(Tuning):
         logits = self.classifier(batch.images).float()
         good = self.good(batch.images).softmax(dim=1)
         bad = (
-            masked_target(torch.zeros_like(logits), self.forget)
+            uniform_target(logits, self.forget)
             if self.kind == "uniform"
             else self.ignorant(batch.images).softmax(dim=1)
         )

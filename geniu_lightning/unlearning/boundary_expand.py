@@ -1,21 +1,22 @@
-"""Boundary expand: move the forgotten images into a shadow class, and cut it off."""
+"""Boundary expand: move the forget set into a shadow class, and remove that class."""
 
 import torch
 from torch import Tensor, nn
 
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import head_of
+from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.losses import cross_entropy
-from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
+from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 
 
 class BoundaryExpand(Tuning):
-    """Minimises ``mean over forgotten images of CE(z⁺(x), K)``, z⁺ with one more class than K.
+    """Minimises `mean over the forget set of CE(z⁺(x), K)`, z⁺ with one more class than K.
 
-    The head's K rows stay and a shadow row comes in; one shadow for all forgotten classes. After
-    the last step it is cut off, and the head is as wide as it was. Images then fall to the best of
-    what is left: the forgotten rows are only as low as they were pushed, so some may come back.
+    The head gets one shadow row for all forget classes, which is removed after the last step.
+    Images are then classified by the K rows: those of forget classes are only as low as they were
+    pushed, so some images may be classified as before.
 
     Args:
         **settings: Those of `Tuning`.
@@ -24,8 +25,8 @@ class BoundaryExpand(Tuning):
         Chen et al., Boundary Unlearning, arXiv 2303.11570; public code has SGD at 1e-5 with
         momentum 0.9, 10 epochs, batch 64, the new row Xavier normal with bias 0; all weights are
         trained there and here. Departures: any width and number of classes; steps instead of
-        epochs; a bound of the gradient; running statistics
-        of batch norm frozen.
+        epochs; a bound of the gradient; running statistics of
+        batch norm frozen.
     """
 
     sides = Access.FORGET
@@ -35,7 +36,7 @@ class BoundaryExpand(Tuning):
         super().prepare(kit, sources)
         head = head_of(self.classifier)
         self.shadow = head.out_features
-        wide = torch.empty(self.shadow + 1, head.in_features)  # on the CPU: same draw everywhere
+        wide = torch.empty(self.shadow + 1, head.in_features)  # on the CPU: same on every device
         row = nn.init.xavier_normal_(wide)[-1:].to(head.weight)
         self._set_head(
             torch.cat([head.weight.detach(), row]),
@@ -49,7 +50,7 @@ class BoundaryExpand(Tuning):
         return {"forget": batch.forget_mean(loss)}
 
     def finish(self) -> None:
-        """Cut the shadow class off."""
+        """Remove the shadow class."""
         head = head_of(self.classifier)
         self._set_head(head.weight[: self.shadow].detach(), head.bias[: self.shadow].detach())
 

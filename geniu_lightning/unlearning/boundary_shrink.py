@@ -1,58 +1,59 @@
-"""Boundary shrink: give every forgotten image to the nearest class that is kept."""
+"""Boundary shrink: label every image of the forget set with the nearest retained class."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
+from geniu_lightning.settings.checked import Fraction
+from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.losses import cross_entropy, margin, masked_target
 from geniu_lightning.unlearning.networks import Teacher
-from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
+from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 
 
 class BoundaryShrink(Tuning):
-    """Minimises ``mean over forgotten images of CE(z(x), ỹ)``, ỹ the class found by an attack.
+    """Minimises `mean over the forget set of CE(z(x), ỹ)`, ỹ the class found by an attack.
 
-    ``x_adv = clip(x + ε sign ∇_x CE(z_T(x), y))`` on pixels in [0, 1], and ``ỹ = argmax over
-    retained classes of z_T(x_adv)``, z_T the original's logits.
+    `x_adv = clip(x + ε sign ∇_x CE(z_T(x), y))` on pixels in [0, 1], and `ỹ = argmax over
+    retained classes of z_T(x_adv)`, z_T the original's logits.
 
     Args:
         epsilon: ε, as a fraction of the range of a pixel. 0 takes the image as it is.
         **settings: Those of `Tuning`.
 
     Raises:
-        UserError: If ε is outside [0, 1].
+        SettingError: If a setting is out of range.
 
     Source:
         Chen et al., Boundary Unlearning, arXiv 2303.11570; public code has ε 0.1, SGD at 1e-5 with
-        momentum 0.9, 10 epochs, batch 64. Departures: ỹ is never a forgotten class, where the code
+        momentum 0.9, 10 epochs, batch 64. Departures: ỹ is never a forget class, where the code
         keeps the true one if the attack fails, and so trains what it should forget; ε and clipping
         in the range of pixels with the data's own normalisation; running statistics of batch norm
-        frozen; a bound of the gradient. The code's further terms, which it leaves out by default,
-        are not here.
+        frozen; a bound of the gradient. The code's further terms, off
+        by default there, are left out.
     """
 
     sides = Access.FORGET
 
-    def __init__(self, *, epsilon: float = 0.1, **settings: object) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
-        if not 0 <= epsilon <= 1:
-            raise UserError(f"unlearner.epsilon must lie in [0, 1], got {epsilon}")
+    def __init__(self, *, epsilon: Fraction = 0.1, **settings: Any) -> None:
+        super().__init__(**settings)
         self.epsilon = epsilon
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Copy the original to attack it."""
+        """Copy the original, which is attacked."""
         self.teacher = Teacher(kit.classifier)
         self.spec = kit.info.spec
         super().prepare(kit, sources)
 
     def attacked(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return images one step towards being mistaken by the original.
+        """Return images moved one signed step towards an error of the original.
 
         Args:
-            images: Normalised, shape ``(N, C, H, W)``.
-            labels: What each is of, int64, shape ``(N,)``.
+            images: Normalised, shape `(N, C, H, W)`.
+            labels: True classes, int64, shape `(N,)`.
 
         Returns:
             Normalised images whose pixels lie in [0, 1].
@@ -61,14 +62,14 @@ class BoundaryShrink(Tuning):
         mean = images.new_tensor(self.spec.mean).view(1, -1, 1, 1)
         pixels = (images * std + mean).detach().requires_grad_(True)
         with torch.enable_grad():
-            # CE falls as the margin grows: its sign, without the underflow of a sure classifier
+            # CE falls as the margin grows: the same sign, without underflow where CE is tiny
             gap = margin(self.teacher.network(self.spec.normalise(pixels)), labels).sum()
             (slope,) = torch.autograd.grad(gap, pixels)
         moved = pixels.detach() - self.epsilon * slope.sign()
         return self.spec.normalise(moved.clamp(0, 1))
 
     def nearest(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the retained class on the other side of the boundary, int64, shape ``(N,)``."""
+        """Return the likeliest retained class of the attacked images, int64, shape `(N,)`."""
         logits = self.teacher(self.attacked(images, labels))
         return masked_target(logits, self.forget).argmax(dim=1)
 

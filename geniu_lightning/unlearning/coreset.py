@@ -1,14 +1,17 @@
-"""Coreset: as many bytes of plain images as the kit weighs. The question behind every kit."""
+"""Coreset: as many bytes of raw images as the kit has. The control of every kit."""
 
-from typing import Literal, get_args
+from typing import Any, Literal
 
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import SettingError, UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
+from geniu_lightning.settings.checked import NonNegativeInt, PositiveInt
+from geniu_lightning.unlearning.batches import Batches
 from geniu_lightning.unlearning.finetune import FineTune
-from geniu_lightning.unlearning.networks import fresh_classifier, mask_head
+from geniu_lightning.unlearning.logit_mask import mask_head
+from geniu_lightning.unlearning.networks import fresh_classifier
 from geniu_lightning.unlearning.retrain import Retrain
-from geniu_lightning.unlearning.sources import Access, Batches, Sources
+from geniu_lightning.unlearning.sources import Access, Sources
 
 Budget = Literal["kit", "proxies"]
 
@@ -18,96 +21,82 @@ def retained_images(kit: Kit, forget: tuple[int, ...]) -> int:
     return sum(n for k, n in enumerate(kit.info.class_counts) if k not in forget)
 
 
-def images_for(kit: Kit, forget: tuple[int, ...], budget: Budget, size: int | None) -> int:
-    """Return how many 8-bit images a budget pays for, at most all retained ones.
+def coreset_size(kit: Kit, forget: tuple[int, ...], budget: Budget, size: int | None) -> int:
+    """Return how many 8-bit images fit a budget, at most all retained ones.
 
     Args:
         kit: What the images would replace.
-        forget: Forgotten classes.
-        budget: ``kit`` is what generator and prompts weigh, those of the forgotten classes too,
-            though no image of these is drawn: a coreset that is stored before anybody knows what is
-            to be forgotten would hold fewer of the others. ``proxies`` is as many images as there
-            are prompts of retained classes, for a kit that decodes them always alike holds no more.
-        size: Bytes, in place of the budget; ``None`` takes it.
+        forget: Forget classes.
+        budget: `kit` is the bytes of generator and prompts, those of the forget classes included,
+            though none of their images is drawn: a coreset stored before the request is known
+            would hold fewer of the others. `proxies` is as many images as there are prompts of
+            retained classes: a kit that decodes deterministically holds no more.
+        size: Bytes, in place of the budget.
 
     Raises:
-        UserError: If the kit has no generator to be weighed, or the budget pays for no image.
+        UserError: If the kit has no generator, or the budget is smaller than an image.
     """
-    if budget not in get_args(Budget):
-        raise UserError(
-            f"unlearner.budget must be one of {', '.join(get_args(Budget))}, got {budget!r}"
-        )
     spec = kit.info.spec
     image = spec.channels * spec.size**2
     if size is None:
         if kit.generator is None or kit.prompts is None:
             raise UserError(
-                "this kit has no generator whose bytes could be matched: set unlearner.bytes, where"
-                " the method has it"
+                "this kit has no generator whose bytes could be matched: set unlearner.bytes"
             )
         if budget == "proxies":
-            kept = [k for k in kit.info.remaining if k not in forget]
-            return min(len(kept) * kit.prompts.shape[1], retained_images(kit, forget))
+            retained = [k for k in kit.info.remaining if k not in forget]
+            return min(len(retained) * kit.prompts.shape[1], retained_images(kit, forget))
         tensors = [*kit.generator.state_dict().values(), kit.prompts]
         size = sum(t.numel() * t.element_size() for t in tensors)
     if size < image:
-        raise UserError(f"unlearner.bytes must hold at least an image of {image}, got {size}")
+        raise SettingError(
+            f"must hold at least one image of {image}, got {size}", key="unlearner.bytes"
+        )
     return min(size // image, retained_images(kit, forget))
 
 
 class Coreset(Retrain):
     """Retrains on as many raw retained images as the kit has bytes, drawn evenly over classes.
 
-    A new network by the original's recipe, which cannot hide what it never saw. Where the budget
-    holds all retained images, this is ``retrain`` with another seed, steps and all; where it holds
-    few, an epoch of them is short, hence ``min_steps``. What is stored are real images: less
-    private than a kit may be, and no question of privacy is answered here.
+    A new network by the original's recipe. With a budget of all retained images it is `retrain`
+    with another seed; with a small one an epoch is short, hence `min_steps`. The images stored are
+    real ones, which is less private than a kit.
 
     Args:
-        forget: Forgotten classes, by index.
-        budget: As in `images_for`.
+        forget: Forget classes, by index.
+        budget: As in `coreset_size`.
         bytes: In place of the budget.
-        min_steps: Epochs are added to the recipe's until there are so many steps, unless all
-            retained images are held.
-        training_seed: Of initialisation, order and the draw; ``None`` is drawn from ``seed`` and
+        min_steps: Smallest number of steps: epochs are added to the recipe's, unless the budget
+            holds all retained images.
+        training_seed: Seed of initialisation, order and draw; `None` derives it from `seed` and
             the kit's training seed.
-        seed: Unlearning seed.
-        log_every_n_steps: Steps between two entries in the logs.
+        **settings: Those of `Retrain`.
 
     Raises:
-        UserError: In `prepare`, as `images_for`, or as in retraining.
+        UserError: In `prepare`, as `coreset_size`, or as in retraining.
 
     Source:
-        Ours, as the control that a reviewer asks for.
+        Ours.
     """
 
     def __init__(
         self,
         *,
-        forget: tuple[int, ...],
         budget: Budget = "kit",
-        bytes: int | None = None,
-        min_steps: int = 300,
+        bytes: PositiveInt | None = None,
+        min_steps: NonNegativeInt = 300,
         training_seed: int | None = None,
-        seed: int = 0,
-        log_every_n_steps: int = 50,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            forget=forget,
-            training_seed=training_seed,
-            seed=seed,
-            log_every_n_steps=log_every_n_steps,
-        )
-        if min_steps < 0:
-            raise UserError(f"unlearner.min_steps must be at least 0, got {min_steps}")
+        super().__init__(training_seed=training_seed, **settings)
         self.budget: Budget = budget
         self.bytes = bytes
         self.min_steps = min_steps
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Build a fresh network, and draw the images that would have been stored."""
-        self.stored = images_for(kit, self.forget, self.budget, self.bytes)
-        # of both seeds: runs on kits of several training seeds are to differ, as these do
+        """Build a fresh network, and draw the coreset."""
+        self.stored = coreset_size(kit, self.forget, self.budget, self.bytes)
+        # of both seeds: runs on kits of several training seeds must differ, as these do
         own = stream("coreset", kit.info.seed, self.seed)
         seed = own if self.training_seed is None else self.training_seed
         self.classifier = fresh_classifier(kit, seed)
@@ -120,31 +109,31 @@ class Coreset(Retrain):
 
 
 class CoresetTune(FineTune):
-    """Fine-tunes the original on such images, and masks the forgotten classes.
+    """Fine-tunes the original on a coreset, and masks the forget classes.
 
     Args:
-        budget: As in `images_for`.
+        budget: As in `coreset_size`.
         bytes: In place of the budget.
-        **settings: Those of `Tuning`, without ``source``.
+        **settings: Those of `Tuning`, without `source`.
 
     Raises:
-        UserError: In `prepare`, as `images_for`.
+        UserError: In `prepare`, as `coreset_size`.
 
     Source:
-        Ours. The mask does the forgetting, so it hides.
+        Ours. It is the mask that forgets, so the class is suppressed, not forgotten.
     """
 
     def __init__(
-        self, *, budget: Budget = "kit", bytes: int | None = None, **settings: object
+        self, *, budget: Budget = "kit", bytes: PositiveInt | None = None, **settings: Any
     ) -> None:
-        # it stores real images: with proxies in their place it would be another method
-        super().__init__(source="data", **settings)  # type: ignore[arg-type]  # checked there
+        # on proxies it would be another method
+        super().__init__(source="data", **settings)
         self.budget: Budget = budget
         self.bytes = bytes
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Draw the images that would have been stored."""
-        self.stored = images_for(kit, self.forget, self.budget, self.bytes)
+        """Draw the coreset."""
+        self.stored = coreset_size(kit, self.forget, self.budget, self.bytes)
         super().prepare(kit, sources)
 
     def _open(
@@ -153,5 +142,5 @@ class CoresetTune(FineTune):
         return super()._open(sources, side, seed, self.stored)
 
     def finish(self) -> None:
-        """Mask the forgotten classes."""
+        """Mask the forget classes."""
         mask_head(self.classifier, self.forget)

@@ -1,43 +1,43 @@
-"""DELETE: distil from the masked original on the forgotten images alone."""
+"""DELETE: distil from the masked original on the forget set alone."""
 
 from torch import Tensor
 
 from geniu_lightning.kit.file import Kit
+from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.losses import divergence, masked_target
 from geniu_lightning.unlearning.networks import Teacher
-from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
+from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 
 
 class Delete(Tuning):
-    """Minimises ``mean over forgotten images of KL(softmax(mask_F(z_T)) ‖ softmax(z))``.
+    """Minimises `mean over the forget set of KL(softmax(mask_F(z_T)) ‖ softmax(z))`.
 
-    What the original thinks of a forgotten image apart from its class stays the target, so it
-    speaks for the retained classes, though no retained image is read.
+    The original's probabilities of the retained classes stay the target, which preserves these
+    classes although no image of the retain set is read.
 
     Args:
-        **settings: Those of `Tuning`; ``source`` is
-            ``data`` or ``proxies``.
+        **settings: Those of `Tuning`.
 
     Source:
         Zhou et al., Decoupled Distillation to Erase, arXiv 2503.23751; its code has SGD with
         momentum 0.9, no decay, 20 epochs, batch 128, rate 1e-4 for ResNet-18 on CIFAR-10 and 5e-5
-        elsewhere. Departures: the mask hits all forgotten classes, for with the own label alone
-        several of them hand their images to each other; masked probabilities are exactly 0, where
-        a large negative number fails in 16 bits; steps instead of epochs; a bounded gradient;
-        running statistics of batch norm frozen, which is an option there. ``batch_norm=train``
+        elsewhere. Departures: the mask covers all forget classes, for with the own label
+        alone images of one forget class are taught as another; masked probabilities are exactly 0,
+        where a large negative number fails in 16 bits; steps instead of epochs; a bounded gradient;
+        running statistics of batch norm frozen, which is an option there. `batch_norm=train`
         normalises batches of one class by themselves and can change the outcome much: report both.
     """
 
     sides = Access.FORGET
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Copy the original to ask it about the images."""
+        """Copy the original as teacher."""
         self.teacher = Teacher(kit.classifier)
         super().prepare(kit, sources)
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
-        """Return the divergence on forgotten images, in nats."""
+        """Return the divergence on the forget set, in nats."""
         target = masked_target(self.teacher(batch.images), self.forget)
         return {
             "forget": batch.forget_mean(divergence(target, self.classifier(batch.images))),

@@ -1,49 +1,46 @@
-"""EMMN: train on noise that is wrong about forgotten classes and right about retained ones."""
+"""EMMN: train on learned noise that is wrong for forget classes and right for retained ones."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
+from geniu_lightning.settings.checked import NonNegative, NonNegativeInt, Positive, PositiveInt
+from geniu_lightning.unlearning.batches import ChainBatches, UnlearnBatch, ZipBatches
 from geniu_lightning.unlearning.losses import cross_entropy
-from geniu_lightning.unlearning.noise import NoiseBatches, check_noise, learned_noise
+from geniu_lightning.unlearning.noise import NoiseBatches, learned_noise
 from geniu_lightning.unlearning.phases import TwoPhases
-from geniu_lightning.unlearning.sources import (
-    Access,
-    ChainBatches,
-    Sources,
-    UnlearnBatch,
-    ZipBatches,
-)
+from geniu_lightning.unlearning.sources import Access, Sources
+from geniu_lightning.unlearning.tuning import BatchSize
 
 
 class Emmn(TwoPhases):
-    """Minimises the mean of ``CE(f(N_k), k)`` over noise of all classes, then of the retained ones.
+    """Minimises the mean of `CE(f(N_k), k)` over noise of all classes, then of the retained ones.
 
-    N_k is learned before the first step (see
-    `learned_noise`): it maximises the error where k is
-    forgotten, with the penalty λ, and minimises it where k is retained, without one. A batch holds
-    equally many images of each class.
+    N_k is learned before the first step (see `learned_noise`): it maximises the error where k is
+    a forget class, with the penalty λ, and minimises it where k is retained, without one. A batch
+    holds equally many images of each class.
 
-    Both phases are needed. The first teaches that what resembles no retained class's noise is a
-    forgotten class, and real images resemble none: alone it pulls nearly all of them into F. The
-    second takes the forgotten class away again.
+    Both phases are needed. The first teaches that inputs unlike the retained classes' noise are of
+    F, and real images are unlike it: alone it moves nearly all of them into F. The second removes
+    F again.
 
     Args:
         images_per_class: Noise images of each class.
-        noise_steps: Of Adam on the noise.
-        noise_rate: Of that Adam.
+        noise_steps: Steps of Adam on the noise.
+        noise_rate: Its learning rate.
         penalty: λ.
-        batch_size: Images in a step, cut down to a multiple of the classes; at least one of each.
+        batch_size: Images in a step, rounded down to a multiple of the classes; at least one of
+            each.
         impair_steps: Steps on all noise.
         repair_steps: Steps on the retained classes' noise.
         repair_rate: Learning rate of these.
         **settings: Those of the base.
 
     Raises:
-        UserError: If a setting is out of range.
+        SettingError: If a setting is out of range.
 
     Source:
         Chundawat et al., Zero-Shot Machine Unlearning, arXiv 2201.05629; the authors' code has the
@@ -59,15 +56,15 @@ class Emmn(TwoPhases):
     def __init__(
         self,
         *,
-        images_per_class: int = 64,
-        noise_steps: int = 50,
-        noise_rate: float = 0.1,
-        penalty: float = 0.1,
-        batch_size: int = 64,
-        impair_steps: int = 100,
-        repair_steps: int = 0,
-        repair_rate: float = 1e-3,
-        **settings: object,
+        images_per_class: PositiveInt = 64,
+        noise_steps: NonNegativeInt = 50,
+        noise_rate: Positive = 0.1,
+        penalty: NonNegative = 0.1,
+        batch_size: BatchSize = 64,
+        impair_steps: NonNegativeInt = 100,
+        repair_steps: NonNegativeInt = 0,
+        repair_rate: Positive = 1e-3,
+        **settings: Any,
     ) -> None:
         super().__init__(
             impair_steps=impair_steps,
@@ -75,9 +72,6 @@ class Emmn(TwoPhases):
             repair_rate=repair_rate,
             **settings,
         )
-        check_noise("images_per_class", images_per_class, noise_steps, noise_rate, penalty)
-        if batch_size < 2:
-            raise UserError(f"unlearner.batch_size must be at least 2, got {batch_size}")
         self.images_per_class = images_per_class
         self.noise_steps = noise_steps
         self.noise_rate = noise_rate
@@ -85,11 +79,11 @@ class Emmn(TwoPhases):
         self.batch_size = batch_size
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Copy the classifier and learn noise of both kinds."""
+        """Copy the classifier and learn the noise of all classes."""
         super().prepare(kit, sources)
         if not self.steps:
             return
-        kept = [k for k in range(len(kit.info.class_names)) if k not in self.forget]
+        retained = [k for k in range(len(kit.info.class_names)) if k not in self.forget]
         learned = partial(
             learned_noise,
             kit,
@@ -98,7 +92,7 @@ class Emmn(TwoPhases):
             rate=self.noise_rate,
         )
         wrong = learned(self.forget, "max", penalty=self.penalty)
-        right = learned(kept, "min", penalty=0.0)
+        right = learned(retained, "min", penalty=0.0)
         both = torch.cat([wrong[0], right[0]]), torch.cat([wrong[1], right[1]])
         impair, repair = (
             NoiseBatches(*noise, self.forget, self.batch_size, self.seed) for noise in (both, right)

@@ -1,61 +1,67 @@
-"""GENIU: tune the classifier on forgotten and retained proxies in one batch."""
+"""GENIU: in-batch tuning on the kit's proxies of all classes (arXiv 2406.07885)."""
 
-from typing import Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
+from geniu_lightning.settings.checked import NonNegative
+from geniu_lightning.unlearning.batches import Batches, RepeatBatch, UnlearnBatch, labelled_batch
 from geniu_lightning.unlearning.losses import (
+    MaxMargin,
     bounded_reciprocal,
     cross_entropy,
     divergence,
     masked_target,
+    uniform_target,
 )
 from geniu_lightning.unlearning.networks import Teacher
-from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch, marked
+from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Source, Tuning
 
 ForgetTerm = Literal["reciprocal", "negative", "uniform", "masked_distill"]
 RetainTerm = Literal["ce", "distill"]
 Proxy = Literal["decoded", "prompt", "decoded_noise"]
-NOISE_DRAWS = 256  # for each class that is wanted
-AT_ONCE = 512  # of these; bounds memory
+NOISE_DRAWS = 256  # for each class
+CHUNK = 512  # draws that are decoded at once; bounds memory
 
 
 class Geniu(Tuning):
-    """Decodes a proxy of every prompt once, and takes all of them in every step.
+    """Tunes the classifier on all proxies, forget and retain classes together in every batch.
 
-    ``L = mean over forgotten proxies of the forget term + w · mean over retained ones of the retain
-    term``, each proxy labelled with its own class, whatever the classifier says of it.
+    In-batch tuning (Eq. 7). Each class k has prompts; the generator decodes each to a proxy x'_k,
+    labelled k whatever the classifier answers. One batch holds the proxies of *all* classes, and is
+    the batch of every step. With F the forget classes, M proxies of them and N of the others:
 
-    Forget terms: ``reciprocal`` is 1/CE (the paper's; bounded, see
-    `bounded_reciprocal`), ``negative`` is −CE, ``uniform``
-    is KL(even over retained classes ‖ p), ``masked_distill`` is KL(original without the forgotten
-    classes ‖ p).
-    Retain terms: ``ce`` (the paper's), ``distill``, which is KL to the same masked original.
+        L = 1/M Σ_{k∈F} forget_term(f(x'_k), k)  +  w · 1/N Σ_{k∉F} retain_term(f(x'_k), k)
 
-    Proxies: ``decoded`` prompts (the paper's), the ``prompt`` alone as the classifier reads it, or
-    ``decoded_noise``, which is fresh Gaussian noise through the same generator, labelled as the
-    original answers it: the paper's ablations, the last one as we read its GKT_vae.
+    Forget terms: `reciprocal` is 1/CE (the paper's; bounded, see `bounded_reciprocal`), `negative`
+    is −CE, `uniform` is KL(uniform over retained classes ‖ p), `masked_distill` is KL(original
+    without F ‖ p). Retain terms: `ce` (the paper's), `distill`, which is KL to the same masked
+    original.
+
+    Proxies: `decoded` prompts (the paper's), the `prompt` alone as the classifier reads it, or
+    `decoded_noise`, fresh Gaussian noise through the same generator, labelled by the original: the
+    paper's ablations, the last one as we read its GKT_vae.
 
     Args:
-        source: ``proxies`` of the kit; ``data`` tunes on training images as a control.
+        source: `proxies` of the kit; `data` tunes on training images as a control.
         proxy: As above.
         forget_term: As above.
         retain_term: As above.
         retain_weight: w.
-        max_margin: Margin from which the reciprocal goes on as its tangent, in nats.
+        max_margin: Margin from which the reciprocal continues as its tangent, in nats.
         **settings: Those of `Tuning`.
 
     Raises:
-        UserError: If a term does not exist, or ``max_margin`` is outside (0, 40].
+        SettingError: If a setting is out of range.
 
     Source:
-        GENIU, arXiv 2406.07885, Eq. 7. Departures: the bound of the reciprocal; the terms that are
-        marked as not the paper's, among them ``distill``, which is the default
-        (``experiment=paper_tuning`` is Eq. 7). Steps, optimizer and clipping are not recovered.
+        GENIU, arXiv 2406.07885, Eq. 7. Departures: the bound of the reciprocal; the terms not
+        marked as the paper's, among them `distill`, the default (`experiment=paper_tuning` is
+        Eq. 7). Steps, optimizer and clipping are not recovered.
     """
 
     sides = Access.FORGET | Access.RETAIN
@@ -67,22 +73,11 @@ class Geniu(Tuning):
         proxy: Proxy = "decoded",
         forget_term: ForgetTerm = "reciprocal",
         retain_term: RetainTerm = "distill",
-        retain_weight: float = 1.0,
-        max_margin: float = 5.0,
-        **settings: object,
+        retain_weight: NonNegative = 1.0,
+        max_margin: MaxMargin = 5.0,
+        **settings: Any,
     ) -> None:
-        super().__init__(source=source, **settings)  # type: ignore[arg-type]  # checked there
-        for name, value, known in (
-            ("forget_term", forget_term, get_args(ForgetTerm)),
-            ("retain_term", retain_term, get_args(RetainTerm)),
-            ("proxy", proxy, get_args(Proxy)),
-        ):
-            if value not in known:
-                raise UserError(
-                    f"unlearner.{name} must be one of {', '.join(known)}, got {value!r}"
-                )
-        if not 0 < max_margin <= 40:  # e^40 squared is as far as 32 bits go
-            raise UserError(f"unlearner.max_margin must lie in (0, 40], got {max_margin}")
+        super().__init__(source=source, **settings)
         self.forget_term = forget_term
         self.retain_term = retain_term
         self.retain_weight = retain_weight
@@ -90,47 +85,27 @@ class Geniu(Tuning):
         self.max_margin = max_margin
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Decode the proxies once; copy the original to ask it about them."""
+        """Copy the original as teacher, and make the batch."""
         self.teacher = Teacher(kit.classifier)
         super().prepare(kit, sources)
 
-    def proxies(self, kit: Kit, sides: Access) -> UnlearnBatch:
-        """Return proxies of all classes, of the kind that is set."""
+    def make_batches(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Batches:
+        """Return the one batch of all proxies, for every step; with `data` batches of images."""
+        if self.source == "data":
+            return super().make_batches(kit, sources, sides, steps)
+        return RepeatBatch(self.all_proxies(kit), steps)
+
+    def all_proxies(self, kit: Kit) -> UnlearnBatch:
+        """Return the proxies of all classes, forget and retain, in one batch."""
         if self.proxy == "decoded":
-            return super().proxies(kit, sides)
+            return self.proxies(kit, Access.FORGET | Access.RETAIN)
         if self.proxy == "prompt":
             prompts = kit.prompts_of(per_class=self.proxies_per_class)
-            return marked(prompts.images, prompts.labels, self.forget)
+            return labelled_batch(prompts.images, prompts.labels, self.forget)
         return self._decoded_noise(kit)
 
-    @torch.no_grad()
-    def _decoded_noise(self, kit: Kit) -> UnlearnBatch:
-        """Return what the generator makes of noise, as many of a class as there are prompts of it.
-
-        Raises:
-            UserError: If no draw is answered with a forgotten class, or none with a retained one.
-        """
-        prompts = kit.prompts_of(kit.info.remaining[:1], self.proxies_per_class).images
-        per_class, *shape = prompts.shape
-        draws = torch.randn(NOISE_DRAWS * len(kit.info.class_names), *shape)
-        device = next(kit.classifier.parameters()).device
-        parts = [
-            kit.info.spec.normalise(kit.decode(part.to(device))) for part in draws.split(AT_ONCE)
-        ]
-        labels = torch.cat([self.teacher(part).argmax(dim=1) for part in parts])
-        images = torch.cat(parts)
-        kept = torch.cat([(labels == k).nonzero().flatten()[:per_class] for k in labels.unique()])
-        batch = marked(images[kept], labels[kept], self.forget)
-        if not batch.forget.any() or batch.forget.all():
-            side = "retained" if batch.forget.any() else "forgotten"
-            raise UserError(
-                f"none of {len(draws)} draws of noise through the generator is answered with a"
-                f" {side} class: there is nothing to tune on"
-            )
-        return batch
-
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
-        """Return both terms on all proxies."""
+        """Return both terms of Eq. 7, from one forward pass of the whole batch."""
         logits = self.classifier(batch.images).float()
         target = masked_target(self.teacher(batch.images), self.forget)
         retain = (
@@ -139,6 +114,7 @@ class Geniu(Tuning):
             else divergence(target, logits)
         )
         forget = self._forget_term(logits, batch.labels, target)
+        # each mean is over its own classes, however many proxies the other side has
         return {
             "forget": batch.forget_mean(forget),
             "retain": self.retain_weight * batch.retain_mean(retain),
@@ -151,7 +127,32 @@ class Geniu(Tuning):
             case "negative":
                 return -cross_entropy(logits, labels)
             case "uniform":
-                even = masked_target(torch.zeros_like(logits), self.forget)
-                return divergence(even, logits)
+                return divergence(uniform_target(logits, self.forget), logits)
             case "masked_distill":
                 return divergence(target, logits)
+
+    @torch.no_grad()
+    def _decoded_noise(self, kit: Kit) -> UnlearnBatch:
+        """Return decoded noise, labelled by the original: at most as many a class as prompts.
+
+        Raises:
+            UserError: If no draw is labelled with a forget class, or none with a retained one.
+        """
+        prompts = kit.prompts_of(kit.info.remaining[:1], self.proxies_per_class).images
+        per_class, *shape = prompts.shape
+        draws = torch.randn(NOISE_DRAWS * len(kit.info.class_names), *shape)
+        device = next(kit.classifier.parameters()).device
+        parts = [
+            kit.info.spec.normalise(kit.decode(part.to(device))) for part in draws.split(CHUNK)
+        ]
+        labels = torch.cat([self.teacher(part).argmax(dim=1) for part in parts])
+        images = torch.cat(parts)
+        used = torch.cat([(labels == k).nonzero().flatten()[:per_class] for k in labels.unique()])
+        batch = labelled_batch(images[used], labels[used], self.forget)
+        if not batch.forget.any() or batch.forget.all():
+            side = "retained" if batch.forget.any() else "forget"
+            raise UserError(
+                f"of {len(draws)} draws of noise, decoded, the original classifies none as a"
+                f" {side} class: there is no proxy to tune on"
+            )
+        return batch

@@ -1,4 +1,6 @@
-"""GKT: teach a new network on made images that pass a gate against the forgotten classes."""
+"""GKT: distil into a new network on synthesised images that pass a gate against forget classes."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,74 +12,85 @@ from geniu_lightning.fitting.distributed import least_over_ranks
 from geniu_lightning.fitting.optim import OptimizerFactory
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
+from geniu_lightning.settings.checked import (
+    Fraction,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+)
 from geniu_lightning.unlearning.base import Unlearner
-from geniu_lightning.unlearning.losses import divergence
-from geniu_lightning.unlearning.networks import Teacher, fresh_classifier, mask_head
-from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
+from geniu_lightning.unlearning.batches import UnlearnBatch
+from geniu_lightning.unlearning.logit_mask import mask_head
+from geniu_lightning.unlearning.losses import (
+    divergence,
+    divergence_by_class,
+    log_forget_probability,
+)
+from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
+from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.synthesis import (
     NoiseToImage,
     Rounds,
-    Synthetic,
-    disagreement,
-    mean_of,
+    SyntheticBatches,
+    batch_mean,
     synthetic_batch,
 )
+from geniu_lightning.unlearning.tuning import BatchSize
 
 WIDTHS = (128, 128, 64)
-MIN_KEPT = 4  # fewer images are no sample for the student's batch norm
+MIN_PASSED = 4  # fewer images are no sample for the student's batch norm
 
 
 class Gkt(Unlearner):
-    """Distils the original into a new student; a gate stops images that look forgotten.
+    """Distils the original into a new student; a gate stops images that look like forget classes.
 
-    A generator G seeks images on which student S and original T differ. Of these the gate keeps
-    those whose original probabilities of the forgotten classes *sum* to no more than ε. On what is
-    kept, the student minimises ``c · KL(p_T ‖ p_S) + β · Σ_blocks mean (a_S − a_T)²``, where ``a``
-    is the mean over channels of a block's squared output, as a vector of length 1 for each image;
-    the generator minimises ``−KL(p_T ‖ p_S)``. Each round is one step of the generator, then
-    ``student_steps`` of the student on the images that the moved generator makes of the same noise.
+    A generator G seeks images on which student S and original T differ. The gate passes those whose
+    original probabilities of the forget classes *sum* to at most ε. On these, the student minimises
+    `c · KL(p_T ‖ p_S) + β · Σ_blocks mean (a_S − a_T)²`, where `a` is the mean over channels of a
+    block's squared output, as a vector of length 1 for each image; the generator minimises `−KL(p_T
+    ‖ p_S)`. A round is one step of the generator, then `student_steps` of the student on the images
+    that the new generator makes of the same noise.
 
-    Where fewer than 4 images pass, neither loss means much, and where the original answers all
-    noise with a forgotten class, it would stay so. There the generator minimises ``log Σ_F p_T``
-    instead, on new noise, until 4 pass or ``seek_steps`` are over; in the latter case the student
-    takes no step in that round.
+    Where fewer than 4 images pass, the generator minimises `log Σ_F p_T` instead, on new noise,
+    until 4 pass or `seek_steps` are over; in the latter case the student takes no step in that
+    round. Otherwise a generator whose images the original all classifies as F would stay so.
 
-    **The length must be fixed beforehand.** The gate lets through what the original thinks a little
-    like a forgotten class, and the student learns the class from it: a table printed by the
-    reference (balanced MNIST, class 0) has forgotten accuracy 0.0 up to round 750, 0.53 at round
-    850 and 0.76 at round 900. Nothing that the method may read tells when to stop, so no setting
-    here looks for a best step; report the curve, and see ``mask``.
+    **The number of steps must be fixed beforehand.** Images that pass are still a little like F,
+    and the student learns the class from them: a table printed by the reference (balanced MNIST,
+    class 0) has forget accuracy 0.0 up to round 750, 0.53 at round 850 and 0.76 at round 900. No
+    data that the method may read tells when to stop; report the curve, and see `mask`.
 
     Args:
-        threshold: ε, probability of all forgotten classes together, in [0, 1].
-        attention_weight: β; 0 leaves the term out, as a network without ``blocks`` needs.
-        kl_scale: c; ``None`` is 1/K for K classes, see below.
-        mask: Mask the head after the last step, as ``logit_mask`` does.
-        batch_size: Images made in a step, before the gate.
+        threshold: ε, probability of all forget classes together.
+        attention_weight: β; 0 leaves the term out, as a network without `blocks` needs.
+        kl_scale: c; `None` is 1/K for K classes, see below.
+        mask: Mask the head after the last step, as `logit_mask` does.
+        batch_size: Images synthesised in a step, before the gate.
         student_steps: Steps of the student in a round.
-        seek_steps: Further steps of the generator, at most, in a round in which fewer than 4 images
-            pass; 0 is the reference's, and leaves a generator that is stuck as it is.
-        latent: Numbers of noise in an image.
+        seek_steps: Largest number of further steps of the generator in a round in which fewer than
+            4 images pass; 0 is the reference's.
+        latent: Dimension of the noise.
         generator_optimizer: Factory for the generator's optimizer.
-        **settings: Those of the base but ``batch_norm``: the student uses and changes batch
-            statistics. ``max_gradient_norm`` bounds the generator's gradient too.
+        **settings: Those of the base but `batch_norm`, which is `train`. `max_gradient_norm` bounds
+            the generator's gradient too.
 
     Raises:
-        UserError: If a setting is out of range, the attention of a network without ``blocks`` is
-            asked for, or no image passed in any step.
+        UserError: If a setting is out of range, a network has no `blocks` for the attention, or no
+            image passed in any step.
 
     Source:
         Chundawat et al., Zero-Shot Machine Unlearning, arXiv 2201.05629, and its public notebook:
         latent 128, batch 256, Adam 1e-3 for both, gradient norm 5, ε = 0.01, β = 250, 1 step of the
         generator to 10 of the student, up to 4,000 rounds. That is 80 times our 500 student steps
         and 4 times our batch: our defaults are the common budget of small machines. The notebook's
-        KL is also divided by K, and β was tuned to that: ``kl_scale=None`` keeps its ratio; 1 with
-        β = 250 K has the same minimum. Departures: the gate covers all forgotten classes, where the
+        KL is also divided by K, and β was tuned to that: `kl_scale=None` keeps its ratio; 1 with
+        β = 250 K has the same minimum. Departures: the gate covers all forget classes, where the
         notebook has class 0; the student stays in training mode, where the notebook leaves it in
         evaluation mode after its first test; in the generator's step it is in evaluation mode, so
         that its running statistics come from its own steps alone; rates are constant, where the
         notebook's follow a loss on test data; at least 4 images to a step, and seeking them; every
-        child of ``blocks`` gives a map, eight in AllCNN as there, eight in ResNet-18 too; the
+        child of `blocks` gives a map, eight in AllCNN as there, eight in ResNet-18 too; the
         generator's KL is not divided by K (Adam does not feel it).
     """
 
@@ -87,33 +100,23 @@ class Gkt(Unlearner):
         self,
         *,
         generator_optimizer: OptimizerFactory,
-        threshold: float = 0.01,
-        attention_weight: float = 250.0,
-        kl_scale: float | None = None,
+        threshold: Fraction = 0.01,
+        attention_weight: NonNegative = 250.0,
+        kl_scale: Positive | None = None,
         mask: bool = False,
-        batch_size: int = 64,
-        student_steps: int = 10,
-        seek_steps: int = 100,
-        latent: int = 128,
-        **settings: object,
+        batch_size: BatchSize = 64,
+        student_steps: PositiveInt = 10,
+        seek_steps: NonNegativeInt = 100,
+        latent: PositiveInt = 128,
+        **settings: Any,
     ) -> None:
-        super().__init__(batch_norm="train", **settings)  # type: ignore[arg-type]  # checked there
-        if not 0 <= threshold <= 1:
-            raise UserError(f"unlearner.threshold must lie in [0, 1], got {threshold!r}")
-        if not attention_weight >= 0:
-            raise UserError(
-                f"unlearner.attention_weight must be at least 0, got {attention_weight!r}"
-            )
-        if kl_scale is not None and not kl_scale > 0:
-            raise UserError(f"unlearner.kl_scale must be above 0 or null, got {kl_scale!r}")
-        if latent < 1:
-            raise UserError(f"unlearner.latent must be at least 1, got {latent!r}")
+        super().__init__(batch_norm="train", **settings)
         self.rounds = Rounds(
             self.steps,
             student_steps,
             batch_size,
             reuse=True,
-            least=MIN_KEPT,
+            least=MIN_PASSED,
             seek_steps=seek_steps,
             seed=self.seed,
         )
@@ -123,7 +126,7 @@ class Gkt(Unlearner):
         self.mask = mask
         self.latent = latent
         self.generator_optimizer = generator_optimizer
-        self.taught = 0  # steps that moved the student
+        self.taught = 0  # steps that updated the student
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
         """Build the student and the generator."""
@@ -134,8 +137,9 @@ class Gkt(Unlearner):
         self.scale = 1 / len(kit.info.class_names) if self.kl_scale is None else self.kl_scale
         self.taught = 0
         if self.steps:
-            self.batches = Synthetic(
-                NoiseToImage(kit.info.spec, self.latent, WIDTHS, bounded=False),
+            spec = kit.info.spec
+            self.batches = SyntheticBatches(
+                NoiseToImage(spec.channels, spec.size, self.latent, WIDTHS),
                 self.generator_optimizer,
                 self.classifier,
                 self.generator_loss,
@@ -145,37 +149,34 @@ class Gkt(Unlearner):
             )
 
     def passes(self, logits: Tensor) -> Tensor:
-        """Return which images the gate keeps, given the original's logits ``(N, K)``."""
-        # what is no number must pass, to be noticed
-        return ~(self._log_forgotten(logits).exp() > self.threshold)
-
-    def _log_forgotten(self, logits: Tensor) -> Tensor:
-        return logits.float().log_softmax(dim=1)[:, list(self.forget)].logsumexp(dim=1)
+        """Return which images pass the gate, by the original's logits `(N, K)`."""
+        # NaN must pass, for the non-finite guard to see it
+        return ~(log_forget_probability(logits, self.forget).exp() > self.threshold)
 
     def batch_of(self, images: Tensor) -> UnlearnBatch:
         """Return the images that pass the gate."""
         logits = self.teacher(images)
-        kept = self.passes(logits)
-        return synthetic_batch(images[kept], logits[kept], self.forget)
+        passed = self.passes(logits)
+        return synthetic_batch(images[passed], logits[passed], self.forget)
 
     def generator_loss(self, images: Tensor) -> Tensor | None:
-        """Return −KL(p_T ‖ p_S) on what passes; where that is too little, log Σ_F p_T on all.
+        """Return −KL(p_T ‖ p_S) on what passes; where too few images do, log Σ_F p_T on all.
 
-        ``None`` if nothing passes and there is no seeking.
+        `None` if no image passes and `seek_steps` is 0.
         """
         expected = self.teacher.network(images)
-        kept = self.passes(expected)
-        if self.rounds.seek_steps and kept.sum() < MIN_KEPT:
-            return self._log_forgotten(expected).mean()
-        if not kept.any():
+        passed = self.passes(expected)
+        if self.rounds.seek_steps and passed.sum() < MIN_PASSED:
+            return log_forget_probability(expected, self.forget).mean()
+        if not passed.any():
             return None
-        found = self.classifier(images[kept])
-        return -disagreement(expected[kept], found).sum(dim=1).mean()
+        found = self.classifier(images[passed])
+        return -divergence_by_class(expected[passed], found).sum(dim=1).mean()
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
-        """Return the divergence and the attention's difference; 0 where too few images passed."""
-        # all processes or none: one that sits out would drop what the others step on
-        self.idle = least_over_ranks(len(batch.images)) < MIN_KEPT
+        """Return the divergence and the attention term; 0 where too few images passed."""
+        # all processes or none: an idle one would drop the gradients of the others
+        self.idle = least_over_ranks(len(batch.images)) < MIN_PASSED
         if self.idle:
             return {
                 "distill": 0 * torch.stack([p.sum() for p in self.classifier.parameters()]).sum()
@@ -190,22 +191,22 @@ class Gkt(Unlearner):
         gaps = [(a - b).square().mean(dim=1) for a, b in zip(seen, wanted, strict=True)]
         return {
             "distill": self._distill(batch, expected, found),
-            "attention": self.attention_weight * mean_of(batch, torch.stack(gaps).sum(dim=0)),
+            "attention": self.attention_weight * batch_mean(batch, torch.stack(gaps).sum(dim=0)),
         }
 
     def _distill(self, batch: UnlearnBatch, expected: Tensor, found: Tensor) -> Tensor:
-        return self.scale * mean_of(batch, divergence(expected.float().softmax(dim=1), found))
+        return self.scale * batch_mean(batch, divergence(expected.float().softmax(dim=1), found))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Take the gradients of an idle step away: at zero, momentum would still move weights."""
+        """Remove the gradients of an idle step: at zero, momentum would still move weights."""
         if self.idle:
             optimizer.zero_grad()
 
     def finish(self) -> None:
-        """Refuse a student that was never taught; mask its head if asked to."""
+        """Refuse a student that was never taught; mask its head if `mask` is set."""
         if self.steps and not self.taught:
             raise UserError(
-                f"in none of {self.steps} steps did {MIN_KEPT} of {self.rounds.batch_size} images"
+                f"in none of {self.steps} steps did {MIN_PASSED} of {self.rounds.batch_size} images"
                 " pass the gate: raise unlearner.threshold or unlearner.seek_steps, got"
                 f" {self.threshold} and {self.rounds.seek_steps}"
             )
@@ -224,7 +225,7 @@ def _blocks_of(network: nn.Module) -> nn.Sequential:
 
 
 def attend(network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return logits, and of every block the normalised attention map, shape ``(N, H · W)``."""
+    """Return logits, and of every block the normalised attention map, shape `(N, H · W)`."""
     maps: list[Tensor] = []
 
     def note(_: nn.Module, __: object, output: Tensor) -> None:

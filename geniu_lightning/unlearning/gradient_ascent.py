@@ -1,48 +1,47 @@
-"""Gradient ascent: climb the loss on the forgotten images."""
+"""Gradient ascent: raise the loss on the forget set."""
 
-import math
-from typing import Literal, get_args
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from geniu_lightning.errors import UserError
+from geniu_lightning.settings.checked import Positive
+from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.losses import (
+    MaxMargin,
     bounded_reciprocal,
-    cross_entropy,
+    capped_cross_entropy,
     divergence,
-    masked_target,
+    uniform_target,
 )
-from geniu_lightning.unlearning.sources import Access, UnlearnBatch
+from geniu_lightning.unlearning.sources import Access
 from geniu_lightning.unlearning.tuning import Tuning
 
 LossTerm = Literal["negative", "reciprocal", "uniform"]
 
 
 class GradientAscent(Tuning):
-    """Minimises the mean over forgotten images of a loss that falls as the classifier forgets.
+    """Minimises the mean over the forget set of a loss that falls as the classifier forgets.
 
-    ``negative`` is ``-min(CE, cap log K)``, ``reciprocal`` is 1/CE (bounded, see
-    `bounded_reciprocal`), ``uniform`` is KL(u ‖ p) with u
-    even over the retained classes.
+    `negative` is `-min(CE, cap log K)`, `reciprocal` is 1/CE (bounded, see `bounded_reciprocal`),
+    `uniform` is KL(u ‖ p) with u uniform over the retained classes.
 
-    The cap is the stop rule, image by image: what the classifier answers no better than by chance
-    asks for nothing more. Momentum may carry weights a little beyond it. Nothing holds the
-    retained classes: with ever more steps, or without the cap, they fall too.
+    The cap is the stopping rule, image by image: an image classified no better than by chance has
+    no gradient. No term preserves the retained classes: with more steps, or without the cap, their
+    accuracy falls too.
 
     Args:
         loss_term: As above.
         cap: Largest cross-entropy that an image is pushed to, in multiples of log K, the chance
-            level; ``None`` pushes on for ever. Of ``negative`` alone; the others have a floor.
-        max_margin: Margin from which the reciprocal goes on as its tangent, in nats.
+            level; `None` is no cap. Of `negative` alone; the others are bounded below.
+        max_margin: Margin from which the reciprocal continues as its tangent, in nats.
         **settings: Those of `Tuning`.
 
     Raises:
-        UserError: If a setting is out of range.
+        SettingError: If a setting is out of range.
 
     Source:
         Folklore. Public code on SalUn (arXiv 2310.12508) has SGD at 1e-4 for 5 epochs to forget a
-        tenth at random. Departures: the cap, for the ascent has no end of its own; running
+        tenth at random. Departures: the cap, for the loss is unbounded below; running
         statistics of batch norm frozen, for batches of one class are no sample of the data; a bound
         of the gradient.
     """
@@ -53,22 +52,13 @@ class GradientAscent(Tuning):
         self,
         *,
         loss_term: LossTerm = "negative",
-        cap: float | None = 1.0,
-        max_margin: float = 5.0,
-        **settings: object,
+        cap: Positive | None = 1.0,
+        max_margin: MaxMargin = 5.0,
+        **settings: Any,
     ) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
-        if loss_term not in get_args(LossTerm):
-            raise UserError(
-                f"unlearner.loss_term must be one of {', '.join(get_args(LossTerm))},"
-                f" got {loss_term!r}"
-            )
-        if cap is not None and not cap > 0:
-            raise UserError(f"unlearner.cap must be above 0, or null, got {cap}")
-        if not 0 < max_margin <= 40:  # as far as the reciprocal's slope fits 32 bits
-            raise UserError(f"unlearner.max_margin must lie in (0, 40], got {max_margin}")
+        super().__init__(**settings)
         self.loss_term = loss_term
-        self.cap = math.inf if cap is None else cap
+        self.cap = cap
         self.max_margin = max_margin
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
@@ -79,9 +69,8 @@ class GradientAscent(Tuning):
     def _values(self, logits: Tensor, labels: Tensor) -> Tensor:
         match self.loss_term:
             case "negative":
-                bound = self.cap * math.log(logits.shape[1])
-                return -cross_entropy(logits, labels).clamp(max=bound)
+                return -capped_cross_entropy(logits, labels, self.cap)
             case "reciprocal":
                 return bounded_reciprocal(logits, labels, self.max_margin)
             case "uniform":
-                return divergence(masked_target(torch.zeros_like(logits), self.forget), logits)
+                return divergence(uniform_target(logits, self.forget), logits)

@@ -1,65 +1,71 @@
-"""ISPF: teach a new network on all images of a generator that is kept from forgotten content."""
+"""ISPF: distil into a new network on synthesised images, with forget classes filtered out."""
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geniu_lightning.errors import UserError
 from geniu_lightning.fitting.optim import OptimizerFactory
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
+from geniu_lightning.settings.checked import (
+    Fraction,
+    NonNegative,
+    NonNegativeInt,
+    PositiveInt,
+)
 from geniu_lightning.unlearning.base import Unlearner
-from geniu_lightning.unlearning.losses import divergence, masked_target
+from geniu_lightning.unlearning.batches import UnlearnBatch
+from geniu_lightning.unlearning.losses import divergence, divergence_by_class, masked_target
 from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
-from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
+from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.synthesis import (
     NoiseToImage,
     Rounds,
-    Synthetic,
-    disagreement,
-    mean_of,
+    SyntheticBatches,
+    batch_mean,
     synthetic_batch,
 )
+from geniu_lightning.unlearning.tuning import BatchSize
 
 Target = Literal["post_filter", "mask"]
 WIDTHS = (256, 128, 64)
 
 
 class Ispf(Unlearner):
-    """Distils a cleaned original into a new student; no made image is thrown away.
+    """Distils the filtered original into a new student, on all synthesised images.
 
-    The student S minimises ``KL(target ‖ p_S)`` with the target of `post_filter` (or the
-    softmax of the original T over retained classes). The generator minimises
+    The student S minimises `KL(target ‖ p_S)` with the target of `post_filter` (or the softmax of
+    the original T over retained classes). The generator minimises
 
-    ``w_bn Σ_layers (‖μ − μ_run‖ + ‖σ² − σ²_run‖) + w_oh CE(z_T, argmax z_T) + w_bal Σ_k p̄_k log p̄_k
-    + w_adv mean(−Σ_{k∈R} t_k + Σ_{k∈F} t_k)``, ``t_k = p_T,k (log p_T,k − log p_S,k)``,
+    `w_bn Σ_layers (‖μ − μ_run‖ + ‖σ² − σ²_run‖) + w_oh CE(z_T, argmax z_T) + w_bal Σ_k p̄_k log
+    p̄_k + w_adv mean(−Σ_{k∈R} t_k + Σ_{k∈F} t_k)`, `t_k = p_T,k (log p_T,k − log p_S,k)`,
 
-    statistics over the inputs of T's batch norms, p̄ the batch mean of p_T: images as the original
-    saw them, sure of a class, of all classes evenly, on which S and T differ about retained and
-    agree about forgotten classes. Each round is one step of the generator and ``student_steps`` of
-    the student, each on a new batch.
+    statistics over the inputs of T's batch norms, p̄ the batch mean of p_T: images with the
+    statistics of T's training, of one class each, of all classes evenly, on which S and T differ on
+    retained and agree on forget classes. A round is one step of the generator and `student_steps`
+    of the student, each on a new batch.
 
     Args:
-        target: ``post_filter`` (the paper's) or ``mask``, its limit.
+        target: `post_filter` (the paper's) or `mask`, its limit.
         threshold: ε of the post-filter, a probability in [0, 1].
         bn_weight: w_bn; without effect on a network without batch norm.
         one_hot_weight: w_oh.
         balance_weight: w_bal.
         adversarial_weight: w_adv.
-        warm_up_steps: Steps of the generator alone, at the start.
+        warm_up_steps: Steps of the generator alone, at the beginning.
         batch_size: Images in a step.
         student_steps: Steps of the student in a round.
-        latent: Numbers of noise in an image.
+        latent: Dimension of the noise.
         generator_optimizer: Factory for the generator's optimizer.
-        **settings: Those of the base but ``batch_norm``: the student uses and changes batch
-            statistics. ``max_gradient_norm`` bounds the generator's gradient too.
+        **settings: Those of the base but `batch_norm`, which is `train`. `max_gradient_norm` bounds
+            the generator's gradient too.
 
     Raises:
-        UserError: If a setting is out of range.
+        SettingError: If a setting is out of range.
 
     Source:
         Toward Efficient Data-Free Unlearning, AAAI 2025, arXiv 2412.13790, and its public code:
@@ -68,10 +74,10 @@ class Ispf(Unlearner):
         warm-up epochs of 5 rounds, as we read it; batch 256; all weights 1; ε = 0.01 (0.001 for 100
         and more classes). It takes 10,000 student steps of 256 images; our 500 of 64 are the common
         budget of small machines. Departures: fixed length, where the code keeps the step that is
-        best on test data; images are made with batch statistics as in the generator's updates,
-        where the code makes them in evaluation mode; in the generator's step the student is in
-        evaluation mode, so that its running statistics come from its own steps alone; the cosine
-        ends at 0; the gradients are bounded.
+        best on test data; images are synthesised with batch statistics as in the generator's
+        updates, where the code synthesises them in evaluation mode; in the generator's step the
+        student is in evaluation mode, so that its running statistics come from its own steps alone;
+        the cosine ends at 0; the gradients are bounded.
     """
 
     access = Access.NONE
@@ -81,35 +87,24 @@ class Ispf(Unlearner):
         *,
         generator_optimizer: OptimizerFactory,
         target: Target = "post_filter",
-        threshold: float = 0.01,
-        bn_weight: float = 1.0,
-        one_hot_weight: float = 1.0,
-        balance_weight: float = 1.0,
-        adversarial_weight: float = 1.0,
-        warm_up_steps: int = 10,
-        batch_size: int = 64,
-        student_steps: int = 10,
-        latent: int = 256,
-        **settings: object,
+        threshold: Fraction = 0.01,
+        bn_weight: NonNegative = 1.0,
+        one_hot_weight: NonNegative = 1.0,
+        balance_weight: NonNegative = 1.0,
+        adversarial_weight: NonNegative = 1.0,
+        warm_up_steps: NonNegativeInt = 10,
+        batch_size: BatchSize = 64,
+        student_steps: PositiveInt = 10,
+        latent: PositiveInt = 256,
+        **settings: Any,
     ) -> None:
-        super().__init__(batch_norm="train", **settings)  # type: ignore[arg-type]  # checked there
-        if target not in get_args(Target):
-            raise UserError(
-                f"unlearner.target must be one of {', '.join(get_args(Target))}, got {target!r}"
-            )
-        if not 0 <= threshold <= 1:
-            raise UserError(f"unlearner.threshold must lie in [0, 1], got {threshold!r}")
-        if latent < 1:
-            raise UserError(f"unlearner.latent must be at least 1, got {latent!r}")
+        super().__init__(batch_norm="train", **settings)
         self.weights = {
             "bn": bn_weight,
             "one_hot": one_hot_weight,
             "balance": balance_weight,
             "adversarial": adversarial_weight,
         }
-        for name, weight in self.weights.items():
-            if not weight >= 0:
-                raise UserError(f"unlearner.{name}_weight must be at least 0, got {weight!r}")
         self.rounds = Rounds(self.steps, student_steps, batch_size, warm_up_steps, seed=self.seed)
         self.target = target
         self.threshold = threshold
@@ -121,8 +116,9 @@ class Ispf(Unlearner):
         self.teacher = Teacher(kit.classifier)
         self.classifier = fresh_classifier(kit, stream("student", self.seed))
         if self.steps:
-            self.batches = Synthetic(
-                NoiseToImage(kit.info.spec, self.latent, WIDTHS, bounded=True),
+            spec = kit.info.spec
+            self.batches = SyntheticBatches(
+                NoiseToImage(spec.channels, spec.size, self.latent, WIDTHS, spec.normalise),
                 self.generator_optimizer,
                 self.classifier,
                 self.generator_loss,
@@ -132,40 +128,40 @@ class Ispf(Unlearner):
             )
 
     def batch_of(self, images: Tensor) -> UnlearnBatch:
-        """Return all images, labelled as the original answers."""
+        """Return all images, labelled by the original."""
         return synthetic_batch(images, self.teacher(images), self.forget)
 
     def generator_loss(self, images: Tensor) -> Tensor:
         """Return the weighted sum of the generator's four terms."""
-        expected, distance = answer_and_distance(self.teacher.network, images)
+        expected, distance = statistics_distance(self.teacher.network, images)
         terms = {
             "bn": distance,
             "one_hot": F.cross_entropy(expected, expected.argmax(dim=1)),
             "balance": balance(expected),
-            "adversarial": inhibited(expected, self.classifier(images), self.forget),
+            "adversarial": inhibited_divergence(expected, self.classifier(images), self.forget),
         }
         return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
-        """Return the divergence from the cleaned original."""
+        """Return the divergence from the filtered original, in nats."""
         expected = self.teacher(batch.images)
         if self.target == "mask":
             target = masked_target(expected, self.forget)
         else:
             target = post_filter(expected, self.forget, self.threshold).softmax(dim=1)
-        return {"distill": mean_of(batch, divergence(target, self.classifier(batch.images)))}
+        return {"distill": batch_mean(batch, divergence(target, self.classifier(batch.images)))}
 
 
-def answer_and_distance(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits in 32 bits, and how far the images' statistics are from those it keeps.
+def statistics_distance(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits in 32 bits, and the distance of batch statistics from the running ones.
 
-    The distance is the sum, over batch norms, of the Euclidean distances of means and of
-    variances (divided by n) of what they read; 0 without batch norm.
+    The distance is the sum over batch norms of the Euclidean distances of means and of variances
+    (divided by n) of their inputs; 0 without batch norm.
     """
     distances: list[Tensor] = []
 
     def compare(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-        assert isinstance(layer.running_mean, Tensor)  # only such layers are hooked
+        assert isinstance(layer.running_mean, Tensor)  # other layers have no hook
         assert isinstance(layer.running_var, Tensor)
         values = inputs[0].float().transpose(0, 1).flatten(1)
         mean, variance = values.mean(dim=1), values.var(dim=1, correction=0)
@@ -183,34 +179,33 @@ def answer_and_distance(network: nn.Module, images: Tensor) -> tuple[Tensor, Ten
 
 
 def balance(logits: Tensor) -> Tensor:
-    """Return Σ p̄ log p̄, p̄ the mean softmax over the batch: least where classes are even."""
-    # by logsumexp, for the gradient of p̄ log p̄ is no number where p̄ is rounded to 0
+    """Return Σ p̄ log p̄, the negative entropy of the mean softmax over the batch."""
+    # by logsumexp, for the gradient of p̄ log p̄ is NaN where p̄ is rounded to 0
     log_mean = logits.log_softmax(dim=1).logsumexp(dim=0) - math.log(len(logits))
     return (log_mean.exp() * log_mean).sum()
 
 
-def inhibited(teacher: Tensor, student: Tensor, forget: Sequence[int]) -> Tensor:
-    """Return the mean of −Σ_R t + Σ_F t, ``t`` as in `disagreement`."""
+def inhibited_divergence(teacher: Tensor, student: Tensor, forget: Sequence[int]) -> Tensor:
+    """Return the mean of −Σ_R t + Σ_F t, `t` as in `divergence_by_class`."""
     signs = -torch.ones(teacher.shape[1], device=teacher.device)
     signs[list(forget)] = 1.0
-    return (disagreement(teacher, student) * signs).sum(dim=1).mean()
+    return (divergence_by_class(teacher, student) * signs).sum(dim=1).mean()
 
 
 def post_filter(logits: Tensor, forget: Sequence[int], threshold: float) -> Tensor:
-    """Return logits in which forgotten classes above a probability are brought to the minimum.
+    """Return logits in which forget classes above a probability are lowered to the minimum.
 
-    What they are brought down by, together, is shared evenly by the retained classes, so the sum of
-    logits stays; as a softmax it is a mask that leaves something.
+    The sum of what is removed is added evenly to the retained classes, so the sum of logits stays.
 
     Args:
-        logits: Of the original classifier, shape ``(N, K)``.
-        forget: Forgotten classes.
-        threshold: Probability from which a forgotten class is brought down.
+        logits: Of the original classifier, shape `(N, K)`.
+        forget: Forget classes.
+        threshold: Probability above which a forget class is lowered.
     """
     logits = logits.float()
-    gone = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-    gone[list(forget)] = True
-    caught = gone & (logits.softmax(dim=1) > threshold)
+    forgotten = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+    forgotten[list(forget)] = True
+    lowered = forgotten & (logits.softmax(dim=1) > threshold)
     least = logits.amin(dim=1, keepdim=True)
-    taken = ((logits - least) * caught).sum(dim=1, keepdim=True)
-    return torch.where(caught, least, logits + ~gone * taken / (~gone).sum())
+    removed = ((logits - least) * lowered).sum(dim=1, keepdim=True)
+    return torch.where(lowered, least, logits + ~forgotten * removed / (~forgotten).sum())

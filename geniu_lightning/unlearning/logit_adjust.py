@@ -1,27 +1,28 @@
-"""Logit adjustment: a logit mask that also takes the imbalance out of the retained logits."""
+"""Logit adjustment: a logit mask that also removes the class imbalance from retained logits."""
 
-import math
+from typing import Any
 
 import torch
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import head_of
+from geniu_lightning.settings.checked import NonNegative, Positive
 from geniu_lightning.unlearning.base import Unlearner
-from geniu_lightning.unlearning.networks import mask_head
+from geniu_lightning.unlearning.logit_mask import mask_head
 from geniu_lightning.unlearning.sources import Sources
 
 
 class LogitAdjust(Unlearner):
-    """Masks the forgotten logits and lowers each retained one by its class's log prior.
+    """Masks the forget classes' logits and lowers each retained one by its class's log prior.
 
-    ``b_k -= tau · log π_k``, π the share of class k among the retained training images. It hides as
-    the mask does. Where retained classes are equally large, as when the majority class of a step
-    imbalance is forgotten, the adjustment is a constant and every answer is the mask's.
+    `b_k -= tau · log π_k`, π the share of class k among the retained training images. The class is
+    suppressed, as by the mask. Where retained classes are equally large, as when the majority class
+    of a step imbalance is forgotten, the adjustment is a constant and every answer is the mask's.
 
     Args:
-        tau: How much of the prior to take out; 0 is ``logit_mask``, 1 the rule for balanced error.
-            What an earlier request took out counts.
+        tau: Share of the log prior removed; 0 is `logit_mask`, 1 the rule for balanced error. What
+            an earlier request removed counts.
         offset: The masked bias, negated.
         **settings: Those of the base.
 
@@ -33,12 +34,8 @@ class LogitAdjust(Unlearner):
         mask is ours.
     """
 
-    def __init__(self, *, tau: float = 1.0, offset: float = 1e4, **settings: object) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
-        if not 0 <= tau < math.inf:
-            raise UserError(f"unlearner.tau must be at least 0 and finite, got {tau}")
-        if not 0 < offset < math.inf:
-            raise UserError(f"unlearner.offset must be positive and finite, got {offset}")
+    def __init__(self, *, tau: NonNegative = 1.0, offset: Positive = 1e4, **settings: Any) -> None:
+        super().__init__(**settings)
         self.tau = tau
         self.offset = offset
 
@@ -46,15 +43,15 @@ class LogitAdjust(Unlearner):
         """Take the priors from the kit."""
         super().prepare(kit, sources)
         counts = torch.tensor(kit.info.class_counts, dtype=torch.float64)
-        self.kept = [k for k in range(len(counts)) if k not in self.forget]
-        if (counts[self.kept] < 1).any():
+        self.retained = [k for k in range(len(counts)) if k not in self.forget]
+        if (counts[self.retained] < 1).any():
             raise UserError("the kit does not say how many images of each class were trained on")
-        self.log_priors = (counts[self.kept] / counts[self.kept].sum()).log()
+        self.log_priors = (counts[self.retained] / counts[self.retained].sum()).log()
         self.prior_taken = max(self.tau - kit.info.prior_taken, 0.0)
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Edit the head."""
+        """Adjust and mask the head."""
         bias = head_of(self.classifier).bias
-        bias[self.kept] -= self.prior_taken * self.log_priors.to(bias)
+        bias[self.retained] -= self.prior_taken * self.log_priors.to(bias)
         mask_head(self.classifier, self.forget, self.offset)

@@ -1,35 +1,45 @@
-"""Logit mask: forbid the answer. The baseline that every method has to be compared with."""
+"""Logit mask: a bias that forbids the answer. The baseline of every method."""
 
-import math
+from collections.abc import Sequence
+from typing import Any
 
-from geniu_lightning.errors import UserError
+import torch
+from torch import nn
+
+from geniu_lightning.kit.networks import head_of
+from geniu_lightning.settings.checked import Positive
 from geniu_lightning.unlearning.base import Unlearner
-from geniu_lightning.unlearning.networks import mask_head
 
 
 class LogitMask(Unlearner):
-    """Zeroes the forgotten rows of the head and sinks their biases below every possible logit.
+    """Zeroes the forget classes' rows of the head and sets their biases below every other logit.
 
-    Nothing else moves: features and membership of the class are as they were, and a head row set to
-    the mean feature of the class brings all of it back. It hides; it does not forget.
+    Features and membership of the class are unchanged, and a head row set to the mean feature of
+    the class restores it: the class is suppressed, not forgotten.
 
     Args:
         offset: The bias, negated; finite, for minus infinity breaks cross-entropy and export.
         **settings: Those of the base.
 
     Raises:
-        UserError: If the offset is not positive and finite.
+        SettingError: If a setting is out of range.
 
     Source:
         Folklore.
     """
 
-    def __init__(self, *, offset: float = 1e4, **settings: object) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
-        if not 0 < offset < math.inf:
-            raise UserError(f"unlearner.offset must be positive and finite, got {offset}")
+    def __init__(self, *, offset: Positive = 1e4, **settings: Any) -> None:
+        super().__init__(**settings)
         self.offset = offset
 
     def finish(self) -> None:
-        """Edit the head."""
+        """Mask the head."""
         mask_head(self.classifier, self.forget, self.offset)
+
+
+@torch.no_grad()
+def mask_head(classifier: nn.Module, forget: Sequence[int], offset: float = 1e4) -> None:
+    """Zero the rows of the head of some classes and set their biases to `-offset`, in place."""
+    head = head_of(classifier)
+    head.weight[list(forget)] = 0.0
+    head.bias[list(forget)] = -offset

@@ -1,33 +1,42 @@
-"""Loss terms of more than one method, as functions of logits.
+"""Losses of more than one method, as pure functions of logits.
 
-Each returns one value a sample, shape ``(N,)``, in nats where not said otherwise, and works in
-32 bits whatever the network ran in.
+Each returns one value a sample, shape `(N,)`, in nats unless said otherwise, and computes in
+32 bits whatever precision the network ran in.
 """
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
+
+MaxMargin = Annotated[float, Field(gt=0, le=40)]  # (e^40)^2 is as far as 32 bits go
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy, exact however small it is.
 
-    ``log_softmax`` rounds to 0 what lies below 6e-8; here it is softplus of the negative margin,
-    which stays exact down to about e^-87, as a reciprocal needs.
+    `log_softmax` rounds to 0 what lies below 6e-8; softplus of the negative margin stays exact
+    down to about e^-87, as a reciprocal needs.
 
     Args:
-        logits: Shape ``(N, K)``.
-        labels: int64, shape ``(N,)``.
+        logits: Shape `(N, K)`.
+        labels: int64, shape `(N,)`.
 
     Example:
         >>> float(cross_entropy(torch.tensor([[30.0, 0.0]]), torch.tensor([0]))) > 0
         True
     """
     return F.softplus(-margin(logits, labels))
+
+
+def capped_cross_entropy(logits: Tensor, labels: Tensor, cap: float | None) -> Tensor:
+    """Return min(CE, cap log K), log K the cross-entropy of chance; `None` is no cap."""
+    bound = math.inf if cap is None else cap * math.log(logits.shape[1])
+    return cross_entropy(logits, labels).clamp(max=bound)
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -39,21 +48,20 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def bounded_reciprocal(logits: Tensor, labels: Tensor, max_margin: float) -> Tensor:
-    """Return 1 / cross-entropy, continued by its tangent where the margin exceeds ``max_margin``.
+    """Return 1 / cross-entropy, continued by its tangent where the margin exceeds `max_margin`.
 
-    The reciprocal's slope grows as e^margin, so one confident proxy would drown all others, and
-    the first step would be a blow. The tangent keeps the slope at its value at ``max_margin``: no
-    proxy is pushed harder than that, and, unlike with an added epsilon, none is let go because it
-    is confident.
+    The slope of the reciprocal grows as e^margin, so one confident proxy would outweigh all
+    others, and the first step would be far too long. The tangent keeps the slope at its value at
+    `max_margin`. Unlike an added epsilon it does not weaken the gradient of confident proxies.
 
     Args:
-        logits: Shape ``(N, K)``.
-        labels: int64, shape ``(N,)``.
-        max_margin: Where the tangent begins, in nats, in (0, 40]; the largest slope is about
-            e^max_margin.
+        logits: Shape `(N, K)`.
+        labels: int64, shape `(N,)`.
+        max_margin: Margin at which the tangent begins, in nats, in (0, 40]; the largest slope is
+            about e^max_margin.
 
     Returns:
-        Values in 1/nats, shape ``(N,)``; positive, smaller the more surely the label is missed.
+        Values in 1/nats, shape `(N,)`; positive, smaller the less likely the label.
 
     Source:
         GENIU, arXiv 2406.07885, Eq. 7, for the reciprocal; the continuation is ours.
@@ -68,32 +76,56 @@ def divergence(target: Tensor, logits: Tensor) -> Tensor:
     """Return KL(target ‖ softmax(logits)); a target probability of exactly 0 counts as 0.
 
     Args:
-        target: Probabilities, shape ``(N, K)``.
-        logits: Shape ``(N, K)``.
+        target: Probabilities, shape `(N, K)`.
+        logits: Shape `(N, K)`.
     """
     log_probabilities = logits.float().log_softmax(dim=1)
     return cast(Tensor, torch.special.xlogy(target, target) - target * log_probabilities).sum(dim=1)
 
 
-def masked_target(logits: Tensor, forget: Sequence[int]) -> Tensor:
-    """Return the softmax over the retained classes alone; forgotten ones get probability 0.
+def divergence_by_class(teacher: Tensor, student: Tensor) -> Tensor:
+    """Return p_T (log p_T − log p_S) of each class, shape `(N, K)`; the sum is KL(p_T ‖ p_S).
+
+    Unlike that of `divergence` its gradient towards the teacher is finite, even where a
+    probability is rounded to 0.
 
     Args:
-        logits: Of the original classifier, shape ``(N, K)``.
-        forget: Forgotten classes.
+        teacher: Logits, shape `(N, K)`.
+        student: Logits, same shape.
+    """
+    expected = teacher.float().log_softmax(dim=1)
+    return expected.exp() * (expected - student.float().log_softmax(dim=1))
+
+
+def masked_target(logits: Tensor, forget: Sequence[int]) -> Tensor:
+    """Return the softmax over the retained classes, shape `(N, K)`; forget classes get 0.
+
+    Args:
+        logits: Of the original classifier, shape `(N, K)`.
+        forget: Forget classes.
     """
     masked = logits.float().clone()
     masked[:, list(forget)] = -torch.inf
     return masked.softmax(dim=1)
 
 
+def uniform_target(logits: Tensor, forget: Sequence[int]) -> Tensor:
+    """Return the uniform distribution over the retained classes, of the shape of `logits`."""
+    return masked_target(torch.zeros_like(logits), forget)
+
+
+def log_forget_probability(logits: Tensor, forget: Sequence[int]) -> Tensor:
+    """Return the logarithm of the probability of all forget classes together."""
+    return logits.float().log_softmax(dim=1)[:, list(forget)].logsumexp(dim=1)
+
+
 def random_retained_labels(count: int, classes: int, forget: Sequence[int]) -> Tensor:
-    """Draw classes evenly from those that are kept, int64, on the CPU, shape ``(count,)``.
+    """Return labels drawn uniformly from the retained classes, int64, CPU, shape `(count,)`.
 
     Args:
-        count: How many.
-        classes: Classes in all.
-        forget: Forgotten classes, never drawn.
+        count: Number of labels.
+        classes: Number of all classes.
+        forget: Forget classes, never drawn.
     """
-    kept = torch.tensor([k for k in range(classes) if k not in forget])
-    return kept[torch.randint(len(kept), (count,))]
+    retained = torch.tensor([k for k in range(classes) if k not in forget])
+    return retained[torch.randint(len(retained), (count,))]

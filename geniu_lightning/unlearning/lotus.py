@@ -1,47 +1,49 @@
-"""LoTUS: soften the original's own answers on forgotten images until they say nothing."""
+"""LoTUS: soften the original's own answers on the forget set until they are uninformative."""
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
+from geniu_lightning.models.frozen import frozen
+from geniu_lightning.settings.checked import Positive, PositiveInt
+from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.networks import Teacher
-from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
+from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 
 Support = Literal["all", "retained"]
-HOTTEST = 80.0  # e^80 still fits 32 bits; logits divided by it are level long before
+HOTTEST = 80.0  # e^80 fits 32 bits, and logits divided by it are uniform
 
 
 class Lotus(Tuning):
-    """Minimises ``−Σ_k t_k log p_k`` towards noisy answers t of the original.
+    """Minimises `−Σ_k t_k log p_k` towards noisy answers t of the original.
 
-    On forgotten images ``t = softmax((z_T + g) / τ)``, g standard Gumbel noise; on retained ones t
-    is a class drawn from the original's own probabilities. ``τ = e^(α Δ)``, Δ the accuracy that is
-    left on forgotten images: hot while there is some, and near 1, which is the original's own
-    answer, once there is none. So it takes back what it forgot, and does not settle.
+    On the forget set `t = softmax((z_T + g) / τ)`, g standard Gumbel noise; on the retain set t is
+    a class drawn from the original's own probabilities. `τ = e^(α Δ)`, Δ the remaining accuracy on
+    the forget set. Once Δ is 0, τ is 1 and the target is the original's own answer: what was
+    forgotten is relearned, and training oscillates.
 
     Args:
         alpha: α.
-        support: Classes that targets live on: ``all`` (the paper's), or ``retained`` ones alone,
-            with which it settles.
+        support: Classes of the targets: `all` (the paper's), or `retained` ones alone, with which
+            it converges.
         temperature_every: Steps between two measurements of Δ.
-        measured_images: Forgotten images, drawn evenly over classes and not augmented, that Δ is
-            measured on, at most.
+        measured_images: Largest number of images of the forget set that Δ is measured on, drawn
+            evenly over classes, not augmented.
         **settings: Those of `Tuning`.
 
     Raises:
-        UserError: If a setting is out of range.
+        SettingError: If a setting is out of range.
 
     Source:
         Spartalis et al., LoTUS, arXiv 2503.18314. Public code: α 32, AdamW 1e-4, decay 5e-4, 10
         epochs, batch 128, a random 30 % of retained images; Δ once an epoch, against the accuracy
         of the original on unseen images of the forget set's kind, which is 0 for a class.
-        Departures: Δ every few steps on a bounded number of images; the mean of each side; all
-        retained images; no decay, a rate ten times as large for steps that are fewer, a bound of
+        Departures: Δ every few steps on a bounded number of images; the mean of each set; the whole
+        retain set; no decay, a rate ten times as large for steps that are fewer, a bound of
         the gradient; batch norm frozen.
     """
 
@@ -50,22 +52,13 @@ class Lotus(Tuning):
     def __init__(
         self,
         *,
-        alpha: float = 32.0,
+        alpha: Positive = 32.0,
         support: Support = "all",
-        temperature_every: int = 20,
-        measured_images: int = 512,
-        **settings: object,
+        temperature_every: PositiveInt = 20,
+        measured_images: PositiveInt = 512,
+        **settings: Any,
     ) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
-        if support not in get_args(Support):
-            raise UserError(
-                f"unlearner.support must be one of {', '.join(get_args(Support))}, got {support!r}"
-            )
-        if not alpha > 0 or temperature_every < 1 or measured_images < 1:
-            raise UserError(
-                "unlearner.alpha must be above 0, temperature_every and measured_images at least"
-                f" 1, got {alpha}, {temperature_every} and {measured_images}"
-            )
+        super().__init__(**settings)
         self.alpha = alpha
         self.support = support
         self.temperature_every = temperature_every
@@ -73,15 +66,15 @@ class Lotus(Tuning):
         self.temperature = 1.0
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Copy the original, and open what Δ is measured on beside both sides."""
+        """Copy the original as teacher, and open the images that Δ is measured on."""
         self.teacher = Teacher(kit.classifier)
         super().prepare(kit, sources)
-        # whole on every process, so that all find the same temperature
-        self.measured = self.once(kit, sources, Access.FORGET, self.measured_images)
+        # not divided among processes, so that all measure the same temperature
+        self.measured = self.single_pass(kit, sources, Access.FORGET, self.measured_images)
 
     def on_train_batch_start(self, batch: UnlearnBatch, batch_idx: int) -> None:
-        """Measure the temperature now and then."""
-        # not in the step: under autocast, weights first read without gradient stay so for the step
+        """Measure the temperature every `temperature_every` steps."""
+        # not in the step: autocast would cache casts of the weights that have no gradient
         if self.global_step % self.temperature_every == 0:
             self.temperature = math.exp(min(self.alpha * self.forget_accuracy(), HOTTEST))
 
@@ -92,22 +85,22 @@ class Lotus(Tuning):
         loss = -(target * logits.log_softmax(dim=1)).sum(dim=1)
         return {"forget": batch.forget_mean(loss), "retain": batch.retain_mean(loss)}
 
-    def targets(self, said: Tensor, forget: Tensor) -> Tensor:
-        """Return noisy answers of the original, probabilities, shape ``(N, K)``."""
+    def targets(self, answer: Tensor, forget: Tensor) -> Tensor:
+        """Return target probabilities of the original's logits, both of shape `(N, K)`."""
         if self.support == "retained":
-            said = said.clone()
-            said[:, list(self.forget)] = -torch.inf
-        noisy = said + torch.empty(said.shape).exponential_().log_().neg_().to(said)
+            answer = answer.clone()
+            answer[:, list(self.forget)] = -torch.inf
+        noisy = answer + torch.empty(answer.shape).exponential_().log_().neg_().to(answer)
         drawn = torch.nn.functional.one_hot(noisy.argmax(dim=1), noisy.shape[1]).to(noisy)
         return torch.where(forget[:, None], (noisy / self.temperature).softmax(dim=1), drawn)
 
     @torch.no_grad()
     def forget_accuracy(self) -> float:
-        """Return Δ: the accuracy of the classifier, in evaluation mode, on forgotten images."""
-        self.classifier.eval()
-        right = [
-            self.classifier(batch.images.to(self.device)).argmax(dim=1).cpu() == batch.labels.cpu()
-            for batch in self.measured
-        ]
-        self._set_batch_norm()
+        """Return Δ: the accuracy of the classifier on the forget set, in evaluation mode."""
+        with frozen(self.classifier):
+            right = [
+                self.classifier(batch.images.to(self.device)).argmax(dim=1).cpu()
+                == batch.labels.cpu()
+                for batch in self.measured
+            ]
         return torch.cat(right).float().mean().item()

@@ -1,78 +1,78 @@
-"""Masked distillation: teach the classifier what the original says when it may not name F."""
+"""Masked distillation: the classifier learns the original's answers with F masked."""
 
-from typing import Literal, get_args
+from typing import Any, Literal
 
 from torch import Tensor
 
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.unlearning.inputs import Noise, Warped, Warps
+from geniu_lightning.settings.checked import NonNegative
+from geniu_lightning.unlearning.batches import Batches, GaussianBatches, UnlearnBatch
 from geniu_lightning.unlearning.losses import divergence, masked_target
 from geniu_lightning.unlearning.networks import Teacher
-from geniu_lightning.unlearning.sources import Access, Batches, Sources, UnlearnBatch
+from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
+from geniu_lightning.unlearning.warps import WarpedBatches, Warps
 
 Inputs = Literal["proxies", "data", "noise", "mix"]
 UNLABELLED = ("noise", "mix")
 
 
 class MaskedDistill(Tuning):
-    """Distils from the original with all forgotten classes masked, on inputs of all classes.
+    """Distils from the original with the forget classes masked, on inputs of all classes.
 
-    ``L = mean over forgotten inputs of KL(softmax(mask_F(z_T)) ‖ softmax(z)) + w · mean over
-    retained ones of the same``. On ``noise`` and ``mix``, which have no label, all inputs count
-    alike: there is the second term alone.
+    `L = mean over forget inputs of KL(softmax(mask_F(z_T)) ‖ softmax(z)) + w · mean over retain
+    inputs of the same`. On `noise` and `mix`, which have no label, all inputs count alike: there is
+    the second term alone.
 
-    The target is just what `LogitMask` answers, so a
-    loss of 0 is a masked classifier on these inputs, but here the gradient reaches the whole
-    network. ZipBatches GENIU's reciprocal it shows what that loss adds, for the proxies are the same.
+    The target is what `LogitMask` answers, so a loss of 0 is a masked classifier on these inputs,
+    but here the gradient reaches the whole network. Compared with GENIU on the same proxies it
+    shows what the reciprocal loss adds.
 
     Args:
-        source: ``proxies`` of the kit; training ``data``; ``noise``, which is N(0, I) as the
-            classifier reads it, fresh in every step; ``mix``, λx + (1 - λ)x' of two random proxies
-            of any class, λ even in [0, 1], fresh in every step. Noise needs no generator.
+        source: `proxies` of the kit; training `data`; `noise`, N(0, I) in normalised space, fresh
+            in every step; `mix`, λx + (1 - λ)x' of two random proxies of any class, λ uniform in
+            [0, 1], fresh in every step. Noise needs no generator.
         retain_weight: w.
-        **settings: Those of `Tuning`; ``batch_size``
-            is the size of a batch of noise or mixtures, too.
+        **settings: Those of `Tuning`; `batch_size` is that of noise or mixtures, too.
 
     Raises:
-        UserError: If the source does not exist.
+        SettingError: If a setting is out of range.
 
     Source:
         The loss of Zhou et al., Decoupled Distillation to Erase, arXiv 2503.23751, there on the
-        forgotten images alone; other inputs, the retained side and its weight are ours. Noise
-        rarely looks like any class to a classifier, so expect little of it.
+        forget set alone; other inputs, the retain term and its weight are ours.
     """
 
     sides = Access.FORGET | Access.RETAIN
-    sources_of = get_args(Inputs)
 
     def __init__(
-        self, *, source: Inputs = "proxies", retain_weight: float = 1.0, **settings: object
+        self, *, source: Inputs = "proxies", retain_weight: NonNegative = 1.0, **settings: Any
     ) -> None:
-        super().__init__(source=source, **settings)  # type: ignore[arg-type]  # checked there
+        super().__init__(source="data" if source == "data" else "proxies", **settings)
+        self.inputs = source
         self.retain_weight = retain_weight
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Copy the original to ask it about the inputs."""
+        """Copy the original as teacher."""
         self.teacher = Teacher(kit.classifier)
         super().prepare(kit, sources)
 
-    def stream(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Batches:
+    def make_batches(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Batches:
         """Return batches of the inputs that are set."""
-        if self.source == "noise":
+        if self.inputs == "noise":
             spec, device = kit.info.spec, next(kit.classifier.parameters()).device
             shape = (self.batch_size, spec.channels, spec.size, spec.size)
-            return Noise(shape, steps, self.seed, device)
-        if self.source == "mix":
+            return GaussianBatches(shape, steps, self.seed, device)
+        if self.inputs == "mix":
             images = self.proxies(kit, sides).images
-            return Warped(images, Warps(mix=1.0), self.batch_size, steps, self.seed)
-        return super().stream(kit, sources, sides, steps)
+            return WarpedBatches(images, Warps(mix=1.0), self.batch_size, steps, self.seed)
+        return super().make_batches(kit, sources, sides, steps)
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
-        """Return both terms, in nats; on inputs without labels the retained one."""
+        """Return both terms, in nats; on inputs without labels the retain term."""
         target = masked_target(self.teacher(batch.images), self.forget)
         loss = divergence(target, self.classifier(batch.images))
         terms = {"retain": self.retain_weight * batch.retain_mean(loss)}
-        if self.source not in UNLABELLED:
+        if self.inputs not in UNLABELLED:
             terms["forget"] = batch.forget_mean(loss)
         return terms

@@ -1,50 +1,48 @@
-"""MU-Mis: take back the sensitivity to an image that training on it has made."""
+"""MU-Mis: reduce the sensitivity of logits to images of the forget set."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import SettingError
+from geniu_lightning.settings.checked import NonNegative
+from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.losses import random_retained_labels
-from geniu_lightning.unlearning.sources import Access, UnlearnBatch
+from geniu_lightning.unlearning.sources import Access
 from geniu_lightning.unlearning.tuning import Tuning
 
 
 class MuMis(Tuning):
     """Lowers the slope of the own class's logit, and raises that of another class's.
 
-    ``L = mean over forgotten x of [own > other] · (own − w · other)``, with
-    ``own = ‖∇_x z_y(x)‖²``, ``other = ‖∇_x z_c(x)‖²`` and c drawn for each image and step evenly
-    over the retained classes. Nothing bounds the second term, so an image counts 0 in a step where
-    its own class moves it no more than the other does.
+    `L = mean over the forget set's x of [own > other] · (own − w · other)`, with
+    `own = ‖∇_x z_y(x)‖²`, `other = ‖∇_x z_c(x)‖²` and c drawn for each image and step uniformly
+    from the retained classes. The second term is unbounded below, so an image counts 0 in a step
+    where its own slope is no larger than the other's.
 
     Args:
         irrelevant_weight: w.
         **settings: Those of `Tuning`.
 
     Raises:
-        UserError: If the weight is negative, or batch statistics are asked for: a logit would
-            depend on all images of the batch.
+        SettingError: If a setting is out of range, or `batch_norm` is `train`: a logit would depend
+            on all images of the batch.
 
     Source:
         Remaining-data-free Machine Unlearning by Suppressing Sample Contribution, arXiv 2402.15109.
         Its code was not seen: rates, the draw of c and the stopping rule are ours, w = 1 is the
-        paper's. The rule is asked of each image, not of the means over a batch: so it says the same
-        however images are dealt to processes, and goes on with those that are not done. Slopes are
-        by normalised pixels, in 32 bits whatever the precision, for they are differentiated again.
+        paper's. The rule is applied to each image, not to the means of a batch: the result does not
+        depend on how images are divided among processes. Slopes are by normalised pixels, in 32
+        bits whatever the precision, for they are differentiated again.
     """
 
     sides = Access.FORGET
 
-    def __init__(self, *, irrelevant_weight: float = 1.0, **settings: object) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
-        if not irrelevant_weight >= 0:
-            raise UserError(
-                f"unlearner.irrelevant_weight must be at least 0, got {irrelevant_weight}"
-            )
+    def __init__(self, *, irrelevant_weight: NonNegative = 1.0, **settings: Any) -> None:
+        super().__init__(**settings)
         if self.batch_norm == "train":
-            raise UserError(
-                "unlearner.batch_norm must be frozen or frozen_affine for mu_mis, got 'train'"
-            )
+            raise SettingError("must be frozen or frozen_affine, got 'train'", key="batch_norm")
         self.irrelevant_weight = irrelevant_weight
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
@@ -55,17 +53,17 @@ class MuMis(Tuning):
             drawn = random_retained_labels(len(logits), logits.shape[1], self.forget)
             own = _slope(logits, batch.labels, images)
             other = _slope(logits, drawn.to(logits.device), images)
-        open_ = own.detach() > other.detach()
+        active = own.detach() > other.detach()
         # no slope depends on the head's bias; without a gradient DDP would wait for it
         everything = 0 * logits.sum()
         return {
-            "own": batch.forget_mean(open_ * own) + everything,
-            "irrelevant": -self.irrelevant_weight * batch.forget_mean(open_ * other),
+            "own": batch.forget_mean(active * own) + everything,
+            "irrelevant": -self.irrelevant_weight * batch.forget_mean(active * other),
         }
 
 
 def _slope(logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-    """Return the squared norm of one logit's gradient by its image, ``(N,)``, differentiable."""
+    """Return the squared norm of one logit's gradient by its image, `(N,)`, differentiable."""
     # images do not mix where batch norm is frozen, so the sum's gradient is each image's own
     chosen = logits.gather(1, labels[:, None]).sum()
     (gradient,) = torch.autograd.grad(chosen, images, create_graph=True)

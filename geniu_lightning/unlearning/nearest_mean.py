@@ -1,10 +1,10 @@
-"""Nearest mean: answer with the retained class whose mean feature is nearest."""
+"""Nearest mean: classify as the retained class whose mean feature is nearest."""
 
 import torch
 
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import features_of, head_of
-from geniu_lightning.unlearning.networks import mask_head
+from geniu_lightning.unlearning.logit_mask import mask_head
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 
@@ -12,10 +12,10 @@ from geniu_lightning.unlearning.tuning import Tuning
 class NearestMean(Tuning):
     """Replaces the head by the nearest class mean in feature space; nothing is trained.
 
-    ``W_k = 2 μ_k``, ``b_k = −‖μ_k‖²`` for retained k, μ_k the mean feature of its images, so the
-    largest logit is the nearest mean; forgotten rows are masked. Class counts play no part, so the
-    majority's bias goes too. Features stay as they were: it hides. On proxies it says how good
-    they are without any tuning.
+    `W_k = 2 μ_k`, `b_k = −‖μ_k‖²` for retained k, μ_k the mean feature of its images, so the
+    largest logit is the nearest mean; forget classes are masked. Class counts have no influence, so
+    the majority's bias is removed too. Features are unchanged: the class is suppressed, not
+    forgotten. On proxies it shows how good they are without any tuning.
 
     Args:
         **settings: Those of `Tuning`.
@@ -34,7 +34,7 @@ class NearestMean(Tuning):
         head = head_of(kit.classifier)
         sums = head.weight.new_zeros(head.out_features, head.in_features, dtype=torch.float64)
         counts = sums.new_zeros(head.out_features)
-        for batch in self.once(kit, sources, Access.RETAIN):
+        for batch in self.single_pass(kit, sources, Access.RETAIN):
             features = features_of(kit.classifier, batch.images).double()
             sums.index_add_(0, batch.labels, features)
             counts += torch.bincount(batch.labels, minlength=head.out_features)
@@ -43,11 +43,11 @@ class NearestMean(Tuning):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Write the means into the head; a class without images is no answer either."""
+        """Write the means into the head; a class without images is masked too."""
         head = head_of(self.classifier)
         head.weight.copy_(2 * self.means)
         squares = self.means.square().sum(dim=1)
         head.bias.copy_(-squares)
-        # below every other bias, which is all that an image without features gets
+        # below every other bias: the logits of an image whose features are all 0
         offset = max(1e4, 2 * squares.max().item())
         mask_head(self.classifier, sorted({*self.forget, *self.missing}), offset)

@@ -1,36 +1,18 @@
-"""Noise images that a classifier gets as wrong, or as right, as they can be made."""
+"""Learned noise: images on which a classifier's error is as large, or as small, as possible."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import generator
+from geniu_lightning.unlearning.batches import UnlearnBatch, WholeBatches, labelled_batch
 from geniu_lightning.unlearning.losses import cross_entropy
 from geniu_lightning.unlearning.networks import Teacher
-from geniu_lightning.unlearning.sources import UnlearnBatch, marked
 
-AT_ONCE = 256  # images; bounds memory where there are many classes
-
-
-def check_noise(count: str, images: int, steps: int, rate: float, penalty: float) -> None:
-    """Check the settings of `learned_noise`, whose number of images has the name ``count``.
-
-    Raises:
-        UserError: If one is out of range.
-    """
-    if images < 1:
-        raise UserError(f"unlearner.{count} must be at least 1, got {images}")
-    if steps < 0:
-        raise UserError(f"unlearner.noise_steps must be at least 0, got {steps}")
-    if not 0 < rate < math.inf:
-        raise UserError(f"unlearner.noise_rate must be positive and finite, got {rate}")
-    if not 0 <= penalty < math.inf:
-        raise UserError(f"unlearner.penalty must be at least 0 and finite, got {penalty}")
+CHUNK = 256  # images of one forward pass; bounds memory where there are many classes
 
 
 def learned_noise(
@@ -43,35 +25,35 @@ def learned_noise(
     rate: float,
     penalty: float,
 ) -> tuple[Tensor, Tensor]:
-    """Learn noise of each class that raises the classifier's error, or lowers it.
+    """Return noise of each class that maximises the classifier's error, or minimises it.
 
-    Every image N of class k, from N(0, I) in normalised space, goes down by Adam on
+    Every image N of class k starts from N(0, I) in normalised space and is moved by Adam down
 
-    - ``−CE(f(N), k) + λ ‖N‖²`` for the largest error,
-    - ``CE(f(N), k) + λ ‖N‖²`` for the smallest,
+    - `−CE(f(N), k) + λ ‖N‖²` for the largest error,
+    - `CE(f(N), k) + λ ‖N‖²` for the smallest,
 
-    ``‖N‖²`` the sum over its pixels. −CE has no lower bound of its own; the squares, which grow
-    faster, give it one. f is a frozen copy in evaluation mode, so no image sees another, and all
-    classes are learned together as if each were alone.
+    `‖N‖²` the sum over its pixels. −CE is unbounded below; the squares grow faster and bound it.
+    f is a frozen copy in evaluation mode, so images do not interact, and all classes are learned
+    together as if each were alone.
 
     Args:
-        kit: Its classifier is asked and stays as it is.
+        kit: Its classifier is f, and stays as it is.
         classes: Each gets noise of its own, labelled with itself.
-        error: ``max`` or ``min``.
-        images: Of each class.
-        steps: Of Adam; 0 leaves the noise as it was drawn.
-        rate: Of Adam.
+        error: `max` or `min`.
+        images: Images of each class.
+        steps: Steps of Adam; 0 leaves the noise as drawn.
+        rate: Learning rate of Adam.
         penalty: λ.
 
     Returns:
-        Images, normalised, shape ``(classes · images, C, H, W)``, class by class; and labels.
+        Images, normalised, shape `(classes · images, C, H, W)`, class by class; and labels.
 
     Source:
-        Tarun et al., Fast Yet Effective Machine Unlearning, arXiv 2111.08947 (``max``); Chundawat
+        Tarun et al., Fast Yet Effective Machine Unlearning, arXiv 2111.08947 (`max`); Chundawat
         et al., Zero-Shot Machine Unlearning, arXiv 2201.05629 (both). Departures from their public
-        code: all images of the batch are used, not as many as there are colour channels, each class
-        is labelled with itself, and the classifier is in evaluation mode, so that no noise enters
-        its statistics. The sum over images stands for their mean, which Adam cannot tell apart.
+        code: all images of the batch are used, not as many as there are colour channels; each class
+        is labelled with itself; the classifier is in evaluation mode, so that no noise enters its
+        statistics. The sum over images stands for their mean, which Adam cannot tell apart.
     """
     network, spec = Teacher(kit.classifier).network, kit.info.spec
     device = next(network.parameters()).device
@@ -82,21 +64,25 @@ def learned_noise(
     sign = -1 if error == "max" else 1
     for _ in range(steps):
         optimizer.zero_grad()
-        for some, wanted in zip(noise.split(AT_ONCE), labels.split(AT_ONCE), strict=True):
+        for some, wanted in zip(noise.split(CHUNK), labels.split(CHUNK), strict=True):
             squares = some.square().sum(dim=(1, 2, 3))
             (sign * cross_entropy(network(some), wanted) + penalty * squares).sum().backward()
         optimizer.step()
     return noise.detach(), labels
 
 
-class NoiseBatches:
-    """Shuffled noise, equally many images of each class in a batch; whole on every rank.
+class NoiseBatches(WholeBatches):
+    """Shuffled learned noise, equally many images of each class in a batch.
+
+    Concatenated with training images, whose shares differ, the mean over processes is still that
+    of the whole batch.
 
     Args:
-        images: Shape ``(N, C, H, W)``, equally many of each class, class by class.
-        labels: int64, shape ``(N,)``.
-        forget: Forgotten classes.
-        batch_size: Images in a batch, cut down to a multiple of the classes; at least one of each.
+        images: Shape `(N, C, H, W)`, equally many of each class, class by class.
+        labels: int64, shape `(N,)`.
+        forget: Forget classes.
+        batch_size: Images in a batch, rounded down to a multiple of the classes; at least one of
+            each.
         seed: Unlearning seed; the order is a function of it and the epoch.
     """
 
@@ -121,10 +107,4 @@ class NoiseBatches:
         orders = [k * count + torch.randperm(count, generator=random) for k in range(self.classes)]
         for part in torch.stack(orders).tensor_split(len(self), dim=1):
             chosen = part.flatten().to(self.images.device)
-            yield marked(self.images[chosen], self.labels[chosen], self.forget)
-
-    def shard(self, rank: int, world: int) -> None:
-        """Leave the batch whole: every rank made the same noise, and equal gradients need no share.
-
-        ``ZipBatches`` real images, whose shares differ, the mean over ranks is still that of the whole.
-        """
+            yield labelled_batch(self.images[chosen], self.labels[chosen], self.forget)

@@ -4,4 +4,4 @@ from geniu_lightning.unlearning.base import Unlearner
 
 
 class NoUnlearning(Unlearner):
-    """Returns a copy of the original. Its row shows what there was to forget."""
+    """Returns a copy of the original."""

@@ -1,4 +1,6 @@
-"""Random initialisation: a network that never saw an image. The floor of every table."""
+"""Random initialisation: a network that was never trained. The floor of every table."""
+
+from collections.abc import Sequence
 
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
@@ -10,17 +12,17 @@ from geniu_lightning.unlearning.sources import Sources
 class RandomInit(Unlearner):
     """Returns a new network of the same kind with fresh weights; nothing is trained.
 
-    It has forgotten everything: the ceiling of privacy, and 1/K of accuracy.
+    It knows no class: nothing about the forget set can leak, and accuracy is 1/K.
 
     Args:
-        forget: Forgotten classes, by index; the weights do not depend on them.
+        forget: Forget classes, by index; without effect on the weights.
         seed: Unlearning seed; the weights follow from it and the kit's training seed.
 
     Source:
         Folklore.
     """
 
-    def __init__(self, *, forget: tuple[int, ...], seed: int = 0) -> None:
+    def __init__(self, *, forget: Sequence[int], seed: int = 0) -> None:
         super().__init__(forget=forget, batch_norm="train", seed=seed)
 
     def prepare(self, kit: Kit, sources: Sources) -> None:

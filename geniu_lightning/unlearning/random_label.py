@@ -1,40 +1,41 @@
-"""Random labels: teach forgotten images the names of other classes."""
+"""Random labels: train the forget set on labels of other classes."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from geniu_lightning.errors import UserError
+from geniu_lightning.settings.checked import NonNegative
+from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.losses import cross_entropy, random_retained_labels
-from geniu_lightning.unlearning.sources import Access, UnlearnBatch
+from geniu_lightning.unlearning.sources import Access
 from geniu_lightning.unlearning.tuning import Tuning
 
 
 class RandomLabel(Tuning):
-    """Minimises ``CE(z, ỹ)`` on forgotten images and ``w CE(z, y)`` on retained ones.
+    """Minimises `CE(z, ỹ)` on the forget set and `w CE(z, y)` on the retain set.
 
-    ỹ is drawn anew in each step, evenly over the retained classes.
+    ỹ is drawn anew in each step, uniformly from the retained classes.
 
     Args:
-        retain_weight: w; with 0 no retained image is read.
+        retain_weight: w; with 0 the retain set is not read.
         **settings: Those of `Tuning`.
 
     Raises:
-        UserError: If the weight is negative.
+        SettingError: If a setting is out of range.
 
     Source:
         Golatkar et al., arXiv 1911.04933, and its many users. SalUn's public code (arXiv
-        2310.12508) has SGD 0.013, momentum 0.9, decay 5e-4, 10 epochs, first all forgotten images
-        and then all retained ones. Departures: labels come from the retained classes alone, where
-        that code may draw the true one; both sides stand in each step; no decay, a bound of the
+        2310.12508) has SGD 0.013, momentum 0.9, decay 5e-4, 10 epochs, first the forget set and
+        then the retain set. Departures: labels come from the retained classes alone, where that
+        code may draw the true one; both sets are in each step; no decay, a bound of the
         gradient; batch norm frozen.
     """
 
     sides = Access.FORGET | Access.RETAIN
 
-    def __init__(self, *, retain_weight: float = 1.0, **settings: object) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
-        if not retain_weight >= 0:
-            raise UserError(f"unlearner.retain_weight must be at least 0, got {retain_weight}")
+    def __init__(self, *, retain_weight: NonNegative = 1.0, **settings: Any) -> None:
+        super().__init__(**settings)
         self.retain_weight = retain_weight
         if not retain_weight:
             self.sides = Access.FORGET

@@ -1,7 +1,7 @@
-"""Retraining without the forgotten classes: the oracle that others are judged by."""
+"""Retraining without the forget classes: the oracle, the reference of every method."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,28 +12,29 @@ from torch import Tensor, nn
 from geniu_lightning.errors import UserError
 from geniu_lightning.fitting.optim import OptimizerFactory
 from geniu_lightning.kit.file import Kit
+from geniu_lightning.settings.checked import PositiveInt
 from geniu_lightning.unlearning.base import Unlearner
+from geniu_lightning.unlearning.batches import Batches, UnlearnBatch
 from geniu_lightning.unlearning.networks import fresh_classifier
-from geniu_lightning.unlearning.sources import Access, Batches, Sources, UnlearnBatch
+from geniu_lightning.unlearning.sources import Access, Sources
 
 
 class Retrain(Unlearner):
-    """Trains a new network on the retained images by the recipe that the kit's classifier had.
+    """Trains a new network on the retain set by the recipe of the kit's classifier.
 
-    A new object, not a reset one, so every parameter and buffer starts anew. The head keeps its
-    width and labels are not renumbered. Epochs are the original's, so steps are fewer, as the
-    images are.
+    A new object, not one with layers reset, so every parameter and buffer is fresh. The head keeps
+    its width, and labels are not renumbered. Epochs are the original's, so steps are fewer.
 
     Args:
-        forget: Forgotten classes, by index.
-        training_seed: Seed of initialisation, order and augmentation; ``None`` takes the kit's,
+        forget: Forget classes, by index.
+        training_seed: Seed of initialisation, order and augmentation; `None` takes the kit's,
             which pairs the oracle with its original.
-        seed: Unlearning seed; nothing is drawn from it.
+        seed: Unlearning seed, without effect.
         log_every_n_steps: Steps between two entries in the logs.
 
     Raises:
-        UserError: In `prepare`, if the kit does not say how it was trained, or in a way that
-            may not be followed.
+        UserError: In `prepare`, if the kit has no record of its training, or one that may not be
+            followed.
     """
 
     access = Access.RETAIN
@@ -42,10 +43,10 @@ class Retrain(Unlearner):
     def __init__(
         self,
         *,
-        forget: tuple[int, ...],
+        forget: Sequence[int],
         training_seed: int | None = None,
         seed: int = 0,
-        log_every_n_steps: int = 50,
+        log_every_n_steps: PositiveInt = 50,
     ) -> None:
         super().__init__(
             forget=forget, batch_norm="train", seed=seed, log_every_n_steps=log_every_n_steps
@@ -64,12 +65,12 @@ class Retrain(Unlearner):
         """Train as the kit's classifier was trained, on batches of the size that it had.
 
         Args:
-            kit: Says how.
-            retained: Opens the images, given a batch size.
-            min_steps: Epochs are added until there are so many steps.
+            kit: Holds the record of its training.
+            retained: Opens the retain set, given a batch size.
+            min_steps: Smallest number of steps: epochs are added to the recipe's.
 
         Raises:
-            UserError: If the kit does not say how, or in a way that may not be followed.
+            UserError: If there is no record, or one that may not be followed.
         """
         recipe = kit.info.settings.get("training", {})
         epochs, batch_size = _whole(recipe, "epochs"), _whole(recipe, "batch_size")
@@ -83,20 +84,20 @@ class Retrain(Unlearner):
             raise UserError(f"the kit does not say how it was trained: no {error}") from error
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
-        """Return the cross-entropy on retained images, in nats."""
+        """Return the cross-entropy on the retain set, in nats."""
         logits = self.classifier(batch.images).float()
         loss = F.cross_entropy(logits, batch.labels, reduction="none")
         return {"retain": batch.retain_mean(loss)}
 
 
 def steps_of_retraining(kit: Kit, forget: Collection[int]) -> int:
-    """Return how many steps training without classes takes, by the kit's record and counts.
+    """Return the number of steps of retraining without classes, by the kit's record and counts.
 
-    A kit of `KitCallback` without a recipe records its batches:
-    retraining takes the share of them that the retained images are of all.
+    A kit of `KitCallback` without a recipe records its batches: retraining takes the fraction of
+    them that the retain set is of all images.
 
     Raises:
-        UserError: If the kit says nothing of its training, or of how many images it saw.
+        UserError: If the kit has no record of its training, or no class counts.
     """
     counts, settings = kit.info.class_counts, kit.info.settings
     retained = sum(count for k, count in enumerate(counts) if k not in forget)
@@ -109,7 +110,7 @@ def steps_of_retraining(kit: Kit, forget: Collection[int]) -> int:
 
 
 def _whole(record: Any, name: str) -> int:  # a kit may come from anyone
-    """Return a positive whole number of a kit's record.
+    """Return a positive integer of a kit's record.
 
     Raises:
         UserError: If there is none.
@@ -121,7 +122,7 @@ def _whole(record: Any, name: str) -> int:  # a kit may come from anyone
 
 
 def _optimizer_of(settings: dict[str, Any]) -> OptimizerFactory:
-    """Rebuild an optimizer factory from a kit, which may come from anyone: torch's own only."""
+    """Return the optimizer factory of a kit's record, which anyone may make: torch's own only."""
     arguments = {k: v for k, v in settings.items() if not k.startswith("_")}
     package, _, name = str(settings.get("_target_")).rpartition(".")
     optimizer = getattr(torch.optim, name, None)

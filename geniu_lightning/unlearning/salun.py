@@ -1,50 +1,52 @@
-"""SalUn: random labels, taught to the weights alone that the forgotten images pull at."""
+"""SalUn: random labels, learned by the weights that are most salient to the forget set."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
+from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.losses import cross_entropy
 from geniu_lightning.unlearning.random_label import RandomLabel
-from geniu_lightning.unlearning.sources import Access, Sources, UnlearnBatch
+from geniu_lightning.unlearning.sources import Access, Sources
 
 
 class SalUn(RandomLabel):
-    """Tunes as `RandomLabel`, and holds all but the most salient weights where they were.
+    """Tunes as `RandomLabel`, and keeps all but the most salient weights fixed.
 
-    ``saliency = |Σ over forgotten x of ∇CE(f(x; θ_0), y)|``, in evaluation mode: first the signed
-    sum, then its absolute value. The ``share`` of all parameters in which it is largest moves; at
-    equal saliency those that come first. All others are put back after each step, to the bit,
-    whatever momentum and weight decay made of them.
+    `saliency = |Σ over the forget set's x of ∇CE(f(x; θ_0), y)|`, in evaluation mode: the absolute
+    value of the signed sum. The `share` of all parameters with the largest saliency is trained; at
+    equal saliency the first ones. All others are restored after each step, bit for bit, whatever
+    momentum and weight decay did to them.
 
     Args:
-        share: Of all parameters together, in (0, 1]; exactly ``round(share * parameters)`` move.
+        share: Fraction of all parameters together; exactly `round(share * parameters)` are
+            trained.
         **settings: Those of `RandomLabel`.
 
     Raises:
-        UserError: If the share is outside (0, 1].
+        SettingError: If a setting is out of range.
 
     Source:
         SalUn, arXiv 2310.12508; its code has share 0.5 (0.1 to 0.9 are tried), and otherwise what
         random labels have. Departures: those of `RandomLabel`; the bound of the gradient is
-        taken after masking, over what moves.
+        taken after masking, over the weights that are trained.
     """
 
-    def __init__(self, *, share: float = 0.5, **settings: object) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
-        if not 0 < share <= 1:
-            raise UserError(f"unlearner.share must lie in (0, 1], got {share}")
+    def __init__(
+        self, *, share: Annotated[float, Field(gt=0, le=1)] = 0.5, **settings: Any
+    ) -> None:
+        super().__init__(**settings)
         self.share = share
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Measure saliency at the original weights, and choose what moves."""
+        """Measure saliency at the original weights, and choose the weights to train."""
         super().prepare(kit, sources)
         parameters = list(self.classifier.parameters())
         total = [torch.zeros_like(p) for p in parameters]
-        for batch in self.once(kit, sources, Access.FORGET):
+        for batch in self.single_pass(kit, sources, Access.FORGET):
             loss = cross_entropy(self.classifier(batch.images), batch.labels).sum()
             for sum_, part in zip(total, torch.autograd.grad(loss, parameters), strict=True):
                 sum_.add_(part)
@@ -59,7 +61,7 @@ class SalUn(RandomLabel):
 
     @torch.no_grad()
     def on_train_batch_end(self, outputs: Any, batch: UnlearnBatch, batch_idx: int) -> None:
-        """Put back what is not to move: decay moves it even where the gradient is 0."""
+        """Restore the fixed weights: weight decay moves them even where the gradient is 0."""
         for parameter, mask, original in zip(
             self.classifier.parameters(), self.masks, self.originals, strict=True
         ):
@@ -67,7 +69,7 @@ class SalUn(RandomLabel):
 
 
 def largest(tensors: list[Tensor], share: float) -> list[Tensor]:
-    """Mark the share of all entries together whose absolute value is largest.
+    """Return masks of the share of all entries together with the largest absolute values.
 
     Args:
         tensors: Of any shapes.

@@ -1,29 +1,31 @@
-"""SCRUB: away from the teacher on forgotten images, towards it on retained ones, in turns."""
+"""SCRUB: away from the teacher on the forget set, towards it on the retain set, alternating."""
 
-from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor
 
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import SettingError
 from geniu_lightning.kit.file import Kit
+from geniu_lightning.settings.checked import NonNegative, NonNegativeInt, Positive, PositiveInt
+from geniu_lightning.unlearning.batches import AlternateBatches, Batches, UnlearnBatch
 from geniu_lightning.unlearning.losses import cross_entropy, divergence
 from geniu_lightning.unlearning.networks import Teacher
-from geniu_lightning.unlearning.sources import Access, Batches, Sources, UnlearnBatch
+from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 
 
 class Scrub(Tuning):
-    """Alternates max steps on forgotten images and min steps on retained ones.
+    """Alternates max steps on the forget set and min steps on the retain set.
 
-    With ``d = T² KL(softmax(z_T/T) ‖ softmax(z/T))``, z_T the original's logits: a max step
-    minimises −d, a min step ``α d + γ CE``. Each of the first ``max_rounds`` rounds begins with
-    ``max_steps`` max steps; every round ends with ``min_steps`` min steps, so that repair comes
+    With `d = T² KL(softmax(z_T/T) ‖ softmax(z/T))`, z_T the original's logits: a max step
+    minimises −d, a min step `α d + γ CE`. Each of the first `max_rounds` rounds begins with
+    `max_steps` max steps; every round ends with `min_steps` min steps, so that repair comes
     last.
 
-    −d has no lower bound: keep the gradient's bound of 1. In the first max step the student is its
-    teacher, so with frozen batch norm the gradient is rounding alone; Adam gets away from there in
-    a step, plain SGD takes several. Which way, towards less sure answers or surer ones, is
-    rounding's too: two kinds of processor may part here.
+    −d is unbounded below: keep the bound of the gradient at 1. In the first max step the student
+    equals its teacher, so with frozen batch norm the gradient is rounding error alone; Adam leaves
+    this point in a step, plain SGD takes several. The direction is rounding's too: results may
+    differ between two kinds of processor.
 
     Args:
         rounds: How many.
@@ -33,10 +35,10 @@ class Scrub(Tuning):
         alpha: α.
         gamma: γ.
         temperature: T.
-        **settings: Those of `Tuning`, without ``steps``.
+        **settings: Those of `Tuning`, without `steps`.
 
     Raises:
-        UserError: If a setting is out of range.
+        SettingError: If a setting is out of range.
 
     Source:
         Kurmanji et al., Towards Unbounded Machine Unlearning, arXiv 2302.09880. Its small-scale
@@ -51,45 +53,41 @@ class Scrub(Tuning):
     def __init__(
         self,
         *,
-        rounds: int = 5,
-        max_rounds: int = 3,
-        max_steps: int = 10,
-        min_steps: int = 20,
-        alpha: float = 0.5,
-        gamma: float = 1.0,
-        temperature: float = 2.0,
-        **settings: object,
+        rounds: PositiveInt = 5,
+        max_rounds: NonNegativeInt = 3,
+        max_steps: PositiveInt = 10,
+        min_steps: PositiveInt = 20,
+        alpha: NonNegative = 0.5,
+        gamma: NonNegative = 1.0,
+        temperature: Positive = 2.0,
+        **settings: Any,
     ) -> None:
-        if rounds < 1 or not 0 <= max_rounds <= rounds or max_steps < 1 or min_steps < 1:
-            raise UserError(
-                "unlearner.rounds, max_steps and min_steps must be at least 1 and max_rounds lie in"
-                f" [0, rounds], got {rounds}, {max_steps}, {min_steps} and {max_rounds}"
+        if max_rounds > rounds:
+            raise SettingError(
+                f"must be at most rounds, which is {rounds}, got {max_rounds}", key="max_rounds"
             )
-        if not temperature > 0:
-            raise UserError(f"unlearner.temperature must be above 0, got {temperature}")
         steps = max_rounds * max_steps + rounds * min_steps
-        super().__init__(steps=steps, **settings)  # type: ignore[arg-type]  # the base checks them
-        self.order = [
-            gone
+        super().__init__(steps=steps, **settings)
+        self.order = [  # of each step: 0 is a max step, 1 a min step
+            side
             for number in range(rounds)
-            for gone in [True] * max_steps * (number < max_rounds) + [False] * min_steps
+            for side in [0] * max_steps * (number < max_rounds) + [1] * min_steps
         ]
         self.alpha = alpha
         self.gamma = gamma
         self.temperature = temperature
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Copy the original to move away from, and open both sides."""
+        """Copy the original as teacher, and open both sets."""
         self.teacher = Teacher(kit.classifier)
         super().prepare(kit, sources)
 
-    def stream(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Batches:
-        """Return batches of one side each, in the order of the rounds."""
-        gone = sum(self.order)
-        forget = super().stream(kit, sources, Access.FORGET, gone)
-        return _Rounds(
-            forget, super().stream(kit, sources, Access.RETAIN, steps - gone), self.order
-        )
+    def make_batches(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Batches:
+        """Return batches of one set each, in the order of the rounds."""
+        min_steps = sum(self.order)
+        forget = super().make_batches(kit, sources, Access.FORGET, steps - min_steps)
+        retain = super().make_batches(kit, sources, Access.RETAIN, min_steps)
+        return AlternateBatches([forget, retain], self.order)
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return the term of a max step or those of a min step, in nats."""
@@ -103,23 +101,3 @@ class Scrub(Tuning):
             "retain_distance": self.alpha * batch.retain_mean(distance),
             "retain": self.gamma * batch.retain_mean(loss),
         }
-
-
-class _Rounds:
-    """Goes on with one of two streams or the other, as an order says; True is the first."""
-
-    def __init__(self, first: Batches, second: Batches, order: list[bool]) -> None:
-        self.streams = (first, second)
-        self.order = order
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __iter__(self) -> Iterator[UnlearnBatch]:
-        first, second = (iter(stream) for stream in self.streams)
-        for from_first in self.order:
-            yield next(first if from_first else second)
-
-    def shard(self, rank: int, world: int) -> None:
-        for stream in self.streams:
-            stream.shard(rank, world)

@@ -1,15 +1,15 @@
-"""Selective synaptic dampening: shrink the weights that matter more to forgotten images."""
+"""Selective synaptic dampening: shrink the weights that are more important to the forget set."""
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
+from geniu_lightning.settings.checked import NonNegative, PositiveInt
 from geniu_lightning.unlearning.losses import cross_entropy
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
@@ -22,34 +22,34 @@ Loss = Literal["cross_entropy", "logit_norm"]
 class Ssd(Tuning):
     """Multiplies weights by the ratio of their importances, once; there are no steps.
 
-    ``θ_i ← θ_i · min(lower · I(i) / I_f(i), 1)  where I_f(i) > alpha · I(i)``. I_f is the
-    importance for the forgotten images, I for the reference, both at the original weights in
-    evaluation mode: ``mean over x of (∂CE(x)/∂θ_i)²``, or, with ``loss="logit_norm"``, which needs
-    no labels, ``mean over x of |∂‖z(x)‖²/∂θ_i|``.
+    `θ_i ← θ_i · min(lower · I(i) / I_f(i), 1)  where I_f(i) > alpha · I(i)`. I_f is the
+    importance for the forget set, I for the reference, both at the original weights in evaluation
+    mode: `mean over x of (∂CE(x)/∂θ_i)²`, or, with `loss="logit_norm"`, which needs
+    no labels, `mean over x of |∂‖z(x)‖²/∂θ_i|`.
 
     Args:
-        importance: ``per_sample`` is the formula. ``batch_mean`` takes the gradient of a batch's
-            mean loss for that of a sample, as the public code does: smaller by up to the batch
-            size, and different for each batch size and order.
-        reference: ``retain`` is the retained images. ``all`` is forgotten and retained ones, the
-            paper's: as it holds the forgotten ones, I_f / I is never above |D| / |D_f| (per
-            sample), so a larger alpha selects nothing: 10 is such with ten equal classes.
-        alpha: From which ratio on a weight is dampened; ``None`` takes the percentile
-            ``100 − ln(1 + 100 |D_f| / |D|)`` of all ratios.
+        importance: `per_sample` is the formula. `batch_mean` takes the gradient of a batch's mean
+            loss for that of a sample, as the public code does: smaller by up to the batch size, and
+            different for each batch size and order.
+        reference: `retain` is the retain set. `all` is both sets, the paper's: I_f / I is then
+            never above |D| / |D_f| (per sample), so a larger alpha selects no weight: 10 is such
+            with ten equal classes.
+        alpha: Ratio above which a weight is dampened; `None` takes the percentile
+            `100 − ln(1 + 100 |D_f| / |D|)` of all ratios.
         lower: Factor of the ratio, λ.
-        loss: ``cross_entropy`` or ``logit_norm``.
-        chunk: Images whose gradients are held at once, ``per_sample`` alone.
+        loss: `cross_entropy` or `logit_norm`.
+        chunk: Images whose gradients are in memory at once, of `per_sample` alone.
         **settings: Those of `Tuning`.
 
     Raises:
-        UserError: If a setting is out of range.
+        SettingError: If a setting is out of range.
 
     Source:
         SSD, arXiv 2308.07707: its code has alpha 10 (ResNet-18) or 5 (ViT), λ = 1, batch means,
-        and I over all images. ``logit_norm``: LFSSD, arXiv 2402.19308. Percentile: adaptive SSD,
+        and I over all images. `logit_norm`: LFSSD, arXiv 2402.19308. Percentile: adaptive SSD,
         arXiv 2402.10098. Per-sample squares: arXiv 2510.26714. Departures: the defaults of
-        ``importance`` and ``reference``, for the reasons above; batches do not mix both sides, and
-        come in the order of the data. The paper's code is importance=batch_mean, reference=all,
+        `importance` and `reference`, for the reasons above; batches hold one set each, in
+        the order of the data. The paper's code is importance=batch_mean, reference=all,
         batch_size=256.
     """
 
@@ -60,28 +60,13 @@ class Ssd(Tuning):
         *,
         importance: Importance = "per_sample",
         reference: Reference = "retain",
-        alpha: float | None = 10.0,
-        lower: float = 1.0,
+        alpha: NonNegative | None = 10.0,
+        lower: NonNegative = 1.0,
         loss: Loss = "cross_entropy",
-        chunk: int = 16,
-        **settings: object,
+        chunk: PositiveInt = 16,
+        **settings: Any,
     ) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
-        for name, value, known in (
-            ("importance", importance, get_args(Importance)),
-            ("reference", reference, get_args(Reference)),
-            ("loss", loss, get_args(Loss)),
-        ):
-            if value not in known:
-                raise UserError(
-                    f"unlearner.{name} must be one of {', '.join(known)}, got {value!r}"
-                )
-        if alpha is not None and not 0 <= alpha < math.inf:
-            raise UserError(f"unlearner.alpha must be null, or at least 0 and finite, got {alpha}")
-        if not 0 <= lower < math.inf:
-            raise UserError(f"unlearner.lower must be at least 0 and finite, got {lower}")
-        if chunk < 1:
-            raise UserError(f"unlearner.chunk must be at least 1, got {chunk}")
+        super().__init__(**settings)
         self.importance = importance
         self.reference = reference
         self.alpha = alpha
@@ -92,36 +77,39 @@ class Ssd(Tuning):
     def prepare(self, kit: Kit, sources: Sources) -> None:
         """Measure both importances."""
         super().prepare(kit, sources)
-        self.forgotten, count = self.measure(kit, sources, Access.FORGET)
-        self.kept, others = self.measure(kit, sources, Access.RETAIN)
+        self.forget_importance, count = self.measure(kit, sources, Access.FORGET)
+        self.reference_importance, others = self.measure(kit, sources, Access.RETAIN)
         self.fraction = count / (count + others)
         if self.reference == "all":
-            self.kept = self.fraction * self.forgotten + (1 - self.fraction) * self.kept
+            retain = (1 - self.fraction) * self.reference_importance
+            self.reference_importance = self.fraction * self.forget_importance + retain
 
     @torch.no_grad()
     def finish(self) -> None:
         """Dampen."""
         alpha = self.alpha
         if alpha is None:
-            alpha = percentile_alpha(self.forgotten, self.kept, self.fraction)
-        factors = dampening(self.forgotten, self.kept, alpha, self.lower)
+            alpha = percentile_alpha(
+                self.forget_importance, self.reference_importance, self.fraction
+            )
+        factors = dampening(self.forget_importance, self.reference_importance, alpha, self.lower)
         parameters = list(self.classifier.parameters())
         parts = factors.split([p.numel() for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.mul_(part.view_as(parameter))
 
     def measure(self, kit: Kit, sources: Sources, side: Access) -> tuple[Tensor, int]:
-        """Return the importances of all parameters in a row, and how many images there were."""
+        """Return the importances of all parameters, flat, and the number of images."""
         per_sample = self.importance == "per_sample"
         gradients = self._of_samples if per_sample else self._of_mean
         size = self.chunk if per_sample else self.batch_size
         total, units, count = torch.zeros(()), 0, 0
-        for batch in self.once(kit, sources, side):
+        for batch in self.single_pass(kit, sources, side):
             for images, labels in zip(
                 batch.images.split(size), batch.labels.split(size), strict=True
             ):
                 found = gradients(images, labels)
-                # squared before they are put in a row: the largest tensors exist once
+                # squared before they are concatenated: the largest tensors exist once
                 row = torch.cat([self._power(g).sum(dim=0).flatten() for g in found])
                 total = total.to(row.device) + row
                 units += len(found[0])
@@ -129,7 +117,7 @@ class Ssd(Tuning):
         return total / units, count
 
     def _of_samples(self, images: Tensor, labels: Tensor) -> list[Tensor]:
-        """Return each parameter's gradient for each image, ``(N, *shape)``."""
+        """Return each parameter's gradient for each image, `(N, *shape)`."""
 
         def loss_of(parameters: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
             logits = functional_call(self.classifier, parameters, (image[None],))
@@ -139,7 +127,7 @@ class Ssd(Tuning):
         return list(vmap(grad(loss_of), in_dims=(None, 0, 0))(weights, images, labels).values())
 
     def _of_mean(self, images: Tensor, labels: Tensor) -> list[Tensor]:
-        """Return each parameter's gradient for the mean of the batch, ``(1, *shape)``."""
+        """Return each parameter's gradient for the mean of the batch, `(1, *shape)`."""
         loss = self._losses(self.classifier(images), labels).mean()
         return [g[None] for g in torch.autograd.grad(loss, list(self.classifier.parameters()))]
 
@@ -152,27 +140,27 @@ class Ssd(Tuning):
         return gradients.square() if self.loss == "cross_entropy" else gradients.abs()
 
 
-def dampening(forgotten: Tensor, kept: Tensor, alpha: float, lower: float) -> Tensor:
-    """Return the factor of each weight: 1 where it is not selected.
+def dampening(forget: Tensor, reference: Tensor, alpha: float, lower: float) -> Tensor:
+    """Return the factor of each weight: 1 where the weight is not selected.
 
     Args:
-        forgotten: I_f, at least 0; where it is 0 nothing is selected.
-        kept: I, at least 0, of the same shape.
+        forget: I_f, at least 0; where it is 0 no weight is selected.
+        reference: I, at least 0, of the same shape.
         alpha: Threshold of the ratio.
         lower: λ.
     """
-    ratio = (lower * kept / forgotten).clamp(max=1.0)
-    return torch.where(forgotten > alpha * kept, ratio, torch.ones_like(ratio))
+    ratio = (lower * reference / forget).clamp(max=1.0)
+    return torch.where(forget > alpha * reference, ratio, torch.ones_like(ratio))
 
 
-def percentile_alpha(forgotten: Tensor, kept: Tensor, fraction: float) -> float:
-    """Return the ratio above which the importances of a ``fraction`` of the data are selected.
+def percentile_alpha(forget: Tensor, reference: Tensor, fraction: float) -> float:
+    """Return alpha, a percentile of the ratios I_f / I that depends on |D_f| / |D|.
 
     Source:
-        Adaptive SSD, arXiv 2402.10098; ratios that are no finite number are left out.
+        Adaptive SSD, arXiv 2402.10098; non-finite ratios are left out.
     """
-    ratios = (forgotten / kept).cpu().numpy()
+    ratios = (forget / reference).cpu().numpy()
     ratios = ratios[np.isfinite(ratios)]
-    if not len(ratios):  # every I is 0: any number says the same
+    if not len(ratios):  # every I is 0: alpha has no effect
         return 1.0
     return float(np.percentile(ratios, 100 - math.log(1 + 100 * fraction)))

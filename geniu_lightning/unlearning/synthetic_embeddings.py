@@ -1,77 +1,67 @@
 """Synthetic embeddings: tune the head alone, on random features."""
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import head_of
 from geniu_lightning.seeds import generator
+from geniu_lightning.settings.checked import NonNegative, PositiveInt
 from geniu_lightning.unlearning.base import Unlearner
+from geniu_lightning.unlearning.batches import UnlearnBatch, WholeBatches, labelled_batch
 from geniu_lightning.unlearning.losses import divergence, masked_target
 from geniu_lightning.unlearning.networks import Teacher
-from geniu_lightning.unlearning.sources import Sources, UnlearnBatch, marked
+from geniu_lightning.unlearning.sources import Sources
 
 Law = Literal["normal", "rectified"]
-DOUBLINGS = 8  # of the fallback's length
+DOUBLINGS = 8  # at most, of the fallback's length
 
 
 class SyntheticEmbeddings(Unlearner):
-    """Distils from the masked original on random features ``h``; nothing but the head moves.
+    """Distils from the masked original on random features `h`; only the head is trained.
 
-    ``L = mean over features of forgotten classes of KL(softmax(mask_F(z_T(h))) ‖ softmax(W h + b))
-    + w · mean over those of retained ones``. A feature is of the class that the original head
-    names. Draws go on until every class has its number. A class that is not named often enough is
-    filled up with ``h = α W_k / ‖W_k‖ + draw``, α a draw's usual length √D, doubled until the head
-    names k; where it never does, undoubled.
+    `L = mean over features of forget classes of KL(softmax(mask_F(z_T(h))) ‖ softmax(W h + b)) + w
+    · mean over those of retained classes of the same`. A feature is labelled by the original head.
+    Features are drawn until every class has its number. A class with too few is filled up with
+    `h = α W_k / ‖W_k‖ + draw`, α the typical norm √D of a draw, doubled until the head answers k;
+    where it never does, undoubled.
 
-    No feature map moves, so all that tells forgotten images apart stays in the network: this hides
-    as a logit mask does, and a new head brings the classes back.
+    Feature maps are unchanged: the class is suppressed as by a logit mask, and a new head restores
+    it.
 
     Args:
-        law: ``normal``, N(0, I), or ``rectified``, the same with negative values set to 0, as
-            features after ReLU have none.
+        law: `normal`, N(0, I), or `rectified`, the same after ReLU, as features are.
         per_class: Features of each class.
-        max_draws: At most about so many draws for each class before the fallback.
+        max_draws: Approximate limit of draws for each class before the fallback.
         batch_size: Features in a step, drawn at random from all.
         retain_weight: w.
         **settings: Those of the base.
 
     Raises:
-        UserError: If a setting is out of range.
+        SettingError: If a setting is out of range.
 
     Source:
         A Universal Source-Free Class Unlearning Framework via Synthetic Embeddings, TMLR 2026;
         public code has N(0, I), 5,000 features a class, SGD at 0.01 with momentum 0.9, batch
         1,024, up to 200 epochs, and other losses too. Departures: steps fixed beforehand, where the
         code picks the epoch on the test set; a bound on the draws and the fallback, for a head may
-        never name a class; fewer features; the rectified law; w;
-        a bound of the gradient.
+        never answer a class; fewer features; the rectified law; w; a bound of the gradient.
     """
 
     def __init__(
         self,
         *,
         law: Law = "normal",
-        per_class: int = 500,
-        max_draws: int = 5000,
-        batch_size: int = 1024,
-        retain_weight: float = 1.0,
-        **settings: object,
+        per_class: PositiveInt = 500,
+        max_draws: PositiveInt = 5000,
+        batch_size: PositiveInt = 1024,
+        retain_weight: NonNegative = 1.0,
+        **settings: Any,
     ) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
-        if law not in get_args(Law):
-            raise UserError(f"unlearner.law must be one of {', '.join(get_args(Law))}, got {law!r}")
-        for name, value in (
-            ("per_class", per_class),
-            ("max_draws", max_draws),
-            ("batch_size", batch_size),
-        ):
-            if value < 1:
-                raise UserError(f"unlearner.{name} must be at least 1, got {value}")
+        super().__init__(**settings)
         self.law = law
         self.per_class = per_class
         self.max_draws = max_draws
@@ -86,28 +76,30 @@ class SyntheticEmbeddings(Unlearner):
         self.teacher = Teacher(head_of(kit.classifier))
         if self.steps:
             features, labels = self.embeddings(head_of(kit.classifier))
-            self.batches = Picks(
+            self.batches = FeatureBatches(
                 features, labels, self.forget, self.batch_size, self.steps, self.seed
             )
 
     @torch.no_grad()
     def embeddings(self, head: nn.Linear) -> tuple[Tensor, Tensor]:
-        """Return features ``(K per_class, D)`` and their classes, int64, in order of class."""
+        """Return features `(K per_class, D)` and their classes, int64, in order of class."""
         random = generator("embeddings", self.seed)
         classes, width = head.out_features, head.in_features
-        kept = [head.weight.new_empty(0, width) for _ in range(classes)]
+        features = [head.weight.new_empty(0, width) for _ in range(classes)]
         for _ in range(-(-self.max_draws // self.per_class)):
             draws = self._draw(classes * self.per_class, head, random)
-            named = head(draws).argmax(dim=1)
-            kept = [torch.cat([h, draws[named == k]])[: self.per_class] for k, h in enumerate(kept)]
-            if all(len(h) == self.per_class for h in kept):
+            labels = head(draws).argmax(dim=1)
+            features = [
+                torch.cat([h, draws[labels == k]])[: self.per_class] for k, h in enumerate(features)
+            ]
+            if all(len(h) == self.per_class for h in features):
                 break
-        for k, h in enumerate(kept):
+        for k, h in enumerate(features):
             if len(h) < self.per_class:
                 draws = self._draw(self.per_class - len(h), head, random)
-                kept[k] = torch.cat([h, self._towards(k, head, draws)])
+                features[k] = torch.cat([h, self._towards(k, head, draws)])
         labels = torch.arange(classes, device=head.weight.device)
-        return torch.cat(kept), labels.repeat_interleave(self.per_class)
+        return torch.cat(features), labels.repeat_interleave(self.per_class)
 
     def _draw(self, count: int, head: nn.Linear, random: torch.Generator) -> Tensor:
         return self._by_law(torch.randn(count, head.in_features, generator=random).to(head.weight))
@@ -126,7 +118,7 @@ class SyntheticEmbeddings(Unlearner):
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return both terms, in nats."""
-        # the field named images carries features (N, D) here
+        # the field named images holds features (N, D) here
         target = masked_target(self.teacher(batch.images), self.forget)
         loss = divergence(target, head_of(self.classifier)(batch.images))
         return {
@@ -135,16 +127,16 @@ class SyntheticEmbeddings(Unlearner):
         }
 
 
-class Picks:
-    """Random features of a fixed set in every step, the same and whole on every rank.
+class FeatureBatches(WholeBatches):
+    """Random features of a fixed set in every step.
 
     Args:
-        features: Shape ``(N, D)``.
-        labels: int64, shape ``(N,)``.
-        forget: Forgotten classes.
+        features: Shape `(N, D)`.
+        labels: int64, shape `(N,)`.
+        forget: Forget classes.
         batch_size: Features in a batch.
         steps: Batches in an epoch.
-        seed: Of the picks.
+        seed: Seed of the draws.
     """
 
     def __init__(
@@ -169,10 +161,7 @@ class Picks:
     def __iter__(self) -> Iterator[UnlearnBatch]:
         for step in range(self.steps):
             random = generator("embedding_order", self.seed, step)
-            picked = torch.randint(len(self.labels), (self.batch_size,), generator=random)
-            picked = picked.to(self.labels.device)
-            # UnlearnBatch.images carries features (N, D): the loss asks the head alone
-            yield marked(self.features[picked], self.labels[picked], self.forget)
-
-    def shard(self, rank: int, world: int) -> None:
-        """Leave the batch whole: it is small, and equal gradients need no share."""
+            chosen = torch.randint(len(self.labels), (self.batch_size,), generator=random)
+            chosen = chosen.to(self.labels.device)
+            # UnlearnBatch.images holds features (N, D): the loss needs the head alone
+            yield labelled_batch(self.features[chosen], self.labels[chosen], self.forget)

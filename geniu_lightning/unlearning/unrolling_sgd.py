@@ -1,6 +1,6 @@
-"""Unrolling SGD: add back what the forgotten images' gradients took away, in one step."""
+"""Unrolling SGD: undo the forget set's gradients of training in one step."""
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import state_digest
+from geniu_lightning.settings.checked import NonNegative
 from geniu_lightning.unlearning.losses import cross_entropy
 from geniu_lightning.unlearning.networks import fresh_classifier
 from geniu_lightning.unlearning.sources import Access, Sources
@@ -15,42 +16,40 @@ from geniu_lightning.unlearning.tuning import Tuning
 
 
 class UnrollingSgd(Tuning):
-    """Adds one gradient of the forgotten images, taken at the first weights of training.
+    """Adds one gradient of the forget set, taken at the initial weights of training.
 
-    ``θ ← θ_T + scale · η (m/b) Σ ∇CE(f(x; θ_0), y)`` over forgotten images x: to first order in the
-    learning rate η, this is what m epochs of SGD in batches of b took from the weights on their
-    account. θ_0 is drawn again from the kit's training seed, and checked against the kit's record.
+    `θ ← θ_T + scale · η (m/b) Σ ∇CE(f(x; θ_0), y)` over the forget set's x: to first order in
+    the learning rate η, m epochs of SGD in batches of b subtracted just this from the weights for
+    these images. θ_0 is drawn again from the kit's training seed, and checked against its record.
 
-    With ``source="proxies"`` each proxy counts as its class's images divided by its proxies.
+    With `source="proxies"` each proxy counts as its class's images divided by its proxies.
 
     Args:
         scale: Of the whole update; 1 is the formula.
-        **settings: Those of `Tuning`. ``batch_norm`` is
-            that of the gradient: ``train``, as in the public code, normalises each pass by itself,
-            as training did; otherwise θ_0's running statistics, 0 and 1, let activations fade from
-            layer to layer, and nearly all of the gradient is two biases'.
+        **settings: Those of `Tuning`. `batch_norm` is that of the gradient: `train`, as in the
+            public code, normalises each pass by itself, as training did; otherwise θ_0's running
+            statistics, 0 and 1, let activations vanish from layer to layer, and nearly all of the
+            gradient is that of two biases.
 
     Raises:
-        UserError: If ``scale`` is negative, or, in `prepare`, if the kit's first weights or
+        UserError: If a setting is out of range, or, in `prepare`, if the kit's initial weights or
             recipe are not known.
 
     Source:
         Thudi et al., Unrolling SGD, arXiv 2109.13398, single-gradient unlearning. Its experiments
         fine-tune a pre-trained network on few images; forgetting a class of one trained from
         scratch is far outside of where the expansion holds. Departures: the gradient is that at θ_0
-        itself; η is the recipe's highest rate, whatever its optimizer and schedule; ``scale``.
+        itself; η is the recipe's highest rate, whatever its optimizer and schedule; `scale`.
     """
 
     sides = Access.FORGET
 
-    def __init__(self, *, scale: float = 1.0, **settings: object) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
-        if not 0 <= scale < math.inf:
-            raise UserError(f"unlearner.scale must be at least 0 and finite, got {scale}")
+    def __init__(self, *, scale: NonNegative = 1.0, **settings: Any) -> None:
+        super().__init__(**settings)
         self.scale = scale
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Draw the first weights again, and sum the gradient of all forgotten images there."""
+        """Draw the initial weights again, and sum the gradient of the forget set there."""
         super().prepare(kit, sources)
         try:
             recipe = kit.info.settings["training"]
@@ -62,13 +61,13 @@ class UnrollingSgd(Tuning):
         first = fresh_classifier(kit, kit.info.seed)
         if state_digest(first) != expected:
             raise UserError(
-                "the first weights of the kit's training cannot be drawn again: this version of"
+                "the initial weights of the kit's training cannot be drawn again: this version of"
                 " torch draws others"
             )
         first.train(self.batch_norm == "train")
         parameters = list(first.parameters())
         self.gradient: list[Tensor] = [torch.zeros_like(p) for p in parameters]
-        for batch in self.once(kit, sources, Access.FORGET):
+        for batch in self.single_pass(kit, sources, Access.FORGET):
             losses = cross_entropy(first(batch.images), batch.labels)
             loss = (self._stands_for(kit, batch.labels) * losses).sum()
             for total, part in zip(
@@ -77,7 +76,7 @@ class UnrollingSgd(Tuning):
                 total.add_(part)
 
     def _stands_for(self, kit: Kit, labels: Tensor) -> Tensor:
-        """Return how many training images each image of a batch counts for, shape ``(N,)``."""
+        """Return how many training images each image of a batch counts for, shape `(N,)`."""
         if self.source == "data":
             return torch.ones(len(labels), device=labels.device)
         counts = torch.tensor(kit.info.class_counts, device=labels.device)[labels]

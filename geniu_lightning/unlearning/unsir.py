@@ -1,55 +1,52 @@
-"""UNSIR: impair with noise of the forgotten classes beside retained images, then repair."""
+"""UNSIR: impair with learned noise and the retain set, then repair with the retain set."""
+
+from typing import Any
 
 from torch import Tensor
 
 from geniu_lightning.kit.file import Kit
+from geniu_lightning.settings.checked import NonNegative, NonNegativeInt, Positive, PositiveInt
+from geniu_lightning.unlearning.batches import Batches, ChainBatches, UnlearnBatch, ZipBatches
 from geniu_lightning.unlearning.losses import cross_entropy
-from geniu_lightning.unlearning.noise import NoiseBatches, check_noise, learned_noise
+from geniu_lightning.unlearning.noise import NoiseBatches, learned_noise
 from geniu_lightning.unlearning.phases import TwoPhases
-from geniu_lightning.unlearning.sources import (
-    Access,
-    Batches,
-    ChainBatches,
-    Sources,
-    UnlearnBatch,
-    ZipBatches,
-)
+from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 
 
 class Unsir(TwoPhases, Tuning):
-    """Learns error-maximising noise N_k of each forgotten class, then takes two phases.
+    """Learns error-maximising noise N_k of each forget class, then trains in two phases.
 
-    Impair: ``mean CE(f(N_k), k) + mean CE(f(x), y)`` over noise and over retained images.
-    Repair: ``mean CE(f(x), y)`` over retained images alone, going on where impair left off reading.
+    Impair: `mean CE(f(N_k), k) + mean CE(f(x), y)` over noise and over the retain set.
+    Repair: `mean CE(f(x), y)` over the retain set alone.
 
-    ``source="proxies"`` puts the kit's proxies in the place of retained images: the restricted
-    form, to be reported as such.
+    With `source=proxies` the kit's proxies replace the retain set: the restricted form, to be
+    reported as such.
 
     Args:
-        noise_images: Noise images of each forgotten class.
-        noise_steps: Of Adam on the noise.
-        noise_rate: Of that Adam.
+        noise_images: Noise images of each forget class.
+        noise_steps: Steps of Adam on the noise.
+        noise_rate: Its learning rate.
         penalty: λ of the noise (see `learned_noise`).
         impair_steps: Steps with noise.
-        repair_steps: Steps without.
-        repair_rate: Learning rate of these.
+        repair_steps: Steps without noise.
+        repair_rate: Learning rate of the latter.
         **settings: Those of `Tuning`.
 
     Raises:
-        UserError: If a setting is out of range.
+        SettingError: If a setting is out of range.
 
     Source:
         Tarun et al., Fast Yet Effective Machine Unlearning, arXiv 2111.08947. The public notebook
         (ResNet-18, CIFAR-10) has noise batches of 256, Adam 0.1, 5 · 8 steps, λ 0.1; 1,000 retained
         images a class; impair by Adam 0.02, repair by Adam 0.01, an epoch each, batches of 256,
-        batch norm in training mode. Departures: each side has its own mean, where the notebook
-        takes one over both, in which 120 noise images stand among 8,000 real ones, so noise weighs
-        far more here; all learned noise is used, where it uses as many images of a batch as there
+        batch norm in training mode. Departures: each set has its own mean, where the notebook
+        takes one over both, with 120 noise images among 8,000 real ones, so noise weighs far more
+        here; all learned noise is used, where it uses as many images of a batch as there
         are colour channels; each class is labelled with itself, where it labels all noise 0; the
         noise never enters the running statistics; retained images are all of them, shuffled, where
         it takes the first thousand of a class; steps for epochs, smaller rates, a bound of the
-        gradient, and batch norm frozen (``batch_norm="train"`` is the notebook's).
+        gradient, and batch norm frozen (`batch_norm="train"` is the notebook's).
     """
 
     sides = Access.RETAIN
@@ -57,14 +54,14 @@ class Unsir(TwoPhases, Tuning):
     def __init__(
         self,
         *,
-        noise_images: int = 64,
-        noise_steps: int = 40,
-        noise_rate: float = 0.1,
-        penalty: float = 0.1,
-        impair_steps: int = 50,
-        repair_steps: int = 50,
-        repair_rate: float = 1e-3,
-        **settings: object,
+        noise_images: PositiveInt = 64,
+        noise_steps: NonNegativeInt = 40,
+        noise_rate: Positive = 0.1,
+        penalty: NonNegative = 0.1,
+        impair_steps: NonNegativeInt = 50,
+        repair_steps: NonNegativeInt = 50,
+        repair_rate: Positive = 1e-3,
+        **settings: Any,
     ) -> None:
         super().__init__(
             impair_steps=impair_steps,
@@ -72,13 +69,12 @@ class Unsir(TwoPhases, Tuning):
             repair_rate=repair_rate,
             **settings,
         )
-        check_noise("noise_images", noise_images, noise_steps, noise_rate, penalty)
         self.noise_images = noise_images
         self.noise_steps = noise_steps
         self.noise_rate = noise_rate
         self.penalty = penalty
 
-    def stream(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Batches:
+    def make_batches(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Batches:
         """Learn the noise; return batches with it, then batches without."""
         images, labels = learned_noise(
             kit,
@@ -90,7 +86,7 @@ class Unsir(TwoPhases, Tuning):
             penalty=self.penalty,
         )
         noise = NoiseBatches(images, labels, self.forget, self.batch_size, self.seed)
-        retained = super().stream(kit, sources, sides, steps)
+        retained = super().make_batches(kit, sources, sides, steps)
         return ChainBatches(
             [
                 ZipBatches([noise, retained], self.impair_steps),
@@ -99,7 +95,7 @@ class Unsir(TwoPhases, Tuning):
         )
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
-        """Return the retained term and, while impairing, that of the noise, in nats."""
+        """Return the retain term and, in the first phase, that of the noise, in nats."""
         loss = cross_entropy(self.classifier(batch.images), batch.labels)
         terms = {"retain": batch.retain_mean(loss)}
         return terms | {"noise": batch.forget_mean(loss)} if batch.forget.any() else terms

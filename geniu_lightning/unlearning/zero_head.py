@@ -1,4 +1,6 @@
-"""Zero head: empty the forgotten rows of the head. A baseline that does not even hide."""
+"""Zero head: rows of zeros for the forget classes. A baseline that forgets nothing."""
+
+from typing import Any
 
 import torch
 
@@ -7,12 +9,12 @@ from geniu_lightning.unlearning.base import Unlearner
 
 
 class ZeroHead(Unlearner):
-    """Sets the weights and biases of the forgotten rows of the head to zero.
+    """Sets the weights and biases of the forget classes' rows of the head to zero.
 
-    A logit of 0 still wins where every retained logit is negative, which is what a trained network
-    says of the forgotten class: accuracy on it stays high. With ``renormalise`` the retained rows
-    are first centred on their mean, which changes no answer among them and makes 0 their average,
-    so that it never wins: then it equals ``logit_mask`` in every answer.
+    A logit of 0 is still the largest where every retained logit is negative, as a trained network
+    has it on the forget class: accuracy on it stays high. With `renormalise` the retained rows are
+    first centred on their mean, which changes no answer among them and makes 0 their average, never
+    the largest: then all answers are those of `logit_mask`.
 
     Args:
         renormalise: Centre the retained rows.
@@ -22,19 +24,21 @@ class ZeroHead(Unlearner):
         Folklore.
     """
 
-    def __init__(self, *, renormalise: bool = False, **settings: object) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]  # the base checks them
+    def __init__(self, *, renormalise: bool = False, **settings: Any) -> None:
+        super().__init__(**settings)
         self.renormalise = renormalise
 
     @torch.no_grad()
     def finish(self) -> None:
         """Edit the head."""
-        head, gone = head_of(self.classifier), list(self.forget)
+        head, forget = head_of(self.classifier), list(self.forget)
         if self.renormalise:
-            kept = [k for k in range(head.out_features) if k not in gone]
-            head.weight[kept] -= head.weight[kept].mean(dim=0)
-            head.bias[kept] -= head.bias[kept].mean()
-            if len(kept) == 1:  # centred on itself it is 0 too, and a tie names the smallest index
-                head.bias[kept] = 1.0
-        head.weight[gone] = 0.0
-        head.bias[gone] = 0.0
+            retained = [k for k in range(head.out_features) if k not in forget]
+            head.weight[retained] -= head.weight[retained].mean(dim=0)
+            head.bias[retained] -= head.bias[retained].mean()
+            if (
+                len(retained) == 1
+            ):  # centred on itself it is 0 too, and ties go to the smallest index
+                head.bias[retained] = 1.0
+        head.weight[forget] = 0.0
+        head.bias[forget] = 0.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from geniu_lightning.receipt.facts import VERSION
-from tests.cli.conftest import Command
+from tests.commands import Command
 from tests.tracking.offline import offline_runs
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -167,18 +168,19 @@ def archive() -> Archive:
 def trainer_of() -> Callable[[int], Trainer]:
     """Return what makes a real trainer for a number of steps, as the app does."""
 
-    def make(steps: int) -> Trainer:
+    def make(steps: int, **more: Any) -> Trainer:
+        settings = {"logger": False} | more
         return Trainer(
             max_steps=steps,
             max_epochs=-1,
             accelerator="cpu",
             devices=1,
-            logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
+            **settings,
         )
 
     return make

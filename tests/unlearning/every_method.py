@@ -25,7 +25,6 @@ def built(path: Path, forget: tuple[int, ...], most: int = 3, **more: Any) -> Un
     settings = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     assert isinstance(settings, dict)
     assert settings.pop("name") == path.stem
-    settings.pop("search", None)
     for name in COUNTS & settings.keys():
         settings[name] = min(settings[name], most)
     method = instantiate(settings, **{"forget": forget, "seed": 5} | more)

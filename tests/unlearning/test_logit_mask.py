@@ -1,88 +1,56 @@
-"""Logit mask: it forbids the answer and leaves everything else as it was."""
+"""Logit_mask: the answers that it forbids, and what stays."""
 
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.logit_mask import LogitMask
-from geniu_lightning.unlearning.sources import Access
+from tests.unlearning.helpers import (
+    GONE,
+    no_trainer,
+    run,
+)
 
-FORGETS = [(0,), (2,), (1, 3)]
-
-
-def no_trainer(steps: int) -> Trainer:
-    raise AssertionError("a mask needs no trainer")
-
-
-def masked(kit: Kit, archive: Any, forget: tuple[int, ...]) -> nn.Module:
-    return LogitMask(forget=forget).run(kit, archive.sources(Access.NONE, forget), no_trainer)
+FORGETS = [(0,), (2,), GONE]
 
 
 @pytest.fixture
 def images(archive: Any) -> Tensor:
-    """Return images of every class, and noise of every size: some predictions are errors."""
+    """Return images of every class, mixtures of two, and noise of every size."""
     noise = torch.randn(60, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    return torch.cat([archive.images, noise * torch.linspace(0.1, 1000, 60).view(-1, 1, 1, 1)])
+    mixed = (archive.images[:, None] + archive.images[None]).flatten(0, 1) / 2
+    loud = noise * torch.linspace(0.1, 1000, 60).view(-1, 1, 1, 1)
+    return torch.cat([archive.images, mixed, loud])
 
 
-@pytest.mark.parametrize("forget", FORGETS)
-def test_a_forgotten_class_is_never_answered(
-    kit: Kit, archive: Any, images: Tensor, forget: tuple[int, ...]
-) -> None:
-    gone = torch.tensor(forget)
-    assert torch.isin(kit.classifier(images).argmax(dim=1), gone).any()  # it was, before
-    assert not torch.isin(masked(kit, archive, forget)(images).argmax(dim=1), gone).any()
+def retained(forget: tuple[int, ...]) -> list[int]:
+    return [k for k in range(5) if k not in forget]
 
 
-@pytest.mark.parametrize("forget", FORGETS)
-def test_predictions_change_only_where_a_forgotten_class_was_answered(
-    kit: Kit, archive: Any, images: Tensor, forget: tuple[int, ...]
-) -> None:
-    before, after = kit.classifier(images), masked(kit, archive, forget)(images)
-    kept = torch.tensor([k for k in range(5) if k not in forget])
-    assert torch.equal(after[:, kept], before[:, kept])
-    was_kept = torch.isin(before.argmax(dim=1), kept)
-    assert torch.equal(after.argmax(dim=1)[was_kept], before.argmax(dim=1)[was_kept])
-    runner_up = kept[before[:, kept].argmax(dim=1)]
-    assert torch.equal(after.argmax(dim=1), runner_up)
+def same_but_the_head(result: nn.Module, original: nn.Module) -> bool:
+    after, before = result.state_dict(), original.state_dict()
+    return all(torch.equal(after[k], t) for k, t in before.items() if not k.startswith("head."))
 
 
-@pytest.mark.parametrize("forget", FORGETS)
-def test_features_and_all_but_the_forgotten_rows_are_bitwise_the_same(
-    kit: Kit, archive: Any, images: Tensor, forget: tuple[int, ...]
-) -> None:
-    result = masked(kit, archive, forget)
-    assert torch.equal(result.features(images), kit.classifier.features(images))
-    before, after = kit.classifier.state_dict(), result.state_dict()
-    gone = list(forget)
-    for name, old in before.items():
-        if not name.startswith("head."):
-            assert torch.equal(old, after[name]), name
-    assert (after["head.weight"][gone] == 0).all()
-    assert (after["head.bias"][gone] == -1e4).all()
-    kept = [k for k in range(5) if k not in forget]
-    for name in ("head.weight", "head.bias"):
-        assert torch.equal(before[name][kept], after[name][kept])
-
-
-def test_logits_and_the_loss_of_a_forgotten_label_stay_finite(
+def test_a_forget_class_is_never_answered_and_all_else_is_the_same(
     kit: Kit, archive: Any, images: Tensor
 ) -> None:
-    logits = masked(kit, archive, (1, 3))(images)
-    assert logits.isfinite().all()
-    for half in (logits, logits.half(), logits.bfloat16()):
-        assert half.isfinite().all()
-        assert half.log_softmax(dim=1).isfinite().all()
-    assert F.cross_entropy(logits, torch.full((len(images),), 3)).isfinite()
-
-
-def test_the_depth_of_the_mask_is_a_setting(kit: Kit, archive: Any) -> None:
-    method = LogitMask(forget=(2,), offset=77.0)
-    result = method.run(kit, archive.sources(Access.NONE, (2,)), no_trainer)
-    assert result.head.bias[2] == -77.0
-    assert method.steps == 0
+    before = kit.classifier(images)
+    for forget in FORGETS:
+        result = run(LogitMask(forget=forget), kit, archive, no_trainer)
+        assert same_but_the_head(result, kit.classifier)
+        assert torch.isin(before.argmax(dim=1), torch.tensor(forget)).any()  # answered before
+        after, rest = result(images), torch.tensor(retained(forget))
+        assert torch.equal(after[:, rest], before[:, rest])
+        assert torch.equal(after.argmax(dim=1), rest[before[:, rest].argmax(dim=1)])
+        assert (result.head.weight[list(forget)] == 0).all()
+        assert (result.head.bias[list(forget)] == -1e4).all()
+        for half in (after, after.half(), after.bfloat16()):
+            assert half.log_softmax(dim=1).isfinite().all()
+        assert F.cross_entropy(after, torch.full((len(images),), forget[0])).isfinite()
+    shallow = run(LogitMask(forget=(2,), offset=77.0), kit, archive, no_trainer)
+    assert shallow.head.bias[2] == -77.0

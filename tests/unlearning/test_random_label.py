@@ -1,87 +1,127 @@
-"""Random labels: which are drawn, what is minimised, and what twenty steps do."""
+"""Random labels and SalUn: their terms, the mask, and what they do."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Trainer
 from scipy.special import log_softmax
+from torch import Tensor
 
-from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning import random_label
-from geniu_lightning.unlearning.losses import random_retained_labels
+from geniu_lightning.unlearning.batches import labelled_batch
 from geniu_lightning.unlearning.random_label import RandomLabel
-from geniu_lightning.unlearning.sources import Access, marked
+from geniu_lightning.unlearning.salun import SalUn, largest
+from geniu_lightning.unlearning.sources import Access
+from tests.unlearning.helpers import GONE, TrainerOf, own_probability, prepared, run
 
-TrainerOf = Callable[[int], Trainer]
 sgd = partial(torch.optim.SGD, lr=0.02, momentum=0.9)
 
-
-def test_labels_are_drawn_from_all_retained_classes_evenly_and_from_no_other() -> None:
-    torch.manual_seed(0)
-    counts = torch.bincount(random_retained_labels(7000, 7, (1, 3)), minlength=7)
-    assert counts[[1, 3]].tolist() == [0, 0]
-    # 5 classes of 1400 each; the deviation of one count is 33
-    assert (counts[[0, 2, 4, 5, 6]] - 1400).abs().max() < 170
+COMMON: Any = {"forget": GONE, "steps": 20, "batch_size": 9, "max_gradient_norm": 1.0}
 
 
-def test_both_terms_are_means_of_their_side(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_label_terms_are_means_of_their_sets_with_retained_labels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logits, same = torch.zeros(64, 4, requires_grad=True), torch.tensor([1, 3]).repeat(32)
+    method, batch, taught = RandomLabel(forget=GONE), labelled_batch(logits, same, GONE), []
+    for _ in range(2):
+        (gradient,) = torch.autograd.grad(method.loss_terms(batch)["forget"], logits)
+        taught.append(gradient.argmin(dim=1))  # the only logit that is raised
+    assert {int(k) for labels in taught for k in labels} == {0, 2}
+    assert not torch.equal(*taught)  # drawn anew in each step
     torch.manual_seed(1)
-    logits, labels = 3 * torch.randn(6, 5), torch.tensor([1, 0, 3, 4, 1, 2])
+    now, labels = 3 * torch.randn(6, 5), torch.tensor([1, 0, 3, 4, 1, 2])
     drawn = torch.tensor([2, 2, 0, 2, 4, 4])
     monkeypatch.setattr(random_label, "random_retained_labels", lambda *_: drawn)
-    # before it is prepared, the classifier says what it is given
-    terms = RandomLabel(forget=(1, 3), retain_weight=0.3).loss_terms(marked(logits, labels, (1, 3)))
-    log_p = log_softmax(logits.double().numpy(), axis=1)
+    method = RandomLabel(forget=GONE, retain_weight=0.3)
+    terms = method.loss_terms(labelled_batch(now, labels, GONE))
+    log_p = log_softmax(now.double().numpy(), axis=1)
     forget = -np.mean([log_p[0, 2], log_p[2, 0], log_p[4, 4]])
     retain = -np.mean([log_p[1, 0], log_p[3, 4], log_p[5, 2]])
     assert terms["forget"].item() == pytest.approx(forget, rel=1e-5)
     assert terms["retain"].item() == pytest.approx(0.3 * retain, rel=1e-5)
 
 
-def test_a_forgotten_image_is_never_taught_a_forgotten_name_and_each_step_draws_anew() -> None:
-    logits, labels = torch.zeros(64, 4, requires_grad=True), torch.tensor([1, 3]).repeat(32)
-    method, batch = RandomLabel(forget=(1, 3)), marked(logits, labels, (1, 3))
-    taught = []
-    for _ in range(2):
-        (gradient,) = torch.autograd.grad(method.loss_terms(batch)["forget"], logits)
-        taught.append(gradient.argmin(dim=1))  # the only logit that is pushed up
-    assert {int(k) for names in taught for k in names} == {0, 2}
-    assert not torch.equal(*taught)
-
-
-def test_twenty_steps_forget_and_keep(kit: Kit, archive: Any, trainer_of: TrainerOf) -> None:
-    method = RandomLabel(
-        forget=(1, 3), steps=20, optimizer=sgd, batch_size=9, max_gradient_norm=1.0
-    )
-    result = method.run(kit, archive.sources(method.access, (1, 3)), trainer_of)
-    gone = torch.isin(archive.labels, torch.tensor([1, 3]))
-    before, after = (
-        n(archive.images).softmax(dim=1).gather(1, archive.labels[:, None]).flatten()
-        for n in (kit.classifier, result)
-    )
-    assert method.access == Access.FORGET | Access.RETAIN
-    assert before.min() > 0.5
-    assert after[gone].mean() < 0.3
-    assert after[~gone].mean() > 0.8
-
-
-@pytest.mark.parametrize("weight", [-0.1, float("nan")])
-def test_a_negative_weight_is_refused(weight: float) -> None:
-    with pytest.raises(UserError, match=f"unlearner.retain_weight must be .* got {weight}"):
-        RandomLabel(forget=(1,), retain_weight=weight)
-
-
-def test_without_a_weight_no_retained_image_is_declared_or_read(
-    kit: Kit, archive: Any, trainer_of: Callable[[int], Trainer]
+def test_random_label_without_a_retain_weight_reads_the_forget_set_alone(
+    kit: Kit, archive: Any, trainer_of: TrainerOf
 ) -> None:
-    adam = partial(torch.optim.Adam, lr=0.01)
-    method = RandomLabel(forget=(1, 3), retain_weight=0, steps=2, optimizer=adam, batch_size=6)
-    assert method.access == Access.FORGET
-    method.run(kit, archive.sources(method.access, (1, 3)), trainer_of)
-    assert set(archive.read) == {1, 3}
-    assert RandomLabel(forget=(1,), retain_weight=0, source="proxies").access == Access.NONE
+    settings = COMMON | {"retain_weight": 0, "optimizer": sgd, "steps": 2}
+    assert RandomLabel(**settings).access == Access.FORGET
+    run(RandomLabel(**settings), kit, archive, trainer_of)
+    assert set(archive.read) == set(GONE)
+    assert RandomLabel(**settings, source="proxies").access == Access.NONE
+
+
+@pytest.mark.parametrize("method", [RandomLabel, SalUn])
+def test_random_labels_forget_and_retain(
+    kit: Kit, archive: Any, trainer_of: TrainerOf, method: Any
+) -> None:
+    result = run(method(optimizer=sgd, **COMMON), kit, archive, trainer_of)
+    forget, retain = own_probability(result, archive)
+    assert forget < 0.3
+    assert retain > 0.8
+
+
+def flat(tensors: Any) -> Tensor:
+    return torch.cat([t.detach().flatten() for t in tensors])
+
+
+def test_salun_masks_by_the_signed_sum_over_images(kit: Kit, archive: Any) -> None:
+    # in batches of one class, so that signs differ between batches
+    order = archive.labels.argsort(stable=True)
+    archive.images, archive.labels = archive.images[order], archive.labels[order]
+    method = SalUn(forget=GONE, share=0.3, batch_size=3)
+    prepared(method, kit, archive)
+    network = kit.classifier.double().requires_grad_(True)
+    signed, absolute = 0, 0
+    for image, label in zip(archive.images, archive.labels, strict=True):
+        if int(label) in GONE:
+            loss = -network(image[None].double()).log_softmax(dim=1)[0, label]
+            gradient = flat(torch.autograd.grad(loss, list(network.parameters()))).numpy()
+            signed, absolute = signed + gradient, absolute + np.abs(gradient)
+    count = round(0.3 * len(signed))
+    expected, other = (
+        np.isin(np.arange(len(g)), np.argsort(-np.abs(g))[:count]) for g in (signed, absolute)
+    )
+    mask = flat(method.masks).numpy()
+    assert mask.sum() == count
+    # a rounding error may swap two at the threshold; sums of absolute values choose others
+    assert (mask != expected).sum() <= 4
+    assert (other != expected).sum() > 40
+    for share, first in [(0.1, 1), (0.45, 4), (0.5, 5), (1.0, 10)]:  # ties go to the first
+        masks = largest([torch.ones(2, 3), -torch.ones(4)], share)
+        assert flat(masks).tolist() == [True] * first + [False] * (10 - first)
+    masks = largest([torch.tensor([0.1, 0.2]), torch.tensor([[-5.0], [3.0]])], 0.5)
+    assert [m.tolist() for m in masks] == [[False, False], [[True], [True]]]
+
+
+def test_salun_keeps_unmasked_weights_to_the_bit(
+    kit: Kit, archive: Any, trainer_of: TrainerOf
+) -> None:
+    rough = partial(torch.optim.SGD, lr=0.02, momentum=0.9, weight_decay=0.1)
+    adam = partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1)
+    settings: Any = {"forget": GONE, "steps": 5, "batch_size": 9}
+    for optimizer in (rough, adam):
+        method = SalUn(optimizer=optimizer, **settings)
+        result = run(method, kit, archive, trainer_of)
+        before, after = flat(kit.classifier.parameters()), flat(result.parameters())
+        mask = flat(method.masks)
+        assert torch.equal(before[~mask], after[~mask])
+        assert (before[mask] != after[mask]).float().mean() > 0.9
+    both = [
+        run(method, kit, archive, trainer_of)
+        for method in (
+            SalUn(share=1.0, optimizer=rough, **settings),
+            RandomLabel(optimizer=rough, **settings),
+        )
+    ]
+    assert torch.equal(*(flat(network.parameters()) for network in both))
+    # the gradient is masked before its norm is bounded
+    plain = partial(torch.optim.SGD, lr=1.0)
+    settings |= {"steps": 1, "share": 0.05, "max_gradient_norm": 1e-3}
+    result = run(SalUn(optimizer=plain, **settings), kit, archive, trainer_of)
+    step = flat(result.parameters()).double() - flat(kit.classifier.parameters()).double()
+    assert step.norm().item() == pytest.approx(1e-3, rel=1e-2)

@@ -1,378 +1,250 @@
-"""Regrow: its loss, what the student has of the original, and what it is shown."""
+"""Regrow: its loss, what the student takes from the original, and the copies it learns from."""
 
 import copy
-import csv
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger
 from scipy.special import rel_entr, softmax
 from torch import Tensor
 
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import SettingError, UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import NetworkSpec, parts_of
-from geniu_lightning.unlearning.inputs import Warped, Warps
+from geniu_lightning.unlearning import regrow as module
+from geniu_lightning.unlearning import warps
+from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.regrow import Regrow
-from geniu_lightning.unlearning.sources import Access, UnlearnBatch
+from geniu_lightning.unlearning.warps import Warps
+from tests.unlearning.helpers import GONE, KEPT, TrainerOf, own_probability, prepared, run
 
-TrainerOf = Callable[[int], Trainer]
-GONE, KEPT = (1, 3), (0, 2, 4)
 COUNTS = (100, 40, 20, 10, 1)
 
 
 def regrow(**settings: Any) -> Regrow:
-    defaults: dict[str, Any] = {
-        "forget": GONE,
-        "warps": Warps(),
-        "steps": 20,
-        "optimizer": partial(torch.optim.Adam, lr=3e-3),
-    }
-    return Regrow(**defaults | settings)
+    adam = partial(torch.optim.Adam, lr=3e-3)
+    return Regrow(**{"forget": GONE, "warps": Warps(), "steps": 20, "optimizer": adam} | settings)
 
 
-def prepared(kit: Kit, archive: Any, **settings: Any) -> tuple[Regrow, list[UnlearnBatch]]:
-    method = regrow(**settings)
-    method.prepare(kit, archive.sources(method.access, GONE))
-    assert method.batches is not None
-    return method, list(method.batches)
-
-
-def counted(kit: Kit) -> Kit:
-    kit.info = dataclasses.replace(kit.info, class_counts=COUNTS)
+def counted(kit: Kit, **more: Any) -> Kit:
+    kit.info = dataclasses.replace(kit.info, class_counts=COUNTS, **more)
     return kit
 
 
-@pytest.mark.parametrize("temperature", [1.0, 3.0])
-@pytest.mark.parametrize("tau", [0.0, 0.7])
-@pytest.mark.parametrize("masked", [True, False])
-def test_the_loss_is_the_documented_one(
-    kit: Kit, archive: Any, temperature: float, tau: float, masked: bool
-) -> None:
-    method, (batch, *_) = prepared(
-        counted(kit), archive, temperature=temperature, tau=tau, masked=masked
-    )
-    original = kit.classifier(batch.images).double().numpy()
-    original -= tau * np.log(np.array(COUNTS) / sum(COUNTS))
-    named = KEPT if masked else tuple(range(5))
+def target_of(original: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     target = np.zeros_like(original)
-    target[:, named] = softmax(original[:, named] / temperature, axis=1)
-    now = method.classifier(batch.images).detach().double().numpy()
-    wanted = rel_entr(target, softmax(now / temperature, axis=1)).sum(axis=1).mean()
-    found = method.loss_terms(batch)
-    assert found.keys() == {"distill"}
-    assert found["distill"].item() == pytest.approx(temperature**2 * wanted, rel=1e-4)
+    target[:, KEPT] = softmax(original[:, KEPT] / temperature, axis=1)
+    return target
 
 
-def test_what_an_earlier_request_took_out_is_not_taken_again(kit: Kit, archive: Any) -> None:
+def logits(network: Any, batch: UnlearnBatch) -> np.ndarray:
+    return network(batch.images).detach().double().numpy()
+
+
+def test_the_loss_is_the_documented_formula(kit: Kit, archive: Any) -> None:
+    counted(kit)
+    for temperature, tau, answers in itertools.product((1.0, 3.0), (0.0, 0.7), ("soft", "hard")):
+        method = regrow(temperature=temperature, tau=tau, answers=answers)
+        (batch, *_) = prepared(method, kit, archive)
+        original = logits(kit.classifier, batch) - tau * np.log(np.array(COUNTS) / sum(COUNTS))
+        target = target_of(original, temperature)
+        if answers == "hard":
+            target = np.eye(5)[target.argmax(axis=1)]
+        now = softmax(logits(method.classifier, batch) / temperature, axis=1)
+        expected = temperature**2 * rel_entr(target, now).sum(axis=1).mean()
+        found = {k: v.item() for k, v in method.loss_terms(batch).items()}
+        assert found == pytest.approx({"distill": expected}, rel=1e-4)
+
+
+def test_what_an_earlier_request_removed_is_not_removed_again(kit: Kit, archive: Any) -> None:
     for before, left in ((0.0, 0.7), (0.5, 0.2), (1.0, 0.0)):
-        kit.info = dataclasses.replace(counted(kit).info, prior_taken=before)
-        method, _ = prepared(kit, archive, tau=0.7)
+        method = regrow(tau=0.7)
+        prepared(method, counted(kit, prior_taken=before), archive)
         assert method.prior_taken == pytest.approx(left)
-        log_priors = torch.tensor(COUNTS, dtype=torch.float64).div(sum(COUNTS)).log()
-        assert torch.allclose(method.shift.double(), left * log_priors, atol=1e-6)
+        expected = left * np.log(np.array(COUNTS) / sum(COUNTS))
+        np.testing.assert_allclose(method.shift.numpy(), expected, rtol=1e-5)
+    kit.info = dataclasses.replace(kit.info, class_counts=(5, 5, 0, 5, 5), prior_taken=0.0)
+    prepared(regrow(), kit, archive)
+    with pytest.raises(UserError, match="how many images"):
+        prepared(regrow(tau=1.0), kit, archive)
 
 
-def test_a_second_student_does_not_begin_as_its_teacher_did(kit: Kit, archive: Any) -> None:
-    first, _ = prepared(kit, archive)
-    again, _ = prepared(kit, archive)
-    kit.info = dataclasses.replace(kit.info, forgotten=(1,))
-    assert kit.prompts is not None
-    kit.prompts = kit.prompts[[0, 2, 3, 4]]
-    second, _ = prepared(kit, archive)
-    weights = [method.classifier.head.weight for method in (first, again, second)]
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
-
-
-def state(network: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in network.state_dict().items()}
-
-
-@pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_hard_answers_are_the_likeliest_retained_class(
-    kit: Kit, archive: Any, temperature: float
+def test_the_copies_that_are_likeliest_the_forget_classes_are_not_taught(
+    kit: Kit, archive: Any
 ) -> None:
-    method, (batch, *_) = prepared(
-        counted(kit), archive, answers="hard", temperature=temperature, tau=0.7
-    )
-    original = kit.classifier(batch.images).double().numpy()
-    original -= 0.7 * np.log(np.array(COUNTS) / sum(COUNTS))
-    named = np.array(KEPT)[original[:, KEPT].argmax(axis=1)]
-    now = method.classifier(batch.images).detach().double().numpy() / temperature
-    wanted = -np.log(softmax(now, axis=1)[range(len(named)), named]).mean()
-    assert len(set(named)) > 1
-    found = method.loss_terms(batch)["distill"].item()
-    assert found == pytest.approx(temperature**2 * wanted, rel=1e-4)
+    noisy = Warps(noise=2.0)  # no two copies are equally like a class
+    for share in (0.0, 0.3, 0.5):
+        method = regrow(drop_fraction=share, batch_size=40, tau=0.7, warps=noisy)
+        (batch, *_) = prepared(method, counted(kit), archive)
+        original = logits(kit.classifier, batch)
+        likeness = softmax(original, axis=1)[:, GONE].sum(axis=1)  # as it is, priors and all
+        target = target_of(original - method.shift.numpy())
+        now = softmax(logits(method.classifier, batch), axis=1)
+        loss, labels = rel_entr(target, now).sum(axis=1), target.argmax(axis=1)
+        dropped = 0
+        for k in KEPT:
+            likeliest = sorted(np.flatnonzero(labels == k), key=lambda place: -likeness[place])
+            these = likeliest[: math.ceil(share * len(likeliest) - 0.5)]  # a half stays
+            loss[these] = 0.0
+            dropped += len(these)
+        assert len(set(labels)) > 1
+        assert (dropped > 0) == (share > 0)
+        found = method.loss_terms(batch)["distill"].item()
+        assert found == pytest.approx(loss.mean(), rel=1e-4)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.5])
-def test_the_copies_that_are_likest_the_forgotten_classes_are_not_taught(
-    kit: Kit, archive: Any, share: float
-) -> None:
-    warps = Warps(noise=2.0)  # no two copies are equally like a class
-    method, (batch, *_) = prepared(
-        counted(kit), archive, leave_out=share, batch_size=40, tau=0.7, warps=warps
-    )
-    original = kit.classifier(batch.images).detach().numpy()
-    likeness = softmax(original, axis=1)[:, GONE].sum(axis=1)  # as it is, priors and all
-    target = np.zeros_like(original)
-    target[:, KEPT] = softmax((original - method.shift.numpy())[:, KEPT], axis=1)
-    now = method.classifier(batch.images).detach().numpy()
-    each = rel_entr(target, softmax(now, axis=1)).sum(axis=1)
-    named = target.argmax(axis=1)
-    left_out = 0
-    for k in KEPT:
-        likest = sorted(np.flatnonzero(named == k), key=lambda place: -likeness[place])
-        these = likest[: math.ceil(share * len(likest) - 0.5)]  # a half stays
-        assert len(these) < len(likest)
-        each[these] = 0.0
-        left_out += len(these)
-    assert len(set(named)) > 1
-    assert (left_out > 0) == (share > 0)
-    assert method.loss_terms(batch)["distill"].item() == pytest.approx(each.mean(), rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("denials", "steps"),
-    [
-        (0.2, {0, 3}),
-        (0.4, {0, 2, 3, 5}),
-        (1e-6, {0}),
-        (1.0, {*range(6)}),
-        (None, {*range(6)}),
-    ],
-)
-def test_forgotten_classes_are_denied_in_a_share_of_the_steps_of_retraining(
-    kit: Kit, archive: Any, trainer_of: TrainerOf, denials: float | None, steps: set[int]
+def test_forget_logits_are_in_the_softmax_in_a_fraction_of_the_steps_of_retraining(
+    kit: Kit, archive: Any, trainer_of: TrainerOf
 ) -> None:
     # without GONE 121 images: two batches an epoch, ten steps
-    recipe = {"training": {"epochs": 5, "batch_size": 100}}
-    kit.info = dataclasses.replace(counted(kit).info, settings=recipe)
-    seen: list[Any] = []
+    counted(kit, settings={"training": {"epochs": 5, "batch_size": 100}})
 
     class Watched(Regrow):
+        seen: list[Tensor]
+
         def on_train_batch_start(self, batch: UnlearnBatch, batch_idx: int) -> None:
-            seen.append((self.classifier.head.weight.detach().clone(), batch_idx))
+            self.seen.append(self.classifier.head.weight.detach().clone())
 
-    method = Watched(
-        forget=GONE,
-        warps=Warps(),
-        steps=6,
-        denials=denials,
-        optimizer=partial(torch.optim.SGD, lr=0.1),
-    )
-    method.run(kit, archive.sources(Access.NONE, GONE), trainer_of)
-    rows = [weight for weight, _ in seen] + [method.classifier.head.weight]
-    for step, (before, after) in enumerate(itertools.pairwise(rows)):
-        assert torch.equal(before[list(GONE)], after[list(GONE)]) == (step not in steps)
-        assert not torch.equal(before[list(KEPT)], after[list(KEPT)])
+    for fraction, steps in [
+        *((0.2, {0, 3}), (0.4, {0, 2, 3, 5}), (1e-6, {0})),
+        *((1.0, {*range(6)}), (None, {*range(6)})),
+    ]:
+        sgd = partial(torch.optim.SGD, lr=0.1)
+        settings: Any = {"forget": GONE, "warps": Warps(), "steps": 6, "optimizer": sgd}
+        method = Watched(forget_logit_fraction=fraction, **settings)
+        method.seen = []
+        result = run(method, kit, archive, trainer_of)
+        for step, (before, after) in enumerate(
+            itertools.pairwise([*method.seen, result.head.weight])
+        ):
+            assert torch.equal(before[[*GONE]], after[[*GONE]]) == (step not in steps)
+            assert not torch.equal(before[[*KEPT]], after[[*KEPT]])
+    counted(kit, settings={})
+    prepared(regrow(forget_logit_fraction=None), kit, archive)
+    remedy = r"unlearner.forget_logit_fraction=null"
+    with pytest.raises(UserError, match=rf"how it was trained.*{remedy}"):
+        prepared(regrow(forget_logit_fraction=0.4), kit, archive)
+    kit.info = dataclasses.replace(kit.info, class_counts=(0,) * 5)
+    with pytest.raises(UserError, match=rf"how many images.*{remedy}"):
+        prepared(regrow(forget_logit_fraction=0.4), kit, archive)
 
 
-@pytest.mark.parametrize("keep", [0, 3, 8])
-def test_kept_parts_stay_as_they_were_and_others_begin_afresh(
-    kit: Kit, archive: Any, trainer_of: TrainerOf, keep: int
+def test_kept_parts_stay_as_they_were_and_others_are_fresh(
+    kit: Kit, archive: Any, trainer_of: TrainerOf
 ) -> None:
-    method = regrow(keep=keep)
-    method.prepare(kit, archive.sources(Access.NONE, GONE))
-    fresh = copy.deepcopy(method.classifier)
-    done = method.run(kit, archive.sources(Access.NONE, GONE), trainer_of)
-    for k, parts in enumerate(
-        zip(*(parts_of(net) for net in (kit.classifier, fresh, done)), strict=True)
-    ):
-        original, before, after = (state(part) for part in parts)
-        same = [torch.equal(original[name], after[name]) for name in original]
-        if k < keep:
-            assert all(same)  # running statistics, too
-        else:
-            # what every network begins with: zeros, ones
+    for keep in (0, 3, 8):
+        method = regrow(keep=keep, steps=8)
+        prepared(method, kit, archive)
+        fresh = copy.deepcopy(method.classifier)
+        done = run(method, kit, archive, trainer_of)
+        networks = zip(*(parts_of(net) for net in (kit.classifier, fresh, done)), strict=True)
+        for k, parts in enumerate(networks):
+            original, before, after = (part.state_dict() for part in parts)
+            if k < keep:  # running statistics, too
+                assert all(torch.equal(original[name], after[name]) for name in original)
+                continue
+            # every network begins with the same zeros and ones
             drawn = [n for n in original if before[n].dim() and before[n].std() > 0]
             assert drawn
             assert not any(torch.equal(original[n], before[n]) for n in drawn)
             assert not any(torch.equal(before[n], after[n]) for n in drawn)
-    assert not torch.equal(done.head.weight, kit.classifier.head.weight)
+        assert not torch.equal(done.head.weight, kit.classifier.head.weight)
+    with pytest.raises(SettingError, match="keep is 9, and AllCNN has 8 parts"):
+        prepared(regrow(keep=9), kit, archive)
+    sizes = {"channels": 1, "num_classes": 5, "width": 2}
+    network = NetworkSpec("geniu_lightning.models.resnet.ResNet18", sizes).build_classifier()
+    assert len(parts_of(network)) == 9
+    assert parts_of(network)[0] is network.stem
 
 
-def test_a_resnet_counts_its_stem(kit: Kit) -> None:
-    network = NetworkSpec(
-        "geniu_lightning.models.resnet.ResNet18", {"channels": 1, "num_classes": 5, "width": 2}
-    ).build_classifier()
-    parts = parts_of(network)
-    assert len(parts) == 9
-    assert parts[0] is network.stem
-    assert len(parts_of(kit.classifier)) == 8
+def test_students_differ_by_training_seed_and_earlier_requests(kit: Kit, archive: Any) -> None:
+    weights = []
+    for change in ({}, {}, {"seed": kit.info.seed + 1}, {"forgotten": (1,)}):
+        method = regrow()
+        prepared(method, counted(kit, **change), archive)
+        weights.append(method.classifier.head.weight)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+    assert not torch.equal(weights[2], weights[3])
 
 
-def test_more_parts_than_there_are_is_an_error(kit: Kit, archive: Any) -> None:
-    with pytest.raises(UserError, match="keep is 9, and AllCNN has 8 parts"):
-        prepared(kit, archive, keep=9)
-
-
-def test_students_of_kits_of_two_training_seeds_differ(kit: Kit, archive: Any) -> None:
-    first, _ = prepared(kit, archive)
-    kit.info = dataclasses.replace(kit.info, seed=kit.info.seed + 1)
-    second, _ = prepared(kit, archive)
-    assert not torch.equal(first.classifier.head.weight, second.classifier.head.weight)
-
-
-def shown(batches: list[UnlearnBatch]) -> set[bytes]:
-    return {image.numpy().tobytes() for batch in batches for image in batch.images}
-
-
-@pytest.mark.parametrize(("forgotten", "classes"), [(False, KEPT), (True, range(5))])
-def test_the_stream_is_of_proxies_of_retained_classes(
-    kit: Kit, archive: Any, forgotten: bool, classes: Any
-) -> None:
-    _, batches = prepared(kit, archive, forgotten_inputs=forgotten)
-    proxies = kit.info.spec.normalise(kit.proxies(list(classes)).images)
-    assert shown(batches) == {image.numpy().tobytes() for image in proxies}
-    assert not archive.opened
-
-
-def test_what_the_kit_holds_of_the_forgotten_classes_makes_no_difference(
+def test_inputs_are_proxies_of_retained_classes_alone(
     kit: Kit, archive: Any, trainer_of: TrainerOf
 ) -> None:
-    first = regrow().run(kit, archive.sources(Access.NONE, GONE), trainer_of)
-    assert kit.prompts is not None
-    kit.prompts[list(GONE)] = torch.randn_like(kit.prompts[list(GONE)])
-    second = regrow().run(kit, archive.sources(Access.NONE, GONE), trainer_of)
-    for name, value in first.state_dict().items():
-        assert torch.equal(value, second.state_dict()[name])
+    batches = prepared(regrow(), kit, archive)
+    proxies = kit.info.spec.normalise(kit.proxies([*KEPT]).images)
+    shown = {image.numpy().tobytes() for batch in batches for image in batch.images}
+    assert shown == {image.numpy().tobytes() for image in proxies}
+    assert not archive.opened
+    first = run(regrow(steps=5), kit, archive, trainer_of).state_dict()
+    kit.prompts[[*GONE]] = torch.randn_like(kit.prompts[[*GONE]])
+    second = run(regrow(steps=5), kit, archive, trainer_of).state_dict()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-@pytest.mark.parametrize("agreement", [0.0, 0.8, 1.0])
-def test_copies_are_bent_as_far_as_the_original_still_names_them(
-    kit: Kit, archive: Any, agreement: float, monkeypatch: pytest.MonkeyPatch
+def test_warps_are_as_strong_as_the_original_reads_them_and_the_log_says_so(
+    kit: Kit, archive: Any, trainer_of: TrainerOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    asked: list[Tensor] = []
+    asked: list[float] = []
 
-    def strength(
-        warps: Warps, images: Tensor, named: Callable[[Tensor], Tensor], wanted: float, *_: Any
-    ) -> float:
-        assert wanted == agreement
-        asked.append(images)
-        answers = kit.classifier(kit.info.spec.normalise(kit.proxies(list(KEPT)).images))
+    def strength(given: Warps, images: Tensor, classify: Any, wanted: float, *_: Any) -> float:
+        asked.append(wanted)
+        answers = kit.classifier(kit.info.spec.normalise(kit.proxies([*KEPT]).images))
         answers[:, list(GONE)] = -math.inf
-        assert torch.equal(named(images), answers.argmax(dim=1))
+        assert torch.equal(classify(images), answers.argmax(dim=1))
         return 0.5
 
-    monkeypatch.setattr("geniu_lightning.unlearning.regrow.readable_strength", strength)
-    warps = Warps(rotate=20.0, elastic=0.1, mix=0.4)
-    method, _ = prepared(kit, archive, agreement=agreement, warps=warps)
-    method.prepare(kit, archive.sources(method.access, GONE))  # again, as for a second timing
-    assert len(asked) == (2 if agreement else 0)
-    assert isinstance(method.batches, Warped)
-    share = 0.5 if agreement else 1.0
-    assert method.batches.warps == Warps(rotate=20.0 * share, elastic=0.1 * share, mix=0.4)
-
-
-def test_the_log_says_how_far_copies_are_bent(
-    kit: Kit, archive: Any, trainer_of: TrainerOf, tmp_path: Path
-) -> None:
-    def trainer(steps: int) -> Trainer:
-        made = trainer_of(steps)
-        made.loggers = [CSVLogger(tmp_path)]
-        return made
-
-    method = regrow(agreement=1.0, warps=Warps(rotate=180.0, shift=0.5))
-    method.run(kit, archive.sources(Access.NONE, GONE), trainer)
+    monkeypatch.setattr(module, "readable_strength", strength)
+    strongest = Warps(rotate=20.0, elastic=0.1, mix=0.4)
+    for agreement, factor in ((0.0, 1.0), (0.8, 0.5)):
+        method = regrow(label_agreement=agreement, warps=strongest)
+        prepared(method, kit, archive)
+        assert method.batches.warps == Warps(rotate=20.0 * factor, elastic=0.1 * factor, mix=0.4)
+    assert asked == [0.8]
+    monkeypatch.setattr(module, "readable_strength", warps.readable_strength)
+    monkeypatch.setattr(warps, "PROBES", 64)
+    method = regrow(label_agreement=1.0, warps=Warps(rotate=180.0, shift=0.5), steps=2)
+    logger = CSVLogger(tmp_path)
+    run(method, kit, archive, partial(trainer_of, logger=logger))
+    assert method.warp_strength < 1
     (log,) = tmp_path.rglob("metrics.csv")
-    with log.open() as lines:
-        (said,) = (row for row in csv.DictReader(lines) if row["unlearn/bending"])
-    assert (float(said["unlearn/bending"]), said["step"]) == (method.bending, "0")
-    assert method.bending < 1
+    header, first, *_ = (line.split(",") for line in log.read_text().splitlines())
+    assert float(first[header.index("unlearn/warp_strength")]) == method.warp_strength
 
 
-@pytest.mark.parametrize(("budget", "count"), [("proxies", 3 * 2), ("kit", 3 * 9)])
-def test_real_images_are_as_many_as_the_budget_pays_for(
-    kit: Kit, archive: Any, budget: Any, count: int
-) -> None:
-    method, batches = prepared(kit, archive, source="data", budget=budget)
-    assert method.access is Access.RETAIN
-    assert method.stored == (count if budget == "proxies" else sum(9 for _ in KEPT))
-    assert len(archive.read) == count
-    assert not set(archive.read) & set(GONE)
-    assert len(shown(batches)) == count
-
-
-def test_noise_is_fresh_in_every_step_and_needs_no_generator(kit: Kit, archive: Any) -> None:
-    kit.generator = kit.prompts = None
-    _, batches = prepared(kit, archive, source="noise", batch_size=30, warps=Warps(shift=0.5))
-    images = torch.cat([batch.images for batch in batches])
-    assert len(images.flatten(1).unique(dim=0)) == 20 * 30
-    assert images.mean().abs() < 0.02
-    assert images.std() == pytest.approx(1, abs=0.02)
-
-
-def test_it_learns_the_retained_classes_and_never_names_the_forgotten_ones(
+def test_it_learns_the_retained_classes_and_never_answers_the_others(
     kit: Kit, archive: Any, trainer_of: TrainerOf
 ) -> None:
-    warps = Warps(shift=0.05, mix=0.5, noise=0.1)
     method = regrow(
-        warps=warps, steps=150, batch_size=32, optimizer=partial(torch.optim.Adam, lr=0.01)
+        warps=Warps(shift=0.05, mix=0.5, noise=0.1),
+        steps=150,
+        batch_size=32,
+        optimizer=partial(torch.optim.Adam, lr=0.01),
     )
-    student = method.run(kit, archive.sources(Access.NONE, GONE), trainer_of)
-    named = student(archive.images).argmax(dim=1)
-    gone = torch.isin(archive.labels, torch.tensor(GONE))
-    assert not torch.isin(named, torch.tensor(GONE)).any()
-    assert (named == archive.labels)[~gone].float().mean() > 0.9
+    student = run(method, kit, archive, trainer_of)
+    answers = student(archive.images).argmax(dim=1)
+    assert not torch.isin(answers, torch.tensor(GONE)).any()
+    assert own_probability(student, archive)[1] > 0.8
 
 
-def test_denials_need_a_record_of_training_and_say_so(kit: Kit, archive: Any) -> None:
-    kit.info = dataclasses.replace(counted(kit).info, settings={})
-    with pytest.raises(UserError, match=r"how it was trained.*unlearner.denials=null"):
-        prepared(kit, archive, denials=0.4)
-    prepared(kit, archive, denials=None)
-    prepared(kit, archive, denials=0.4, masked=False)
-    kit.info = dataclasses.replace(kit.info, class_counts=(0,) * 5)
-    with pytest.raises(UserError, match=r"how many images.*unlearner.denials=null"):
-        prepared(kit, archive, denials=0.4)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"agreement": -0.1},
-        {"agreement": 1.1},
-        {"keep": -1},
-        {"answers": "loud"},
-        {"denials": 0.0},
-        {"denials": 250},
-        {"denials": math.nan},
-        {"leave_out": -0.1},
-        {"leave_out": 0.6},
-        {"temperature": 0.0},
-        {"tau": -0.1},
-        {"batch_size": 1},
-        {"batch_size": 4.5},
-        {"keep": 1.5},
-        {"proxies_per_class": 1.5},
-        {"source": "data", "proxies_per_class": 1},
-        {"masked": "no"},
-        {"forgotten_inputs": "no"},
-        {"tau": math.inf},
-        {"temperature": math.inf},
-        {"source": "images"},
-        {"source": "noise", "forgotten_inputs": True},
-    ],
-)
-def test_a_setting_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
-    name = list(wrong)[-1]
-    with pytest.raises(UserError, match=f"unlearner.{name}"):
-        regrow(**wrong)
-
-
-def test_priors_need_counts(kit: Kit, archive: Any) -> None:
-    kit.info = dataclasses.replace(kit.info, class_counts=(5, 5, 0, 5, 5))
-    prepared(kit, archive)
-    with pytest.raises(UserError, match="how many images"):
-        prepared(kit, archive, tau=1.0)
+def test_old_names_and_removed_controls_are_refused_with_a_remedy() -> None:
+    for old, sentence in {
+        "leave_out": "leave_out is now drop_fraction",
+        "denials": "denials is now forget_logit_fraction",
+        "agreement": "agreement is now label_agreement",
+        "masked": "masked was removed",
+        "forgotten_inputs": "forgotten_inputs was removed",
+        "budget": "budget was removed: use unlearner=coreset",
+        "source": "source was removed",
+        "warp": "warp is no setting of Regrow; did you mean warps",
+    }.items():
+        with pytest.raises(SettingError, match=sentence):
+            regrow(**{old: 0.3})
+    with pytest.raises(SettingError, match=r"drop_fraction must be less than or equal to 0\.5"):
+        regrow(drop_fraction=0.6)

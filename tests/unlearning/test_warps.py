@@ -8,8 +8,8 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
-from geniu_lightning.errors import UserError
-from geniu_lightning.unlearning.inputs import Warped, Warps, readable_strength
+from geniu_lightning.errors import SettingError
+from geniu_lightning.unlearning.warps import WarpedBatches, Warps, readable_strength
 
 SIZE = 20
 
@@ -149,34 +149,29 @@ def test_noise_has_a_deviation_of_its_own_for_each_image() -> None:
     assert found.mean() == pytest.approx(0.2, abs=0.03)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("rotate", -1), ("mix", 1.5), ("paste", -0.1), ("noise", math.nan)]
-)
-def test_a_setting_out_of_range_is_refused(name: str, value: float) -> None:
-    with pytest.raises(UserError, match=f"warps.{name} must be"):
-        Warps(**{name: value})
+def test_a_range_that_is_no_number_or_too_large_is_refused() -> None:
+    for name, value in [("rotate", -1.0), ("mix", 1.5), ("noise", math.nan)]:
+        with pytest.raises(SettingError, match=f"{name} must be .*got {value}"):
+            Warps(**{name: value})
 
 
 def middle(images: Tensor) -> Tensor:
-    """Say 1 where the brightest column is at most two pixels from the middle, else 0."""
+    """Return 1 where the brightest column is at most two pixels from the middle, else 0."""
     at = images.mean(dim=(1, 2)).argmax(dim=1)
     return ((at - images.shape[3] // 2).abs() <= 2).long()
 
 
-@pytest.mark.parametrize(
-    ("agreement", "strength"),
-    # shifted evenly by up to 8 t pixels, a copy is named as before with probability 2.5 / (8 t)
-    [(0.0, 1.0), (0.25, 1.0), (0.37, 0.8), (0.48, 0.6), (0.7, 0.4), (0.9, 0.3), (1.0, 0.3)],
-)
-def test_images_are_bent_as_far_as_they_keep_their_names(agreement: float, strength: float) -> None:
+def test_warps_are_as_strong_as_labels_agree() -> None:
     stripe = torch.zeros(3, 1, 33, 33)
     stripe[..., 16] = 1.0
-    warps = Warps(shift=8 / 33, mix=1.0, paste=1.0, noise=5.0)  # these must not be asked about
-    found = readable_strength(warps, stripe, middle, agreement, stream(1))
-    assert found == pytest.approx(strength)
+    warps = Warps(shift=8 / 33, mix=1.0, paste=1.0, noise=5.0)  # the last three are not probed
+    # shifted by up to 8 t pixels, a copy has its label with probability 2.5 / (8 t)
+    for agreement, strength in [(0.0, 1.0), (0.25, 1.0), (0.48, 0.6), (0.9, 0.3), (1.0, 0.3)]:
+        found = readable_strength(warps, stripe, middle, agreement, stream(1))
+        assert found == pytest.approx(strength)
 
 
-def test_what_loses_its_name_however_little_it_is_bent_is_not_bent() -> None:
+def test_labels_that_no_warp_leaves_have_strength_zero() -> None:
     def exact(images: Tensor) -> Tensor:
         return (images[:, 0, 3, 3] == images[:, 0, 3, 3].round()).long()
 
@@ -186,14 +181,14 @@ def test_what_loses_its_name_however_little_it_is_bent_is_not_bent() -> None:
     assert readable_strength(warps, whole, exact, 1.0, stream(1)) == 0.0
 
 
-def test_batches_are_fresh_repeatable_and_shared_out_evenly() -> None:
+def test_batches_are_fresh_repeatable_and_divided_evenly() -> None:
     every = Warps(rotate=10, mix=0.5, noise=0.1)
-    whole = [b.images for b in Warped(images(), every, 7, 3, seed=4)]
+    whole = [b.images for b in WarpedBatches(images(), every, 7, 3, seed=4)]
     assert [len(b) for b in whole] == [7, 7, 7]
     assert not torch.allclose(whole[0], whole[1])
     parts = []
     for rank in range(2):
-        own = Warped(images(), every, 7, 3, seed=4)
+        own = WarpedBatches(images(), every, 7, 3, seed=4)
         own.shard(rank, 2)
         parts.append(list(own))
     for k in range(3):
