@@ -21,7 +21,7 @@ from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.settings.configs import method_names, method_settings
 from geniu_lightning.training.next_kit import next_kit
-from geniu_lightning.unlearning.inputs import Warps
+from geniu_lightning.unlearning.warps import Warps
 from tests.unlearning.every_method import digest
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -132,8 +132,8 @@ def test_an_object_of_a_users_takes_the_place_of_a_settings_mapping(kit: Kit) ->
     assert state_digest(given.classifier) == state_digest(
         unlearn(kit, 0, "regrow", steps=2, warps=half).classifier
     )
-    with pytest.raises(UserError, match="regrow cannot be made"):
-        unlearn(kit, 0, "regrow", leave_out="half")
+    with pytest.raises(UserError, match="drop_fraction must be a number"):
+        unlearn(kit, 0, "regrow", drop_fraction="half")
 
 
 def test_a_method_that_reads_images_takes_them_in_any_form(

@@ -14,10 +14,7 @@ from geniu_lightning.settings.configs import CONF
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "Makefile", *CONF.rglob("*.yaml")]
-COMMAND = re.compile(
-    r"(?:python |geniu )(train|unlearn|evaluate|-m geniu_lightning\.evaluation)(?:\.py)? (.+)"
-)
-CONFIGURATION = {"-m geniu_lightning.evaluation": "evaluate"}
+COMMAND = re.compile(r"(?:python |geniu )(train|unlearn|evaluate)(?:\.py)? (.+)")
 
 
 def commands() -> list[tuple[str, str]]:
@@ -29,8 +26,7 @@ def commands() -> list[tuple[str, str]]:
             if "--" not in words and "…" not in words:
                 # a command that is kept in a shell's variable ends with that one's quote
                 words = words.rstrip('"') if words.count('"') % 2 else words
-                name = CONFIGURATION.get(script, script)
-                found.add((name, words.strip()))
+                found.add((script, words.strip()))
     return sorted(found)
 
 
@@ -78,8 +74,8 @@ def parsed(words: str) -> list[Override]:
     """Return a command's overrides, with the first value where it sweeps."""
     # what a shell would put in for a loop's variable, and one of many methods
     for variable, value in (
-        ("$soft", "unlearner.answers=soft unlearner.leave_out=0 unlearner.denials=null"),
-        ("$control", "unlearner=regrow evaluation=word evaluation.timings=1 next_kit=false"),
+        ("$soft", "unlearner.answers=soft unlearner.drop_fraction=0"),
+        ("$control", "unlearner=regrow evaluation=verdict evaluation.timings=1 next_kit=false"),
         ("$method", "geniu"),
         ("$d", "mnist"),
         ("$m", "0"),

@@ -18,7 +18,6 @@ INCIDENTAL = (
     "trainer.accelerator",
     "trainer.threads",
     "trainer.checkpoint_every_n_steps",
-    "unlearner.search",
     "kit",
     "weights",
     "oracles",

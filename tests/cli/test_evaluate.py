@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from geniu_lightning.cli.evaluate import evaluate_model
+from geniu_lightning.cli.model_evaluation import evaluate_model
 from geniu_lightning.cli.results import Result, document
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.evaluation.evaluator import Evaluation
