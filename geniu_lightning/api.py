@@ -7,7 +7,7 @@ set up logging.
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -68,9 +68,6 @@ def load_kit(path: str | Path, allow_custom: bool = False) -> Kit:
 
     Returns:
         The kit, on the CPU; `kit.to(device)` moves it, and unlearning runs there.
-
-    Raises:
-        KitError: If the file is missing, damaged, or of a network that is not allowed.
     """
     return Kit.load(kit_path(str(path)), allow_custom)
 
@@ -101,9 +98,9 @@ def unlearn(
         The classifier, on the kit's device, and the cost.
 
     Raises:
-        UserError: If there is no such class, method or setting.
-        DataNotFoundError: If the method reads images and there is no `data`.
-        TrainingDivergedError: If loss or weights stop being finite numbers.
+        UserError: If there is no such class, method or setting; `DataNotFoundError` if the method
+            reads images and there is no `data`; `TrainingDivergedError` at a loss that is no
+            finite number.
     """
     names = kit.info.class_names
     if isinstance(forget, np.generic | np.ndarray | Tensor):
@@ -133,16 +130,13 @@ def unlearn(
         return images.open(split, batch_size, seed, limit)
 
     sources = Sources(unlearner.access, gone, open_split)
-    with quietly(), _printing(), torch.random.fork_rng(), torch.enable_grad():
+    # progress is printed, unless the user's logging takes the messages
+    printing = nullcontext() if logging.getLogger(PACKAGE).hasHandlers() else messages()
+    with quietly(), printing, torch.random.fork_rng(), torch.enable_grad():
         classifier = unlearner.run(kit, sources, trainer).to(device)
     reads = images.reads if images is not None else 0
     cost = Cost(unlearner.clock.seconds, unlearner.steps, reads, unlearner.prior_taken)
     return Unlearned(classifier, cost)
-
-
-def _printing() -> AbstractContextManager[None]:
-    """Print progress, unless the user's logging takes the messages."""
-    return nullcontext() if logging.getLogger(PACKAGE).hasHandlers() else messages()
 
 
 def _method(

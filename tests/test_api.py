@@ -17,6 +17,7 @@ import geniu_lightning
 from geniu_lightning import api, load_kit, unlearn
 from geniu_lightning.cli.data import recorded_data
 from geniu_lightning.errors import DataNotFoundError, KitError, UserError
+from geniu_lightning.fitting import progress
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.settings.configs import method_names, method_settings
@@ -36,7 +37,7 @@ def kit(trained: Path) -> Kit:
 @pytest.fixture(scope="module")
 def images(kit: Kit) -> tuple[torch.Tensor, torch.Tensor]:
     """The kit's training images, as the classifier reads them."""
-    data = recorded_data(kit.info.settings, None, None, allow_custom=False)
+    data = recorded_data(kit.info)
     found = kit.info.spec.normalise(data.read("train", data.indices("train")))
     return found, data.labels("train")
 
@@ -94,14 +95,14 @@ def test_it_leaves_kit_random_state_loggers_filters_and_folder_as_they_were(
 
 
 def test_progress_is_printed_unless_the_user_logs_it(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     package = logging.getLogger("geniu_lightning")
-    for alone, printed in ((True, "step 5/9\n"), (False, "")):
+    for alone in (True, False):
         monkeypatch.setattr(package, "propagate", not alone)  # pytest's handlers are the root's
-        with api._printing():
-            package.getChild("fitting").info("step 5/9")
-        assert capfd.readouterr().out == printed
+        unlearn(kit, 0, steps=2)
+        assert ("forgetting 0 with geniu  step 2/2" in capfd.readouterr().out) is alone
 
 
 def test_classes_come_in_the_numbers_of_arrays_and_tensors(kit: Kit) -> None:
@@ -188,7 +189,7 @@ def test_what_cannot_work_is_said_in_one_sentence(
         ([[]], {}, "say what to forget"),
         ([list(range(10))], {}, "nothing to retain"),
         ([0, "genui"], {}, r"there is no method 'genui'; there are .*geniu.*retrain"),
-        ([0], {"steps": -1}, "steps must be a whole number"),
+        ([0], {"steps": -1}, "steps must be greater than or equal to 0"),
         ([0, "finetune"], {"data": [pictures]}, "pairs of images and labels"),
         ([0.0], {}, "there is no class"),
         ([0, "finetune"], {"data": []}, "holds no image"),

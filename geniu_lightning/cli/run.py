@@ -18,14 +18,7 @@ log = logging.getLogger(__name__)
 def run_folder(
     config: DictConfig, identity: dict[str, Any], command: str, *words: object
 ) -> RunFolder:
-    """Return a run's folder: `out`, or one below `runs` with a name that follows from the identity.
-
-    Args:
-        config: `out`, `runs` and `trainer`.
-        identity: Settings that decide the run's result, in plain values.
-        command: Name of the folder below `runs`.
-        *words: Readable part of the name.
-    """
+    """Return a run's folder: `out`, or `runs/COMMAND/WORDS-HASH` with a hash of the identity."""
     path = config.out or Path(config.runs) / command / name_of(identity, *words)
     return RunFolder(Path(path).expanduser(), identity, is_rank_zero(config.trainer))
 
@@ -53,10 +46,6 @@ def carry_out(
 
     Returns:
         Whether this process is rank zero and the folder holds the finished run.
-
-    Raises:
-        BusyError: If another process holds the folder.
-        UserError: If the folder holds another run, or of the work.
     """
     config.out = str(folder.path)
     if folder.done and complete and not force:

@@ -155,19 +155,13 @@ class Evaluate(Command):
 SCHEMAS: dict[str, type[Command]] = {"train": Train, "unlearn": Unlearn, "evaluate": Evaluate}
 
 
-def check_settings(command: str, config: DictConfig) -> dict[str, Any]:
-    """Return a command's settings in plain values.
-
-    Raises:
-        SettingError: In one sentence that names the key, what it may hold and what it holds.
-        MissingMandatoryValue: If a `???` was left.
-    """
+def check_settings(command: str, config: DictConfig) -> None:
+    """Raise `SettingError` unless a command's settings fit its schema, and none is left `???`."""
     settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     try:
         SCHEMAS[command].model_validate(settings)
     except ValidationError as error:
         raise _sentence(error, settings, SCHEMAS[command]) from error
-    return {str(key): value for key, value in settings.items()}
 
 
 def _sentence(
@@ -178,7 +172,7 @@ def _sentence(
     found = [(*_locate(one["loc"], settings), one) for one in errors]
     key, value, first = found[0]
     if first["type"] == "extra_forbidden":
-        return unknown_key(key, _keys(settings))
+        return unknown_key(key, [*_keys(settings)])
     if first["type"] == "missing":
         return SettingError("is missing", key=".".join(map(str, first["loc"])))
     wanted = [expected(one["msg"]) for other, _, one in found if other == key]
@@ -240,13 +234,7 @@ def keys_of(command: str, words: Sequence[str]) -> list[str]:
     return [*_keys(OmegaConf.to_container(config)), *sorted(groups)]
 
 
-def _keys(tree: Any, prefix: str = "") -> list[str]:
-    return list(_walk(tree, prefix))
-
-
-def _walk(tree: Any, prefix: str) -> Iterator[str]:
-    if not isinstance(tree, dict):
-        return
-    for name, below in tree.items():
+def _keys(tree: Any, prefix: str = "") -> Iterator[str]:
+    for name, below in tree.items() if isinstance(tree, dict) else ():
         yield f"{prefix}{name}"
-        yield from _walk(below, f"{prefix}{name}.")
+        yield from _keys(below, f"{prefix}{name}.")

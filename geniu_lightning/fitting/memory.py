@@ -9,13 +9,8 @@ class PeakMemory:
     """Largest memory, in bytes, that a block added to what was in use before.
 
     On a GPU: memory of tensors. On a CPU: the resident set of the process, which Linux alone
-    reports; pages that were freed before and are used again do not raise it.
-
-    Args:
-        device: Where the work is done.
-
-    Attributes:
-        added: Bytes, after the block; `None` where the system does not report them.
+    reports; pages that were freed before and are used again do not raise it. After the block it is
+    `added`, or `None` where the system does not report it.
     """
 
     def __init__(self, device: torch.device) -> None:

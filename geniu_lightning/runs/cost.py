@@ -13,19 +13,16 @@ from geniu_lightning.unlearning.sources import Access
 MOST_SECONDS = 60.0  # that repeated timings may take together
 
 
-def repeated(
-    first: float, count: int, once: Callable[[int], float], most: float = MOST_SECONDS
-) -> list[float]:
-    """Return seconds of a piece of work that is repeated until there are enough timings.
+def repeated(first: float, count: int, once: Callable[[int], float]) -> list[float]:
+    """Return seconds of work that is repeated until there are `count` timings or a minute is over.
 
     Args:
         first: Seconds that it took already.
         count: Timings wanted, the first among them.
         once: Repeats it, given the number of the timing from 2; returns its seconds.
-        most: No timing is begun that would take the sum of seconds beyond this.
     """
     seconds = [first]
-    while len(seconds) < count and sum(seconds) + first <= most:
+    while len(seconds) < count and sum(seconds) + first <= MOST_SECONDS:
         seconds.append(once(len(seconds) + 1))
     return seconds
 

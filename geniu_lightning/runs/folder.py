@@ -1,6 +1,7 @@
-"""Run folders: one process at a time, results of one run, done marks."""
+"""Run folders: one process at a time, results of one run, their backup, done marks."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ from filelock import FileLock, Timeout
 from geniu_lightning.errors import BusyError, UserError
 from geniu_lightning.files import flat, now, write_json, write_text
 from geniu_lightning.kit.header import KIT
-from geniu_lightning.runs.backup import BACKUP, Backup
 from geniu_lightning.runs.processes import slurm_launch
 
 WEIGHTS = "unlearned.safetensors"
@@ -22,8 +22,39 @@ WRITTEN = (  # all that a run may write
     *("done.json", "failed.json", "run.json", "log", "wandb", ".wandb_id"),
     *("proxies.png", "confusion.png", "confusion_*.png", "receipt.json", "receipt.md"),
 )
-LOCK, LAUNCH = ".lock", ".launch"
+LOCK, LAUNCH, BACKUP = ".lock", ".launch", ".replaced"
 SECONDS_TO_BEGIN = 60
+
+
+class Backup:
+    """The results that a forced run replaces, in a folder below the run's until it has ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / BACKUP
+
+    def make(self) -> None:
+        """Move the results into the backup; where there is one already, delete them."""
+        if self.path.exists():
+            self._delete_results()
+            return
+        self.path.mkdir()
+        for child in self._results():
+            child.rename(self.path / child.name)
+
+    def restore(self) -> None:
+        """Delete the results and put those of the backup in their place."""
+        self._delete_results()
+        for child in self.path.iterdir():
+            child.rename(self.folder / child.name)
+        self.path.rmdir()
+
+    def _results(self) -> list[Path]:
+        return [child for pattern in WRITTEN for child in self.folder.glob(pattern)]
+
+    def _delete_results(self) -> None:
+        for child in self._results():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
 
 
 class RunFolder:
@@ -43,7 +74,7 @@ class RunFolder:
         self.identity = identity
         self.rank_zero = rank_zero
         self.description: dict[str, Any] = {"run": identity}
-        self._backup = Backup(path, WRITTEN)
+        self._backup = Backup(path)
 
     @property
     def done(self) -> bool:
@@ -58,10 +89,6 @@ class RunFolder:
             force: Replace earlier results, of whichever run. They are kept in a backup until this
                 run has ended well, and restored if it fails, or is interrupted without a checkpoint
                 to resume from.
-
-        Raises:
-            BusyError: If another process holds the folder.
-            UserError: If another run's results are there.
         """
         if not self.rank_zero:
             self._wait_for_rank_zero()
@@ -79,7 +106,7 @@ class RunFolder:
             except BaseException as error:
                 self._record_failure(error)
                 raise
-            self._backup.drop()
+            shutil.rmtree(self._backup.path, ignore_errors=True)
 
     def finish(self) -> None:
         """Mark the run as done."""
@@ -103,13 +130,13 @@ class RunFolder:
         if failed:
             reason = str(error) or type(error).__name__
             write_json(self.path / "failed.json", self.description | {"failed": reason})
-        if self._backup.exists and (failed or not self._has_checkpoint()):
+        if self._backup.path.exists() and (failed or not self._has_checkpoint()):
             self._backup.restore()
 
     def _resumes_forced_run(self) -> bool:
         """Whether this run was forced before and interrupted: queued again, it is forced again."""
         unfinished = self._has_checkpoint() and not (self.path / "done.json").is_file()
-        return self._backup.exists and unfinished and not self._differences()
+        return self._backup.path.exists() and unfinished and not self._differences()
 
     def _has_checkpoint(self) -> bool:
         return any(self.path.glob("checkpoints/*.ckpt"))
@@ -129,9 +156,6 @@ class RunFolder:
 
         Otherwise this one would wait half an hour for a first process that has found nothing to do.
         Lightning starts further processes only after the first has begun.
-
-        Raises:
-            UserError: If it has not begun within a minute.
         """
         launch, deadline = slurm_launch(), time.monotonic() + SECONDS_TO_BEGIN
         record = self.path / LAUNCH

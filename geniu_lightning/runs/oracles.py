@@ -3,10 +3,8 @@
 Imports nothing heavy: whether a run has to be evaluated again is known before torch is imported.
 """
 
-import hashlib
 import json
 import logging
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,10 +13,12 @@ from typing import Any
 from geniu_lightning.errors import BusyError, UserError
 from geniu_lightning.report.problem import RECIPE
 from geniu_lightning.runs.folder import WEIGHTS, RunFolder
+from geniu_lightning.runs.identity import name_of
 from geniu_lightning.settings.checked import PositiveInt, checked
 from geniu_lightning.version import __version__
 
 FIRST_SEED = 1000  # training seeds of oracles; kits have others
+PLACES = ("root", "cache_folder")  # of the data, which decide nothing
 SECONDS_BETWEEN_LOOKS = 2.0
 
 log = logging.getLogger(__name__)
@@ -41,10 +41,6 @@ class OracleBank:
         identity: All that an oracle follows from, but for its training seed.
         folder: Of this problem, named by its identity.
         seeds: Training seeds of its oracles.
-
-    Raises:
-        UserError: If the kit does not say how it was trained, or oracles are missing that this run
-            cannot train.
     """
 
     def __init__(
@@ -63,11 +59,8 @@ class OracleBank:
         self.identity = _identity(kit, forget)
         data = self.identity["data"].get("name", "data")
         network = self.identity["classifier"]["target"].rpartition(".")[2]
-        words = f"{data}-{network}-forget{'_'.join(map(str, sorted(forget)))}"
-        text = json.dumps(self.identity, sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        name = re.sub(r"[^\w.-]+", "_", words)[:80]
-        self.folder = root / f"{name}-{digest}"
+        words = (data, network, "forget" + "_".join(map(str, sorted(forget))))
+        self.folder = root / name_of(self.identity, *words)
         self.seeds = [FIRST_SEED + k for k in range(count)]
         if train_missing and not one_process and self.missing():
             raise UserError(
@@ -89,7 +82,7 @@ class OracleBank:
 
     def missing(self) -> list[int]:
         """Return the training seeds of the oracles that do not exist."""
-        return [seed for seed in self.seeds if not self.run(seed).done]
+        return sorted(set(self.seeds) - set(self.trained()))
 
     def expected(self) -> list[int]:
         """Return the training seeds that an evaluation would compare with."""
@@ -112,14 +105,13 @@ class OracleBank:
                 does.
         """
         while missing := self.missing():
-            waiting = True
+            busy = 0
             for seed in missing:
                 try:
                     train(seed)
-                    waiting = False
                 except BusyError:
-                    continue
-            if waiting:
+                    busy += 1
+            if busy == len(missing):
                 log.info("waiting for another process, which trains oracles in %s", self.folder)
                 time.sleep(SECONDS_BETWEEN_LOOKS)
 
@@ -128,9 +120,7 @@ def _identity(kit: dict[str, Any], forget: Sequence[int]) -> dict[str, Any]:
     try:
         settings = kit["settings"]
         return {
-            "data": {
-                k: v for k, v in settings["data"].items() if k not in ("root", "cache_folder")
-            },
+            "data": {k: v for k, v in settings["data"].items() if k not in PLACES},
             "data_fingerprint": kit["data_fingerprint"],
             "class_counts": list(kit["class_counts"]),
             "imbalance": settings["imbalance"],

@@ -21,7 +21,6 @@ class Note:
     """State of one job.
 
     Attributes:
-        number: Of the job.
         words: Its overrides.
         folder: Of its run; empty where it failed before it had one.
         failed: Reason of the failure; empty where it ended well.
@@ -39,11 +38,7 @@ class Note:
 
 
 def new_notes(runs: Path) -> Path:
-    """Return the folder for the notes of a new sweep, and delete those of sweeps long killed.
-
-    Args:
-        runs: Folder of all runs.
-    """
+    """Return the folder for the notes of a new sweep, and delete those of sweeps long killed."""
     for old in (runs / NOTES).glob("*"):
         if old.stat().st_mtime < time.time() - SECONDS_STORED:
             shutil.rmtree(old, ignore_errors=True)

@@ -15,6 +15,7 @@ from geniu_lightning.cli.results import Result, document
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.evaluation.evaluator import Evaluation
 from geniu_lightning.kit.file import Kit
+from tests.tracking.offline import offline_runs
 
 Command = Callable[..., Any]
 ATTACK = (
@@ -30,7 +31,8 @@ def test_weights_are_evaluated_and_their_curves_are_written_with_their_steps(
     save_file(Kit.load(trained / "kit.safetensors").classifier.state_dict(), weights)
     common = (f"kit={trained}", f"weights={weights}", "forget=[3]", "trainer.threads=1")
     out = tmp_path / "out"
-    outcome = command("evaluate", *common, "evaluation=accuracy", ATTACK, f"out={out}")
+    words = (*common, "evaluation=accuracy", ATTACK, "logger=wandb", f"out={out}")
+    outcome = command("evaluate", *words)
     assert outcome.status == 0, outcome.err
     found = json.loads((out / "metrics.json").read_text())
     assert found["version"] == 2
@@ -44,6 +46,9 @@ def test_weights_are_evaluated_and_their_curves_are_written_with_their_steps(
         "confusion_after.png",
     }
     assert (out / "done.json").is_file()
+    (logged,) = offline_runs(out)
+    assert (logged.run.job_type, logged.config["evaluation"]["split"]) == ("evaluate", "test")
+    assert logged.summary["verdict"] == "none"
 
 
 def test_a_kit_is_evaluated_in_a_call(trained: Path, command: Command) -> None:
@@ -112,7 +117,7 @@ def test_an_evaluation_that_cannot_be_is_refused_in_a_sentence(
         ),
         (
             (kit, f"weights={weights}", "forget=[0]", "evaluation.bank=maybe"),
-            "evaluation.bank must be use, build or null",
+            "evaluation.bank must be 'use' or 'build' or null",
         ),
         (("population=[nowhere]",), "out=FOLDER"),
     ):

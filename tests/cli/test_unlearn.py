@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -140,18 +141,17 @@ def test_settings_that_cannot_work_are_refused_in_a_sentence(
 
 
 def test_a_forged_kit_runs_no_code_of_others(trained: Path) -> None:
-    settings = Kit.load(trained / "kit.safetensors").info.settings
-    assert recorded_data(settings, None, None, allow_custom=False).class_counts
+    info = Kit.load(trained / "kit.safetensors").info
+    assert recorded_data(info).class_counts
     for forged in (
         {"source": {"_target_": "os.getcwd"}},
         {"mean": {"_target_": "os.getcwd"}},
         {"source": {"_target_": "geniu_lightning.data.sources.os.getcwd"}},
         {"std": [{"_target_": "os.getcwd"}]},
     ):
+        settings = info.settings | {"data": info.settings["data"] | forged}
         with pytest.raises(UserError, match="which is not ours"):
-            recorded_data(
-                settings | {"data": settings["data"] | forged}, None, None, allow_custom=False
-            )
+            recorded_data(replace(info, settings=settings))
 
 
 def _write_parquet(folder: Path, shift: int = 0) -> None:
