@@ -24,7 +24,7 @@ from geniu_lightning.fitting.messages import PACKAGE, messages, quietly
 from geniu_lightning.fitting.trainer import make_trainer
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import forgotten, kit_path
-from geniu_lightning.settings.configs import built, method_settings, methods_without_data
+from geniu_lightning.settings.configs import built, instead_of_data, method_settings
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.sources import Sources
 
@@ -48,12 +48,7 @@ class Cost:
 
 
 class Unlearned(NamedTuple):
-    """What `unlearn` returns.
-
-    Attributes:
-        classifier: A new network in evaluation mode, without gradients.
-        cost: Of unlearning.
-    """
+    """A new network in evaluation mode, without gradients, and the cost of unlearning."""
 
     classifier: nn.Module
     cost: Cost
@@ -168,11 +163,8 @@ def _images(
     data: Images | None, kit: Kit, forget: tuple[int, ...], method: str, unlearner: Unlearner
 ) -> GivenImages:
     if data is None:
-        always, with_proxies = methods_without_data()
-        raise DataNotFoundError(
-            f"{method} reads {unlearner.access}: pass data=; methods that read none are"
-            f" {', '.join(always)}, and with source='proxies' {', '.join(with_proxies)}"
-        )
+        reads = f"{method} reads {unlearner.access}"
+        raise DataNotFoundError(f"{reads}: pass data=; {instead_of_data()}")
     images, labels = tensors_of(data)
     refuse_misfits(images, labels, kit.info.spec, len(kit.info.class_names))
     device = next(kit.classifier.parameters()).device

@@ -15,13 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def data_of(settings: Mapping[str, Any], imbalance: Mapping[str, Any], **more: Any) -> ImageData:
-    """Return the images that settings describe, decoded into the cache.
-
-    Args:
-        settings: Of the data module.
-        imbalance: Of the rule that leaves images out.
-        **more: Further arguments of the data module.
-    """
+    """Return the images of settings of a data module and of an imbalance, decoded."""
     due = paced()
 
     def report(split: str, decoded: int, total: int) -> None:
@@ -38,14 +32,7 @@ def data_of(settings: Mapping[str, Any], imbalance: Mapping[str, Any], **more: A
 def recorded_data(
     info: KitInfo, root: str | None = None, name: str | None = None, allow_custom: bool = False
 ) -> ImageData:
-    """Return the images that a kit was trained on.
-
-    Args:
-        info: The kit's description.
-        root: Folder of local sets, in place of the recorded one.
-        name: Folder of the set below it, likewise.
-        allow_custom: Also use classes from outside this package, which runs their code.
-    """
+    """Return the images that a kit was trained on, from other places where these are given."""
     settings = info.settings
     if "data" not in settings or "imbalance" not in settings:
         raise UserError("the kit does not say which data it was trained on")

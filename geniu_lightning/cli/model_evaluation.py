@@ -27,13 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_request(request: Request, classifier: nn.Module, stored: Kit | None) -> Result:
-    """Open images and oracles of a request, and evaluate a model.
-
-    Args:
-        request: The kit, what is forgotten, the configuration and the bank.
-        classifier: The unlearned model.
-        stored: The kit that stays with the model, if one does.
-    """
+    """Evaluate a request's model, with the kit that stays stored with it, if one does."""
     if not request.config.evaluation.metrics:
         return Result(Evaluation(), missing="evaluation=none")
     try:
@@ -101,8 +95,8 @@ def evaluate_model(
         kit: Holds the original, on the device to work on.
         classifier: The model; moved to that device.
         data: The images.
-        forget: Forgotten classes; none after training.
-        oracles: Models retrained without them, on the same device.
+        forget: Empty after training.
+        oracles: Retrained models, on the same device.
         folder: Holds the cache; `None` measures everything anew.
         stored: The kit whose proxies stay with the model, if one does.
     """

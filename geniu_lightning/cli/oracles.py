@@ -18,13 +18,7 @@ from geniu_lightning.settings.configs import method_settings
 def oracle_bank(
     config: DictConfig, kit: dict[str, Any], forget: Sequence[int]
 ) -> OracleBank | None:
-    """Return the bank that an evaluation compares with; `None` if it compares with none.
-
-    Args:
-        config: `evaluation.bank`, `oracles` and `trainer`.
-        kit: The kit's description.
-        forget: Forgotten classes.
-    """
+    """Return the bank that an evaluation compares with; `None` if it compares with none."""
     wanted = config.evaluation.bank
     if wanted is None and not config.oracles.get("add"):
         return None
@@ -45,11 +39,7 @@ def oracle_bank(
 def add_oracle(
     config: DictConfig, path: Path, forget: tuple[int, ...], bank: OracleBank | None, seed: int
 ) -> None:
-    """Train one oracle of a bank, unless it is there.
-
-    Raises:
-        BusyError: If another process trains it.
-    """
+    """Train one oracle of a bank, unless it is there or another process does (`BusyError`)."""
     assert bank is not None  # whoever has none asks for no oracle
     job = OmegaConf.merge(
         OmegaConf.masked_copy(config, ["trainer", "data", "allow_custom"]),

@@ -48,12 +48,6 @@ def compare(config: DictConfig, folders: Sequence[Path], out: Path) -> None:
 
     `population.json` gets an entry for each setting, with `methods` by name, and in each the
     `seeds` and the values as `metrics.json` holds them.
-
-    Args:
-        config: `data`, `trainer`, `allow_custom` and `force`.
-        folders: Of runs, or of such folders. Runs of one method differ in their training seed;
-            a run without weights is left out.
-        out: Where `population.json` is written.
     """
     if (out / FILE).exists() and not config.force:
         raise UserError(f"{out / FILE} holds results; choose another out=, or give force=true")

@@ -25,10 +25,6 @@ class Request:
         forget: Forgotten classes.
         bank: Oracles that the evaluation compares with; `None` compares with none.
         train_oracle: Trains the oracle of a training seed.
-
-    Attributes:
-        kit: On `device`, which is this process's own.
-        data: The kit's images; `None` before the first call of `images`.
     """
 
     def __init__(

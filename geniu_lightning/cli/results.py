@@ -33,13 +33,7 @@ class Result:
 
 
 def document(result: Result, about: dict[str, Any], bank: OracleBank | None) -> dict[str, Any]:
-    """Return the content of `metrics.json`.
-
-    Args:
-        result: Of the evaluation.
-        about: `run` and, of an unlearning run, `cost`.
-        bank: Whose oracles tell what retraining costs.
-    """
+    """Return the content of `metrics.json`; oracles of a bank tell the cost of retraining."""
     found = result.evaluation
     if "cost" in about and bank is not None:
         seconds = bank.seconds()
@@ -58,14 +52,7 @@ def document(result: Result, about: dict[str, Any], bank: OracleBank | None) -> 
 
 
 def write(folder: Path, request: Request, result: Result, content: Mapping[str, Any]) -> Shown:
-    """Write `metrics.json` and pictures of confusions, print tables; return what loggers show.
-
-    Args:
-        folder: Of the run.
-        request: Kit and forgotten classes.
-        result: Of the evaluation.
-        content: As `document` returns it.
-    """
+    """Write `metrics.json` and pictures of confusions, print tables; return what loggers show."""
     write_json(folder / "metrics.json", content)
     found, names = result.evaluation, request.kit.info.class_names
     split = request.config.evaluation.split

@@ -36,16 +36,9 @@ def carry_out(
 
     The work marks the folder as done (`RunFolder.finish`); an error of it is recorded there.
 
-    Args:
-        command: Which of `geniu` does this work, for a job of a sweep that needs several processes.
-        config: Of the run; `out` is filled in, where a sweep's note finds it.
-        folder: Of the run.
-        work: Called in this process, which holds the folder and has its threads and device set.
-        force: Replace what the folder holds.
-        complete: Whether a finished run needs no more work.
-
-    Returns:
-        Whether this process is rank zero and the folder holds the finished run.
+    Fills in `config.out`, where a sweep's note finds it. In a sweep, work of several processes is
+    done by `geniu COMMAND` in another process. The folder needs no more work if it is done and
+    `complete`, unless forced. Returns whether this process is rank zero and the folder is done.
     """
     config.out = str(folder.path)
     if folder.done and complete and not force:

@@ -82,13 +82,7 @@ def notes_of_sweep() -> list[Note]:
 def print_summary(
     notes: Sequence[Note], heads: Sequence[str], row: Callable[[Path], list[object] | None]
 ) -> None:
-    """Print a table of a sweep's runs, with the reason of each failure.
-
-    Args:
-        notes: Of the jobs.
-        heads: Of the columns but the last one, which holds folders and reasons.
-        row: Returns a run's row but for its last cell; `None` leaves the run out.
-    """
+    """Print a table of a sweep's runs by `row`, each with its folder or the reason it failed."""
     from geniu_lightning.cli.terminal import say, table
 
     rows: list[list[object]] = []

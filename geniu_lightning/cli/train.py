@@ -22,11 +22,7 @@ def main() -> None:
 
 
 def train(config: DictConfig) -> float | None:
-    """Carry out one configuration.
-
-    Returns:
-        Accuracy of the retained classes, here all, on `evaluation.split`: what a sweeper maximises.
-    """
+    """Train; return the accuracy on `evaluation.split`, which a sweeper maximises."""
     if config.evaluation.bank:
         raise UserError(
             "nothing is forgotten in training, so there is nothing to compare with oracles:"

@@ -30,11 +30,7 @@ def main() -> None:
 
 
 def unlearn(config: DictConfig) -> float | None:
-    """Carry out one configuration.
-
-    Returns:
-        A_r - A_f on `evaluation.split`, which a sweeper maximises; `None` if it was not measured.
-    """
+    """Unlearn; return A_r - A_f on `evaluation.split`, if measured, which a sweeper maximises."""
     if config.next_kit is None:  # it takes longer than many a method, and a comparison needs none
         config.next_kit = not is_sweep()
     if config.kit is None:

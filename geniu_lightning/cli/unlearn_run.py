@@ -29,7 +29,7 @@ from geniu_lightning.runs.cost import cost_of, repeated
 from geniu_lightning.runs.folder import WEIGHTS, RunFolder
 from geniu_lightning.runs.processes import single_process
 from geniu_lightning.runs.revision import revision
-from geniu_lightning.settings.configs import built, methods_without_data, plain
+from geniu_lightning.settings.configs import built, instead_of_data, plain
 from geniu_lightning.tracking import loggers as trackers
 from geniu_lightning.training.next_kit import all_forgotten, next_kit
 from geniu_lightning.unlearning.base import Clock, Unlearner
@@ -147,12 +147,8 @@ def _images_for(unlearner: Unlearner, request: Request) -> ImageData:
     try:
         return request.images()
     except DataNotFoundError as error:
-        always, with_proxies = methods_without_data()
-        raise DataNotFoundError(
-            f"{request.config.unlearner.name} reads {unlearner.access}, and {error}; methods that"
-            f" read none are {', '.join(always)}, and with unlearner.source=proxies"
-            f" {', '.join(with_proxies)}"
-        ) from error
+        reads = f"{request.config.unlearner.name} reads {unlearner.access}"
+        raise DataNotFoundError(f"{reads}, and {error}; {instead_of_data()}") from error
 
 
 def _timings(first: float, request: Request, folder: Path) -> list[float]:

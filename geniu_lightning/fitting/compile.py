@@ -14,12 +14,8 @@ from geniu_lightning.errors import UserError
 class CompileAndMemoryFormat(Callback):
     """Fits `module.classifier` in another memory layout or compiled, and restores it afterwards.
 
-    Kits, evaluations and edits of weights after the fit see the plain network.
-
-    Args:
-        channels_last: Store weights of convolutions, and so their outputs, with channels last.
-        compiled: Compile the network's forward pass by `torch.compile`, and its features where the
-            module has a method `features_of`. Copies of the network are not compiled.
+    Kits, evaluations and edits of weights after the fit see the plain network. Compiled is also
+    the module's method `features_of`, where it has one; copies of the network are not.
     """
 
     def __init__(self, channels_last: bool = False, compiled: bool = False) -> None:

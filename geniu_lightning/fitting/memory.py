@@ -1,5 +1,6 @@
 """Peak memory of a span of work."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -46,8 +47,7 @@ def _reset_peak() -> int | None:
 
 def _status(name: str) -> int | None:
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        found = re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())
     except OSError:
         return None
-    found = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
-    return int(found[0]) * 1024 if found else None
+    return int(found[1]) * 1024 if found else None

@@ -30,15 +30,7 @@ def repeated(first: float, count: int, once: Callable[[int], float]) -> list[flo
 def cost_of(
     unlearner: Unlearner, kit: Kit, kit_path: Path, seconds: Sequence[float], reads: int
 ) -> dict[str, Any]:
-    """Return the `cost` of `metrics.json`; `{"absent": reason}` where a value is missing.
-
-    Args:
-        unlearner: The method, after its run.
-        kit: The kit that it started from.
-        kit_path: The kit's file; the training run that wrote it left its own cost beside it.
-        seconds: Of each repetition of unlearning; the median counts.
-        reads: Training images that were read, by all processes together.
-    """
+    """Return the `cost` of `metrics.json`; `{"absent": reason}` where a value is missing."""
     return {
         "seconds": statistics.median(seconds),
         "seconds_each": list(seconds),

@@ -58,15 +58,9 @@ class Backup:
 
 
 class RunFolder:
-    """The folder of one run.
+    """The folder of one run; equal identities, in plain values, are the same run.
 
-    Args:
-        path: The folder.
-        identity: Settings that decide the result, in plain values; equal ones are the same run.
-        rank_zero: Whether this is the run's first process, the only one that writes.
-
-    Attributes:
-        description: Written with the reason if the run fails; any JSON value.
+    `description`, any JSON value, is written with the reason if the run fails.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any], rank_zero: bool = True) -> None:

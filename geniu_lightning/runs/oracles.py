@@ -36,11 +36,6 @@ class OracleBank:
         train_missing: Whether an evaluation trains the missing ones; else it does without them.
         one_process: Whether the run has one process, and so can train oracles.
         rank_zero: Whether this process is the one that writes.
-
-    Attributes:
-        identity: All that an oracle follows from, but for its training seed.
-        folder: Of this problem, named by its identity.
-        seeds: Training seeds of its oracles.
     """
 
     def __init__(
@@ -98,12 +93,7 @@ class OracleBank:
         return [json.loads(file.read_text())["cost"]["seconds"] for file in files]
 
     def complete(self, train: Callable[[int], None]) -> None:
-        """Train the missing oracles; wait for those that another process trains.
-
-        Args:
-            train: Trains the oracle of a training seed; raises `BusyError` if another process
-                does.
-        """
+        """Train the missing oracles; wait for those that another process trains."""
         while missing := self.missing():
             busy = 0
             for seed in missing:

@@ -18,13 +18,7 @@ UNENDED = "it did not end: it was killed, or is at work still"
 
 @dataclass(frozen=True)
 class Note:
-    """State of one job.
-
-    Attributes:
-        words: Its overrides.
-        folder: Of its run; empty where it failed before it had one.
-        failed: Reason of the failure; empty where it ended well.
-    """
+    """State of one job; its folder is empty if it had none yet, its failure if it ended well."""
 
     number: int
     words: Sequence[str]

@@ -70,3 +70,9 @@ def methods_without_data() -> tuple[list[str], list[str]]:
         elif "source" in settings and not built(settings, forget=(0,), source="proxies").access:
             with_proxies.append(name)
     return always, with_proxies
+
+
+def instead_of_data() -> str:
+    """Return a clause that names the methods which read no training image."""
+    always, with_proxies = map(", ".join, methods_without_data())
+    return f"methods that read none are {always}, and with source=proxies {with_proxies}"
