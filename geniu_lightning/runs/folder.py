@@ -26,37 +26,6 @@ LOCK, LAUNCH, BACKUP = ".lock", ".launch", ".replaced"
 SECONDS_TO_BEGIN = 60
 
 
-class Backup:
-    """The results that a forced run replaces, in a folder below the run's until it has ended."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.path = folder / BACKUP
-
-    def make(self) -> None:
-        """Move the results into the backup; where there is one already, delete them."""
-        if self.path.exists():
-            self._delete_results()
-            return
-        self.path.mkdir()
-        for child in self._results():
-            child.rename(self.path / child.name)
-
-    def restore(self) -> None:
-        """Delete the results and put those of the backup in their place."""
-        self._delete_results()
-        for child in self.path.iterdir():
-            child.rename(self.folder / child.name)
-        self.path.rmdir()
-
-    def _results(self) -> list[Path]:
-        return [child for pattern in WRITTEN for child in self.folder.glob(pattern)]
-
-    def _delete_results(self) -> None:
-        for child in self._results():
-            shutil.rmtree(child) if child.is_dir() else child.unlink()
-
-
 class RunFolder:
     """The folder of one run; equal identities, in plain values, are the same run.
 
@@ -68,7 +37,7 @@ class RunFolder:
         self.identity = identity
         self.rank_zero = rank_zero
         self.description: dict[str, Any] = {"run": identity}
-        self._backup = Backup(path)
+        self._backup = path / BACKUP  # of the results that a forced run replaces
 
     @property
     def done(self) -> bool:
@@ -100,7 +69,7 @@ class RunFolder:
             except BaseException as error:
                 self._record_failure(error)
                 raise
-            shutil.rmtree(self._backup.path, ignore_errors=True)
+            shutil.rmtree(self._backup, ignore_errors=True)
 
     def finish(self) -> None:
         """Mark the run as done."""
@@ -108,7 +77,12 @@ class RunFolder:
 
     def _begin(self, force: bool) -> None:
         if force and not self._resumes_forced_run():
-            self._backup.make()
+            if self._backup.exists():
+                self._delete_results()
+            else:
+                self._backup.mkdir()
+                for child in self._results():
+                    child.rename(self._backup / child.name)
         if differences := self._differences():
             raise UserError(
                 f"{self.path} holds another run, which differs in {', '.join(differences[:5])};"
@@ -124,13 +98,23 @@ class RunFolder:
         if failed:
             reason = str(error) or type(error).__name__
             write_json(self.path / "failed.json", self.description | {"failed": reason})
-        if self._backup.path.exists() and (failed or not self._has_checkpoint()):
-            self._backup.restore()
+        if self._backup.exists() and (failed or not self._has_checkpoint()):
+            self._delete_results()
+            for child in self._backup.iterdir():
+                child.rename(self.path / child.name)
+            self._backup.rmdir()
+
+    def _results(self) -> list[Path]:
+        return [child for pattern in WRITTEN for child in self.path.glob(pattern)]
+
+    def _delete_results(self) -> None:
+        for child in self._results():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
 
     def _resumes_forced_run(self) -> bool:
         """Whether this run was forced before and interrupted: queued again, it is forced again."""
         unfinished = self._has_checkpoint() and not (self.path / "done.json").is_file()
-        return self._backup.path.exists() and unfinished and not self._differences()
+        return self._backup.exists() and unfinished and not self._differences()
 
     def _has_checkpoint(self) -> bool:
         return any(self.path.glob("checkpoints/*.ckpt"))

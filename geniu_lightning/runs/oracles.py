@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from geniu_lightning.errors import BusyError, UserError
-from geniu_lightning.report.problem import RECIPE
+from geniu_lightning.report.problem import PLACES, RECIPE
 from geniu_lightning.runs.folder import WEIGHTS, RunFolder
 from geniu_lightning.runs.identity import name_of
 from geniu_lightning.settings.checked import PositiveInt, checked
 from geniu_lightning.version import __version__
 
 FIRST_SEED = 1000  # training seeds of oracles; kits have others
-PLACES = ("root", "cache_folder")  # of the data, which decide nothing
 SECONDS_BETWEEN_LOOKS = 2.0
 
 log = logging.getLogger(__name__)

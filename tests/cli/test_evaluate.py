@@ -5,14 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from geniu_lightning.cli.model_evaluation import evaluate_model
 from geniu_lightning.cli.results import Result, document
-from geniu_lightning.data.module import ImageData
 from geniu_lightning.evaluation.evaluator import Evaluation
 from geniu_lightning.kit.file import Kit
 from tests.tracking.offline import offline_runs
@@ -49,40 +44,6 @@ def test_weights_are_evaluated_and_their_curves_are_written_with_their_steps(
     (logged,) = offline_runs(out)
     assert (logged.run.job_type, logged.config["evaluation"]["split"]) == ("evaluate", "test")
     assert logged.summary["verdict"] == "none"
-
-
-def test_a_kit_is_evaluated_in_a_call(trained: Path, command: Command) -> None:
-    kit = Kit.load(trained / "kit.safetensors")
-    labels = torch.arange(40) % 10
-
-    class Images:
-        """Stands in for `ImageData`: random images in two splits."""
-
-        names, class_counts, spec = kit.info.class_names, [2] * 10, kit.info.spec
-
-        def indices(self, split: str) -> torch.Tensor:
-            return torch.arange(0 if split == "validation" else 40)
-
-        def labels(self, split: str) -> torch.Tensor:
-            return labels
-
-        def read(self, split: str, indices: torch.Tensor, device: Any) -> torch.Tensor:
-            stream = torch.Generator().manual_seed(0)
-            shape = (40, self.spec.channels, self.spec.size, self.spec.size)
-            return torch.rand(shape, generator=stream)[indices]
-
-    data: ImageData = Images()  # type: ignore[assignment]
-    target = "geniu_lightning.evaluation.metrics.accuracy.Accuracy"
-    metrics = {"accuracy": {"_target_": target, "splits": ["test"]}}
-    config = OmegaConf.create({"metrics": metrics, "seed": 0, "split": "test"})
-    found = evaluate_model(config, kit, kit.classifier, data, (0,))
-    assert found.accuracies["before"] == found.accuracies["after"]
-    assert found.confusions["after"].sum() == 40
-    assert found.decision is not None
-    assert "no oracles" in found.decision.ruling.reason
-    config.metrics.accuracy.splits = ["tests"]
-    with pytest.raises(Exception, match=r"evaluation\.metrics\.accuracy\.splits must be"):
-        evaluate_model(config, kit, kit.classifier, data, (0,))
 
 
 def test_a_document_says_why_nothing_was_measured() -> None:
