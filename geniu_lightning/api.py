@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from geniu_lightning.data.given import GivenImages, Images, refuse_misfits, tensors_of
 from geniu_lightning.data.loader import IndexLoader
-from geniu_lightning.errors import DataNotFoundError, UserError
+from geniu_lightning.errors import DataNotFoundError
 from geniu_lightning.fitting.messages import PACKAGE, messages, quietly
 from geniu_lightning.fitting.trainer import make_trainer
 from geniu_lightning.kit.file import Kit
@@ -139,11 +139,6 @@ def _method(
 ) -> Unlearner:
     """Return a method by its name, with its yaml's settings but for those given."""
     defaults = method_settings(name)
-    own = sorted(key for key in defaults if not key.startswith("_"))
-    of_all = {"schedule", "log_every_n_steps"} if "steps" in defaults else set()
-    unknown = sorted(settings.keys() - set(own) - of_all)
-    if unknown:
-        raise UserError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(own) or 'none'}")
     objects = {}
     for key, value in settings.items():
         if isinstance(value, Mapping) and isinstance(defaults.get(key), dict):
@@ -153,10 +148,7 @@ def _method(
             objects[key] = value
     # what the user made is handed over as it is: Hydra would turn a dataclass into a dictionary
     make = built(defaults | {"_partial_": True}, forget=forget, seed=seed)
-    try:
-        return cast(Unlearner, make(**objects))
-    except TypeError as error:
-        raise UserError(f"{name} cannot be made: {error}") from error
+    return cast(Unlearner, make(**objects))
 
 
 def _images(

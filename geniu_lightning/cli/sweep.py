@@ -24,10 +24,9 @@ _begun: list[Path] = []  # notes of the sweeps that this process began
 
 
 class JobNotes(Callback):
-    """Writes a note when a job of a sweep begins and another when it ends.
+    """Writes a note when a job begins, which a killed one leaves, and another when it ends.
 
-    A killed or interrupted job leaves the first one. The callback is pickled into the processes of
-    joblib and submitit, with the folder of the sweep's notes.
+    It is pickled into the processes of joblib and submitit, with the folder of the notes.
     """
 
     def __init__(self) -> None:
