@@ -1,7 +1,6 @@
 """The oracles of a command: the bank that its configuration names, and the training of one."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from geniu_lightning.cli.run import carry_out
 from geniu_lightning.errors import SettingError
-from geniu_lightning.runs.folder import RunFolder
 from geniu_lightning.runs.oracles import OracleBank
 from geniu_lightning.runs.processes import is_rank_zero, single_process
 from geniu_lightning.settings.configs import method_settings
@@ -53,18 +51,16 @@ def add_oracle(
         },
     )
     assert isinstance(job, DictConfig)  # as mappings are merged
-    folder = bank.run(seed)
-    carry_out("unlearn", job, folder, partial(_train, folder, job, path, forget, bank.folder))
+    folder, problem = bank.run(seed), bank.folder
 
+    def train() -> None:
+        from geniu_lightning.cli.model_evaluation import store_outputs
+        from geniu_lightning.cli.request import Request
+        from geniu_lightning.cli.unlearn_run import unlearn_request
 
-def _train(
-    folder: RunFolder, job: DictConfig, path: Path, forget: tuple[int, ...], bank: Path
-) -> None:
-    from geniu_lightning.cli.model_evaluation import store_outputs
-    from geniu_lightning.cli.request import Request
-    from geniu_lightning.cli.unlearn_run import unlearn_request
+        request = Request(job, path, forget)
+        oracle = unlearn_request(folder, request)
+        if folder.rank_zero:
+            store_outputs(problem, oracle.to(request.device), request.images())
 
-    request = Request(job, path, forget)
-    oracle = unlearn_request(folder, request)
-    if folder.rank_zero:
-        store_outputs(bank, oracle.to(request.device), request.images())
+    carry_out("unlearn", job, folder, train)

@@ -10,7 +10,6 @@ from geniu_lightning.cli.run import carry_out, run_folder
 from geniu_lightning.cli.sweep import accuracies, print_summary, training_row
 from geniu_lightning.errors import UserError
 from geniu_lightning.files import sha256_of
-from geniu_lightning.runs.folder import RunFolder
 from geniu_lightning.runs.identity import identity_of
 from geniu_lightning.settings.configs import plain
 
@@ -36,7 +35,13 @@ def train(config: DictConfig) -> float | None:
     network = str(config.model.get("_target_", "network")).rpartition(".")[2]
     words = (config.data.name, imbalance, network, f"seed{config.seed}")
     folder = run_folder(config, identity, "train", *words)
-    if not carry_out("train", config, folder, partial(_work, folder, config), force=config.force):
+
+    def work() -> None:
+        from geniu_lightning.cli.train_run import train_in  # takes seconds, so only now
+
+        train_in(folder, config)
+
+    if not carry_out("train", config, folder, work, force=config.force):
         return None
     return accuracies(folder.path, config.evaluation.split).get("retain")
 
@@ -51,13 +56,6 @@ def _checksum_of_finished(config: DictConfig) -> str:
     if config.training.when != "after":
         raise UserError("weights= are finished, so the kit is made after them: experiment=post_hoc")
     return sha256_of(weights)
-
-
-def _work(folder: RunFolder, config: DictConfig) -> None:
-    """Train; imports what takes seconds only now."""
-    from geniu_lightning.cli.train_run import train_in
-
-    train_in(folder, config)
 
 
 if __name__ == "__main__":  # a job of a sweep in a process of its own

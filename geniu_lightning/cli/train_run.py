@@ -48,7 +48,7 @@ def train_in(folder: RunFolder, config: DictConfig) -> None:
     module, about = _module(config, data, folder.identity)
     facts = settings | {"revision": revision(), "data_fingerprint": data.fingerprint}
     tags = [config.data.name, f"seed {config.seed}"]
-    loggers = trackers.loggers_of(settings["logger"], folder.path, "train", facts, tags)
+    loggers = trackers.loggers_of(settings.get("logger"), folder.path, "train", facts, tags)
     with trackers.closing(loggers):
         clock = StepClock()
         trainer = make_trainer(

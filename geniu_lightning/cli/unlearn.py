@@ -2,7 +2,6 @@
 
 import logging
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -14,9 +13,9 @@ from geniu_lightning.cli.run import carry_out, run_folder
 from geniu_lightning.cli.sweep import print_summary, retain_minus_forget, unlearning_row
 from geniu_lightning.errors import BusyError, UserError
 from geniu_lightning.kit.header import KIT, description_of, forgotten, kit_metadata, kit_path
-from geniu_lightning.runs.folder import RunFolder, compared_with
+from geniu_lightning.runs.folder import compared_with
 from geniu_lightning.runs.identity import identity_of
-from geniu_lightning.runs.oracles import FIRST_SEED, OracleBank
+from geniu_lightning.runs.oracles import FIRST_SEED
 from geniu_lightning.runs.revision import revision
 from geniu_lightning.settings.configs import plain
 
@@ -58,27 +57,18 @@ def unlearn(config: DictConfig) -> float | None:
     force = bool(config.force or (folder.done and lacks_kit))
     compared = bank is None or (folder.done and compared_with(folder.path) == bank.expected())
     again = folder.done and not force
-    work = partial(_work, again, folder, config, path, forget, bank)
+
+    def work() -> None:
+        from geniu_lightning.cli.request import Request  # takes seconds, so only now
+        from geniu_lightning.cli.unlearn_run import evaluate_again, unlearn_request
+
+        train = partial(add_oracle, config, path, forget, bank)
+        step = evaluate_again if again else unlearn_request
+        step(folder, Request(config, path, forget, bank, train))
+
     if not carry_out("unlearn", config, folder, work, force=force, complete=compared):
         return None
     return retain_minus_forget(folder.path, config.evaluation.split)
-
-
-def _work(
-    again: bool,
-    folder: RunFolder,
-    config: DictConfig,
-    path: Path,
-    forget: tuple[int, ...],
-    bank: OracleBank | None,
-) -> None:
-    """Unlearn and evaluate, or evaluate again; imports what takes seconds only now."""
-    from geniu_lightning.cli.request import Request
-    from geniu_lightning.cli.unlearn_run import evaluate_again, unlearn_request
-
-    train = partial(add_oracle, config, path, forget, bank)
-    step = evaluate_again if again else unlearn_request
-    step(folder, Request(config, path, forget, bank, train))
 
 
 def _about(kit: dict[str, Any]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def _loggers(folder: RunFolder, request: Request) -> list[Logger]:
     config = plain(request.config)
     tags = [config["unlearner"]["name"], *request.tags(), f"seed {config['seed']}"]
     facts = config | request.facts()
-    return trackers.loggers_of(config["logger"], folder.path, "unlearn", facts, tags)
+    return trackers.loggers_of(config.get("logger"), folder.path, "unlearn", facts, tags)
 
 
 def _unlearner(request: Request) -> Unlearner:
