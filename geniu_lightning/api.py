@@ -7,7 +7,7 @@ set up logging.
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from geniu_lightning.data.given import GivenImages, Images, refuse_misfits, tensors_of
 from geniu_lightning.data.loader import IndexLoader
-from geniu_lightning.errors import DataNotFoundError, UserError
+from geniu_lightning.errors import DataNotFoundError
 from geniu_lightning.fitting.messages import PACKAGE, messages, quietly
 from geniu_lightning.fitting.trainer import make_trainer
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import forgotten, kit_path
-from geniu_lightning.settings.configs import built, method_settings, methods_without_data
+from geniu_lightning.settings.configs import built, instead_of_data, method_settings
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.sources import Sources
 
@@ -48,12 +48,7 @@ class Cost:
 
 
 class Unlearned(NamedTuple):
-    """What `unlearn` returns.
-
-    Attributes:
-        classifier: A new network in evaluation mode, without gradients.
-        cost: Of unlearning.
-    """
+    """A new network in evaluation mode, without gradients, and the cost of unlearning."""
 
     classifier: nn.Module
     cost: Cost
@@ -68,9 +63,6 @@ def load_kit(path: str | Path, allow_custom: bool = False) -> Kit:
 
     Returns:
         The kit, on the CPU; `kit.to(device)` moves it, and unlearning runs there.
-
-    Raises:
-        KitError: If the file is missing, damaged, or of a network that is not allowed.
     """
     return Kit.load(kit_path(str(path)), allow_custom)
 
@@ -101,9 +93,9 @@ def unlearn(
         The classifier, on the kit's device, and the cost.
 
     Raises:
-        UserError: If there is no such class, method or setting.
-        DataNotFoundError: If the method reads images and there is no `data`.
-        TrainingDivergedError: If loss or weights stop being finite numbers.
+        UserError: If there is no such class, method or setting; `DataNotFoundError` if the method
+            reads images and there is no `data`; `TrainingDivergedError` at a loss that is no
+            finite number.
     """
     names = kit.info.class_names
     if isinstance(forget, np.generic | np.ndarray | Tensor):
@@ -133,16 +125,13 @@ def unlearn(
         return images.open(split, batch_size, seed, limit)
 
     sources = Sources(unlearner.access, gone, open_split)
-    with quietly(), _printing(), torch.random.fork_rng(), torch.enable_grad():
+    # progress is printed, unless the user's logging takes the messages
+    printing = nullcontext() if logging.getLogger(PACKAGE).hasHandlers() else messages()
+    with quietly(), printing, torch.random.fork_rng(), torch.enable_grad():
         classifier = unlearner.run(kit, sources, trainer).to(device)
     reads = images.reads if images is not None else 0
     cost = Cost(unlearner.clock.seconds, unlearner.steps, reads, unlearner.prior_taken)
     return Unlearned(classifier, cost)
-
-
-def _printing() -> AbstractContextManager[None]:
-    """Print progress, unless the user's logging takes the messages."""
-    return nullcontext() if logging.getLogger(PACKAGE).hasHandlers() else messages()
 
 
 def _method(
@@ -150,11 +139,6 @@ def _method(
 ) -> Unlearner:
     """Return a method by its name, with its yaml's settings but for those given."""
     defaults = method_settings(name)
-    own = sorted(key for key in defaults if not key.startswith("_"))
-    of_all = {"schedule", "log_every_n_steps"} if "steps" in defaults else set()
-    unknown = sorted(settings.keys() - set(own) - of_all)
-    if unknown:
-        raise UserError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(own) or 'none'}")
     objects = {}
     for key, value in settings.items():
         if isinstance(value, Mapping) and isinstance(defaults.get(key), dict):
@@ -164,21 +148,15 @@ def _method(
             objects[key] = value
     # what the user made is handed over as it is: Hydra would turn a dataclass into a dictionary
     make = built(defaults | {"_partial_": True}, forget=forget, seed=seed)
-    try:
-        return cast(Unlearner, make(**objects))
-    except TypeError as error:
-        raise UserError(f"{name} cannot be made: {error}") from error
+    return cast(Unlearner, make(**objects))
 
 
 def _images(
     data: Images | None, kit: Kit, forget: tuple[int, ...], method: str, unlearner: Unlearner
 ) -> GivenImages:
     if data is None:
-        always, with_proxies = methods_without_data()
-        raise DataNotFoundError(
-            f"{method} reads {unlearner.access}: pass data=; methods that read none are"
-            f" {', '.join(always)}, and with source='proxies' {', '.join(with_proxies)}"
-        )
+        reads = f"{method} reads {unlearner.access}"
+        raise DataNotFoundError(f"{reads}: pass data=; {instead_of_data()}")
     images, labels = tensors_of(data)
     refuse_misfits(images, labels, kit.info.spec, len(kit.info.class_names))
     device = next(kit.classifier.parameters()).device

@@ -1,14 +1,9 @@
 """Commands run in this process, on real digits and a tiny network; a plugin of pytest."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,22 +112,3 @@ def same_tensors(one: Path, other: Path) -> bool:
     """Whether two files hold the same tensors to the bit."""
     a, b = load_file(one), load_file(other)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def started_and_at_its_first_checkpoint(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    # or the process that is killed would log through wandb's service of this one, which lives on
-    own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *arguments, f"out={folder}"],
-        env=own,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored behind a `&`
-    )
-    deadline = time.monotonic() + 120
-    while not list((folder / "checkpoints").glob("*.ckpt")):
-        assert process.poll() is None, "it ended before it could be stopped"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return process

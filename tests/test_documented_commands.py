@@ -42,7 +42,7 @@ def test_documented_commands_compose() -> None:
 
 def _check(script: str, overrides: list[Override]) -> None:
     """Find each chosen file, and each other key in what comes of the chosen files."""
-    composed, merged, keys = [], {}, []
+    composed, merged, keys = [], [], []
     for one in overrides:
         group, value = one.key_or_group, one.value()
         if not (CONF / group.partition("@")[0]).is_dir() and "/" not in group:
@@ -50,16 +50,20 @@ def _check(script: str, overrides: list[Override]) -> None:
             continue
         file = CONF / group / f"{value}.yaml"
         text = file.read_text() if file.is_file() else "defaults:"  # or Hydra's own group
-        if "defaults:" in text or "@package" in text:
+        if "defaults:" in text:
             composed.append(str(one.input_line))
         else:  # it needs no composition, which takes long
-            merged[group] = OmegaConf.load(file)
-    config = OmegaConf.merge(_composed(script, tuple(sorted(composed))), merged)
+            content = _loaded(file)
+            merged.append(content if "@package _global_" in text else {group: content})
+    config = OmegaConf.merge(_composed(script, tuple(sorted(composed))), *merged)
     for one in keys:
         if not one.is_add() and not one.key_or_group.startswith("hydra."):
             path, _, leaf = one.key_or_group.rpartition(".")
             parent = OmegaConf.select(config, path) if path else config
             assert leaf in parent.keys(), one.key_or_group  # noqa: SIM118  # `in` denies ???
+
+
+_loaded = functools.cache(OmegaConf.load)
 
 
 @functools.cache

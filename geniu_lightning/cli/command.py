@@ -20,7 +20,7 @@ from geniu_lightning.cli.device import settle_precision
 from geniu_lightning.cli.jobs import is_sweep
 from geniu_lightning.cli.settings import RENAMED, check_settings, keys_of, unknown_key
 from geniu_lightning.cli.sweep import notes_of_sweep, reason_of
-from geniu_lightning.cli.wandb_group import join_group
+from geniu_lightning.cli.wandb_group import group_of
 from geniu_lightning.errors import UserError
 from geniu_lightning.fitting.messages import messages
 from geniu_lightning.runs.folder import finished_kits
@@ -50,7 +50,9 @@ def run_command(name: str, job: Job, summary: Summary | None = None) -> None:
             check_settings(name, config)
             with messages(is_rank_zero(config.trainer)):
                 settle_precision(config.trainer)
-                join_group(config, name, words)
+                wandb = (config.get("logger") or {}).get("wandb")
+                if is_sweep() and wandb is not None and wandb.group is None:
+                    wandb.group = group_of(name, words)
                 return job(config)
         except (UserError, OmegaConfBaseException) as error:
             if is_sweep():  # which goes on; its callback notes the failure
@@ -79,11 +81,7 @@ def register_resolvers() -> None:
 
 
 def kits_below(folder: str) -> str:
-    """Return the kits of finished training runs below a folder, as choices of a sweep.
-
-    Raises:
-        UserError: If there is none.
-    """
+    """Return the kits of finished training runs below a folder, as choices of a sweep."""
     found = finished_kits(Path(folder).expanduser())
     if not found:
         raise UserError(f"there is no kit below {folder}; train.py makes them, sweep=grid many")
@@ -97,12 +95,7 @@ def refuse(error: Exception, command: str = "") -> NoReturn:
 
 
 def sentence_of(error: Exception, command: str = "") -> str:
-    """Return the sentence of an error of ours, of Hydra or of OmegaConf.
-
-    Args:
-        error: The error.
-        command: Whose keys are searched for one like an unknown one; empty leaves it out.
-    """
+    """Return the sentence of an error; an unknown key is compared with those of the command."""
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} has to be set"
     if isinstance(error, MissingConfigException) and error.options:

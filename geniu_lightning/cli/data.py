@@ -1,83 +1,53 @@
 """The images of a run: those of the settings, or those that a kit recorded."""
 
 import logging
-import time
 from collections.abc import Mapping
 from typing import Any, cast
 
-from geniu_lightning.data.cache import OnDecode
+from geniu_lightning.cli.terminal import paced
 from geniu_lightning.data.module import ImageData
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import DataNotFoundError, UserError
+from geniu_lightning.kit.file import KitInfo
 from geniu_lightning.settings.configs import built
 
 OURS = "geniu_lightning.data."
-SECONDS_BETWEEN_LINES = 5.0
 log = logging.getLogger(__name__)
 
 
-def data_of(
-    settings: Mapping[str, Any],
-    imbalance: Mapping[str, Any],
-    *,
-    on_decode: OnDecode | None = None,
-    **more: Any,
-) -> ImageData:
-    """Return the images that settings describe, decoded into the cache.
+def data_of(settings: Mapping[str, Any], imbalance: Mapping[str, Any], **more: Any) -> ImageData:
+    """Return the images of settings of a data module and of an imbalance, decoded."""
+    due = paced()
 
-    Args:
-        settings: Of the data module.
-        imbalance: Of the rule that leaves images out.
-        on_decode: Reports progress, if images have to be decoded.
-        **more: Further arguments of the data module.
+    def report(split: str, decoded: int, total: int) -> None:
+        if due():
+            log.info("reading %s images  %d/%d", split, decoded, total)
 
-    Raises:
-        UserError: If a setting does not fit.
-        DataNotFoundError: If the images are nowhere.
-    """
     rule = built(dict(imbalance), "imbalance")
     data = cast(ImageData, built(dict(settings), "data", imbalance=rule, **more))
-    data.prepare_data(on_decode)
+    data.prepare_data(report)
     data.setup()
     return data
 
 
 def recorded_data(
-    settings: Mapping[str, Any], root: str | None, name: str | None, allow_custom: bool, **more: Any
+    info: KitInfo, root: str | None = None, name: str | None = None, allow_custom: bool = False
 ) -> ImageData:
-    """Return the images that a kit was trained on.
-
-    Args:
-        settings: The kit's record of its training.
-        root: Folder of local sets, in place of the recorded one.
-        name: Folder of the set below it, likewise.
-        allow_custom: Also use classes from outside this package, which runs their code.
-        **more: Further arguments of the data module.
-
-    Raises:
-        UserError: If the record names classes that may not be used, or is missing.
-        DataNotFoundError: If the images are nowhere.
-    """
+    """Return the images that a kit was trained on, from other places where these are given."""
+    settings = info.settings
     if "data" not in settings or "imbalance" not in settings:
         raise UserError("the kit does not say which data it was trained on")
     moved = {key: value for key, value in (("root", root), ("name", name)) if value is not None}
-    data = dict(settings["data"]) | moved
+    described = dict(settings["data"]) | moved
     if not allow_custom:
-        _refuse_foreign_targets({"data": data, "imbalance": settings["imbalance"]})
-    return data_of(data, settings["imbalance"], **more)
-
-
-def decoding_progress() -> OnDecode:
-    """Return a reporter of decoded images that logs a line every few seconds."""
-    last = time.monotonic()
-
-    def report(split: str, decoded: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last > SECONDS_BETWEEN_LINES:
-            last = now
-            log.info("reading %s images  %d/%d", split, decoded, total)
-
-    return report
+        _refuse_foreign_targets({"data": described, "imbalance": settings["imbalance"]})
+    data = data_of(described, settings["imbalance"])
+    if data.fingerprint != info.data_fingerprint:
+        raise DataNotFoundError(
+            "the images found are not those that the kit was trained on (their fingerprint is"
+            f" {data.fingerprint[:12]}…, the kit's {info.data_fingerprint[:12]}…); set data.root"
+            " and data.name"
+        )
+    return data
 
 
 def _refuse_foreign_targets(node: Any, path: tuple[str, ...] = ()) -> None:

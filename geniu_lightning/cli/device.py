@@ -1,7 +1,5 @@
 """The device and arithmetic of a process, and what has to be set before it computes."""
 
-from __future__ import annotations
-
 import os
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,7 +23,7 @@ def settle_precision(trainer: DictConfig) -> None:
         trainer.precision = HALF if has_fast_bfloat16(device_of(trainer)) else FULL
 
 
-def device_of(trainer: DictConfig) -> torch.device:
+def device_of(trainer: DictConfig) -> "torch.device":
     """Return this process's own device, which holds the kit and evaluates."""
     import torch
 
@@ -61,12 +59,10 @@ def begin(trainer: DictConfig) -> None:
 
 def trainer_settings(trainer: DictConfig) -> dict[str, Any]:
     """Return the trainer's settings as `make_trainer` takes them, their objects made."""
-    settings = plain(trainer)
+    settings: dict[str, Any] = plain(trainer)
     for of_ours in ("threads", "checkpoint_every_n_steps"):
         settings.pop(of_ours)
-    return {
-        key: built(value, f"trainer.{key}")
-        if isinstance(value, dict) and "_target_" in value
-        else value
-        for key, value in settings.items()
-    }
+    for key, value in settings.items():
+        if isinstance(value, dict) and "_target_" in value:
+            settings[key] = built(value, f"trainer.{key}")
+    return settings

@@ -1,19 +1,16 @@
 """`geniu evaluate`: from weights to a verdict, whoever made them."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig
 
 from geniu_lightning.cli.command import run_command
-from geniu_lightning.cli.oracles import oracle_bank
+from geniu_lightning.cli.oracles import add_oracle, oracle_bank
 from geniu_lightning.cli.run import carry_out, run_folder
 from geniu_lightning.cli.terminal import say
-from geniu_lightning.cli.unlearn import add_oracle
 from geniu_lightning.errors import UserError
 from geniu_lightning.files import sha256_of
 from geniu_lightning.kit.header import KIT, description_of, forgotten, kit_metadata, kit_path
@@ -22,9 +19,6 @@ from geniu_lightning.runs.identity import identity_of
 from geniu_lightning.runs.oracles import OracleBank
 from geniu_lightning.runs.revision import revision
 from geniu_lightning.settings.configs import plain
-
-if TYPE_CHECKING:  # torch takes seconds: a refusal or a finished run does not need it
-    from geniu_lightning.kit.file import Kit
 
 
 def main() -> None:
@@ -101,39 +95,36 @@ def _evaluate_weights(
     forget: tuple[int, ...],
     bank: OracleBank | None,
 ) -> None:
+    """Evaluate and write; imports what takes seconds only now."""
     from geniu_lightning.cli import results
     from geniu_lightning.cli.model_evaluation import evaluate_request
     from geniu_lightning.cli.request import Request
+    from geniu_lightning.kit.file import Kit
     from geniu_lightning.kit.weights import classifier_from
     from geniu_lightning.tracking import loggers as trackers
 
-    request, about = Request(config, path, forget), folder.description
+    train = partial(add_oracle, config, path, forget, bank)
+    request, about = Request(config, path, forget, bank, train), folder.description
     classifier = classifier_from(weights, request.kit.info.classifier, config.allow_custom)
-    stored = _stored_kit(config, request.kit, weights, about)
-    facts = request.facts() | {"revision": revision(), "evaluated": about["run"]}
-    loggers = trackers.loggers_of(config, folder.path, "evaluate", facts, request.tags())
+    stays, after = config.keeps_proxies, weights.parent / KIT
+    stored: Kit | None = None
+    if stays is None and "cost" in about and after.is_file():  # the run's own next kit
+        stored = Kit.load(after, config.allow_custom).to(request.device)
+    elif about.get("cost", {}).get("reads_prompts", True) if stays is None else stays:
+        stored = request.kit
+    settings = plain(config)
+    facts = settings | request.facts() | {"evaluated": about["run"]}
+    loggers = trackers.loggers_of(
+        settings.get("logger"), folder.path, "evaluate", facts, request.tags()
+    )
     with trackers.closing(loggers):
-        train = None if bank is None else partial(add_oracle, config, path, forget, bank)
-        result = evaluate_request(request, bank, classifier, stored, train)
+        result = evaluate_request(request, classifier, stored)
         if result.missing:
             raise UserError(f"nothing was measured: {result.missing}")
-        results.write(folder.path, request, result, results.document(result, about, bank))
-        trackers.show(loggers, results.shown(result, request, about.get("cost", {})))
+        document = results.document(result, about, bank)
+        trackers.show(loggers, results.write(folder.path, request, result, document))
     folder.finish()
     say(f"results: {folder.path / 'metrics.json'}")
-
-
-def _stored_kit(
-    config: DictConfig, kit: Kit, weights: Path, about: dict[str, Any]
-) -> Kit | None:  # the kit whose proxies stay with the weights
-    """Return the kit that stays with weights: the next one, where their run wrote one."""
-    stays, after = config.keeps_proxies, weights.parent / KIT
-    if stays is None and "cost" in about and after.is_file():
-        device = next(kit.classifier.parameters()).device
-        return type(kit).load(after, config.allow_custom).to(device)
-    if stays is None:
-        stays = about.get("cost", {}).get("reads_prompts", True)
-    return kit if stays else None
 
 
 if __name__ == "__main__":  # a job of a sweep in a process of its own

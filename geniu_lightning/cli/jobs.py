@@ -39,11 +39,7 @@ def threads_of_job() -> int | None:
 
 
 def device_of_job(devices: int) -> int | None:
-    """Return the GPU of this job, in turn, where jobs run in parallel on a machine.
-
-    Args:
-        devices: Number of the machine's GPUs.
-    """
+    """Return this job's own of a machine's GPUs, in turn, where jobs run in parallel."""
     parallel = is_sweep() and HydraConfig.get().launcher.get("n_jobs") not in (None, 1)
     return int(HydraConfig.get().job.num) % devices if parallel and devices > 1 else None
 
@@ -53,9 +49,6 @@ def needs_own_process(trainer: DictConfig) -> bool:
 
     Lightning starts further ranks by repeating the command, which in a sweep would repeat the whole
     sweep. On Slurm the cluster has started them.
-
-    Raises:
-        UserError: If Slurm has not started as many as there are devices.
     """
     if not is_sweep() or single_process(trainer):
         return False
@@ -72,17 +65,7 @@ def needs_own_process(trainer: DictConfig) -> bool:
 
 
 def run_in_own_process(command: str, config: DictConfig, folder: RunFolder) -> None:
-    """Carry a job out by a new process, which runs it as a single run.
-
-    Args:
-        command: Name of a command of `geniu`.
-        config: Settings of the job.
-        folder: Of the job.
-
-    Raises:
-        UserError: If the settings cannot work.
-        RuntimeError: If the process broke.
-    """
+    """Carry a job out by a new process, which runs the command of `geniu` as a single run."""
     begun = time.time()
     package = Path(__file__).parents[2]
     paths = (str(package), os.environ.get("PYTHONPATH"))

@@ -1,9 +1,7 @@
 """The evaluation of one model for any command: images and oracles opened, the Evaluator run."""
 
-from __future__ import annotations
-
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +10,6 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from geniu_lightning.cli import terminal
-from geniu_lightning.cli.oracles import opened_oracles
 from geniu_lightning.cli.request import Request
 from geniu_lightning.cli.results import Result
 from geniu_lightning.data.module import ImageData
@@ -29,22 +26,8 @@ SPLITS = ("test", "train", "validation")
 log = logging.getLogger(__name__)
 
 
-def evaluate_request(
-    request: Request,
-    bank: OracleBank | None,
-    classifier: nn.Module,
-    stored: Kit | None,
-    train_oracle: Callable[[int], None] | None,
-) -> Result:
-    """Open images and oracles, and evaluate a model.
-
-    Args:
-        request: The kit, what is forgotten, and the configuration.
-        bank: Of oracles to compare with; `None` compares with none.
-        classifier: The unlearned model.
-        stored: The kit that stays with the model, if one does.
-        train_oracle: Trains the oracle of a training seed; used with a bank alone.
-    """
+def evaluate_request(request: Request, classifier: nn.Module, stored: Kit | None) -> Result:
+    """Evaluate a request's model, with the kit that stays stored with it, if one does."""
     if not request.config.evaluation.metrics:
         return Result(Evaluation(), missing="evaluation=none")
     try:
@@ -52,9 +35,8 @@ def evaluate_request(
     except DataNotFoundError as error:
         log.warning("evaluation is left out, until the same command finds the images: %s", error)
         return Result(Evaluation(), missing=str(error))
-    oracles = {}
-    if bank is not None and train_oracle is not None:
-        oracles = opened_oracles(request, bank, train_oracle)
+    bank = request.bank
+    oracles = _opened_oracles(request, bank) if bank is not None else {}
     found = evaluate_model(
         request.config.evaluation,
         request.kit,
@@ -66,6 +48,33 @@ def evaluate_request(
         stored=stored,
     )
     return Result(found, list(oracles))
+
+
+def _opened_oracles(request: Request, bank: OracleBank) -> dict[int, nn.Module]:
+    """Return the oracles of a bank by training seed, on the request's device.
+
+    Trains the missing ones if the evaluation asks for that, else tells how to.
+    """
+
+    def train(seed: int) -> None:
+        log.info("training the oracle of seed %d, %d missing", seed, len(bank.missing()))
+        assert request.train_oracle is not None  # given with each bank
+        request.train_oracle(seed)
+
+    if bank.train_missing:
+        bank.complete(train)
+    seeds = bank.trained()
+    if len(seeds) < len(bank.seeds):
+        forget = ",".join(map(str, request.forget))
+        log.info(
+            "%d of %d oracles exist, and without them no verdict tells forgetting from suppression;"
+            " train them with: python unlearn.py sweep=oracles 'kit=%s' 'forget=[%s]'"
+            " 'oracles.folder=%s' oracles.count=%d",
+            *(len(seeds), len(bank.seeds), request.path, forget),
+            *(request.config.oracles.folder, len(bank.seeds)),
+        )
+    kits = {seed: Kit.load(bank.weights(seed), request.config.allow_custom) for seed in seeds}
+    return {seed: kit.to(request.device).classifier for seed, kit in kits.items()}
 
 
 def evaluate_model(
@@ -86,8 +95,8 @@ def evaluate_model(
         kit: Holds the original, on the device to work on.
         classifier: The model; moved to that device.
         data: The images.
-        forget: Forgotten classes; none after training.
-        oracles: Models retrained without them, on the same device.
+        forget: Empty after training.
+        oracles: Retrained models, on the same device.
         folder: Holds the cache; `None` measures everything anew.
         stored: The kit whose proxies stay with the model, if one does.
     """

@@ -1,42 +1,22 @@
-"""The oracles of a command: the bank that its configuration names, completed and opened."""
+"""The oracles of a command: the bank that its configuration names, and the training of one."""
 
-from __future__ import annotations
-
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from geniu_lightning.cli.run import carry_out
 from geniu_lightning.errors import SettingError
 from geniu_lightning.runs.oracles import OracleBank
 from geniu_lightning.runs.processes import is_rank_zero, single_process
-
-if TYPE_CHECKING:  # torch takes seconds: a refusal or a finished run does not need it
-    from torch import nn
-
-    from geniu_lightning.cli.request import Request
-
-
-log = logging.getLogger(__name__)
+from geniu_lightning.settings.configs import method_settings
 
 
 def oracle_bank(
-    config: DictConfig,
-    kit: dict[str, Any],  # any JSON value
-    forget: Sequence[int],
+    config: DictConfig, kit: dict[str, Any], forget: Sequence[int]
 ) -> OracleBank | None:
-    """Return the bank that an evaluation compares with; `None` if it compares with none.
-
-    Args:
-        config: `evaluation.bank`, `oracles` and `trainer`.
-        kit: The kit's description.
-        forget: Forgotten classes.
-
-    Raises:
-        UserError: If a setting is wrong, or as `OracleBank`.
-    """
+    """Return the bank that an evaluation compares with; `None` if it compares with none."""
     wanted = config.evaluation.bank
     if wanted is None and not config.oracles.get("add"):
         return None
@@ -54,32 +34,33 @@ def oracle_bank(
         raise error.below("oracles") from error
 
 
-def opened_oracles(
-    request: Request, bank: OracleBank, train_oracle: Callable[[int], None]
-) -> dict[int, nn.Module]:
-    """Return the oracles of a bank by training seed, on the request's device.
+def add_oracle(
+    config: DictConfig, path: Path, forget: tuple[int, ...], bank: OracleBank | None, seed: int
+) -> None:
+    """Train one oracle of a bank, unless it is there or another process does (`BusyError`)."""
+    assert bank is not None  # whoever has none asks for no oracle
+    job = OmegaConf.merge(
+        OmegaConf.masked_copy(config, ["trainer", "data", "allow_custom"]),
+        {
+            "unlearner": method_settings("retrain") | {"name": "retrain", "training_seed": seed},
+            "evaluation": {"metrics": {}, "split": "test", "bank": None},
+            "logger": {"csv": {}},
+            "seed": 0,
+            "next_kit": False,
+            "out": None,
+        },
+    )
+    assert isinstance(job, DictConfig)  # as mappings are merged
+    folder, problem = bank.run(seed), bank.folder
 
-    Trains the missing ones by `train_oracle` if the evaluation asks for that, else tells how to.
-    """
-    from geniu_lightning.kit.file import Kit
+    def train() -> None:
+        from geniu_lightning.cli.model_evaluation import store_outputs
+        from geniu_lightning.cli.request import Request
+        from geniu_lightning.cli.unlearn_run import unlearn_request
 
-    config = request.config
+        request = Request(job, path, forget)
+        oracle = unlearn_request(folder, request)
+        if folder.rank_zero:
+            store_outputs(problem, oracle.to(request.device), request.images())
 
-    def train(seed: int) -> None:
-        log.info("training the oracle of seed %d, %d missing", seed, len(bank.missing()))
-        train_oracle(seed)
-
-    if bank.train_missing:
-        bank.complete(train)
-    seeds = bank.trained()
-    if len(seeds) < len(bank.seeds):
-        forget = ",".join(map(str, request.forget))
-        log.info(
-            "%d of %d oracles exist, and without them no verdict tells forgetting from suppression;"
-            " train them with: python unlearn.py sweep=oracles 'kit=%s' 'forget=[%s]'"
-            " 'oracles.folder=%s' oracles.count=%d",
-            *(len(seeds), len(bank.seeds), request.path, forget),
-            *(config.oracles.folder, len(bank.seeds)),
-        )
-    kits = {seed: Kit.load(bank.weights(seed), config.allow_custom) for seed in seeds}
-    return {seed: kit.to(request.device).classifier for seed, kit in kits.items()}
+    carry_out("unlearn", job, folder, train)

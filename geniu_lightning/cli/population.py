@@ -1,6 +1,5 @@
 """Evaluation of methods by populations of runs: `geniu evaluate population=[FOLDER]`."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,18 +8,16 @@ import torch
 from omegaconf import DictConfig
 
 from geniu_lightning.cli import terminal
-from geniu_lightning.cli.data import decoding_progress, recorded_data
+from geniu_lightning.cli.data import recorded_data
 from geniu_lightning.cli.device import begin, device_of
 from geniu_lightning.cli.model_evaluation import split_of
 from geniu_lightning.cli.results import VERSION
 from geniu_lightning.cli.terminal import say
-from geniu_lightning.data.module import ImageData
-from geniu_lightning.errors import DataNotFoundError, UserError
+from geniu_lightning.errors import UserError
 from geniu_lightning.evaluation.context import Outputs, outputs_of
 from geniu_lightning.evaluation.evaluator import Evaluation
-from geniu_lightning.evaluation.metric import Values
 from geniu_lightning.evaluation.population import INFOS, Model, evaluate_population
-from geniu_lightning.files import write_json
+from geniu_lightning.files import flat, write_json
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import description_of, kit_metadata
 from geniu_lightning.report.aggregate import gather
@@ -46,24 +43,11 @@ def evaluate_folders(config: DictConfig) -> None:
     compare(config, [Path(folder).expanduser() for folder in folders], out)
 
 
-def compare(config: DictConfig, folders: Sequence[Path], out: Path) -> list[dict[str, Any]]:
+def compare(config: DictConfig, folders: Sequence[Path], out: Path) -> None:
     """Compare the runs of each method with the retrained models of the same setting.
 
-    Args:
-        config: `data`, `trainer`, `allow_custom` and `force`.
-        folders: Of runs, or of such folders. Runs of one method differ in their training seed;
-            a run without weights is left out.
-        out: Where `population.json` is written.
-
-    Returns:
-        The content of that file: an entry for each setting, with `methods` by name, and in each the
-        `seeds` and the values as `metrics.json` holds them.
-
-    Raises:
-        UserError: If there are no runs, none or only retrained ones, two of one training seed, or
-            runs of one setting on other training images, with another normalisation, recipe or
-            other forgotten classes; or if there are results and `force` is not set.
-        DataNotFoundError: If the images are not found.
+    `population.json` gets an entry for each setting, with `methods` by name, and in each the
+    `seeds` and the values as `metrics.json` holds them.
     """
     if (out / FILE).exists() and not config.force:
         raise UserError(f"{out / FILE} holds results; choose another out=, or give force=true")
@@ -72,16 +56,14 @@ def compare(config: DictConfig, folders: Sequence[Path], out: Path) -> list[dict
     if len(runs) < len(ended):
         say(f"{len(ended) - len(runs)} of {len(ended)} runs are left out: they have no weights")
     settings = sorted({row.setting for row in gather(runs)})  # which refuses a seed that is twice
-    lacking = [s for s in settings if not _of(runs, s, ORACLE)]
-    if lacking or not settings:
-        raise UserError(
-            f"there is no run of unlearner={ORACLE} to compare with in"
-            f" {lacking[0] if lacking else ', '.join(map(str, folders))}"
-        )
     populations = [[run for run in runs if run.setting == setting] for setting in settings]
-    for group in populations:
-        if all(run.method == ORACLE for run in group):
-            raise UserError(f"there is nothing but unlearner={ORACLE} in {group[0].setting}")
+    for group in populations or [[]]:
+        methods = {run.method for run in group}
+        where = group[0].setting if group else ", ".join(map(str, folders))
+        if ORACLE not in methods:
+            raise UserError(f"there is no run of unlearner={ORACLE} to compare with in {where}")
+        if methods == {ORACLE}:
+            raise UserError(f"there is nothing but unlearner={ORACLE} in {where}")
     for group in populations:  # before any model is read, which takes long
         _refuse_mixture(group)
     entries = [_setting(config, group) for group in populations]
@@ -90,13 +72,6 @@ def compare(config: DictConfig, folders: Sequence[Path], out: Path) -> list[dict
     for entry in entries:
         _print(entry)
     say(f"results: {out / FILE}")
-    return entries
-
-
-def _of(runs: Sequence[Run], setting: str, method: str) -> list[Run]:
-    """Return the runs of a method in a setting by their training seeds."""
-    found = [run for run in runs if (run.setting, run.method) == (setting, method)]
-    return sorted(found, key=lambda run: run.seed)
 
 
 def _refuse_mixture(runs: Sequence[Run]) -> None:
@@ -115,111 +90,70 @@ def _subject(run: Run) -> dict[str, Any]:
     """Return what runs must have in common, as recorded in the weights, by its description."""
     info = description_of(kit_metadata(run.folder / WEIGHTS))
     settings = info.get("settings", {})
-    recipe = settings.get("training", {})
-    # the fingerprint is of the whole set, and equal counts may be of other images
-    training = (settings.get("imbalance"), info.get("class_counts"))
+    recipe = {k: settings.get("training", {}).get(k) for k in RECIPE}
     return {
         "the data set": info.get("data_fingerprint"),
         "its normalisation": info.get("spec"),
-        "the training images (imbalance)": training,
+        # the fingerprint is of the whole set, and equal counts may be of other images
+        "the training images (imbalance)": (settings.get("imbalance"), info.get("class_counts")),
         "the forgotten classes": info.get("forgotten"),
-        "how the original was trained": (
-            {k: recipe.get(k) for k in RECIPE},
-            settings.get("precision"),
-        ),
+        "how the original was trained": (recipe, settings.get("precision")),
     }
 
 
 def _setting(config: DictConfig, runs: Sequence[Run]) -> dict[str, Any]:
     """Return the results in one setting."""
-    setting = runs[0].setting
-    reader = _Reader(config, runs)
-    oracles = _of(runs, setting, ORACLE)
-    retrained = [reader.outputs(run) for run in oracles]
-    methods: dict[str, Any] = {}
-    for method in sorted({run.method for run in runs} - {ORACLE}):
-        mine = _of(runs, setting, method)
-        values = evaluate_population(
-            [reader.outputs(run) for run in mine], retrained, reader.forget
-        )
-        methods[method] = {"seeds": [run.seed for run in mine], "values": _tree(values)}
-    return {
-        "setting": setting,
-        "forget": list(reader.forget),
-        "oracle_seeds": [run.seed for run in oracles],
-        "methods": methods,
-    }
+    device, due, read = device_of(config.trainer), terminal.paced(), 0
 
+    def load(run: Run) -> Kit:
+        return Kit.load(run.folder / WEIGHTS, config.allow_custom).to(device)
 
-def _tree(values: Values) -> dict[str, Any]:
-    infos = {name: INFOS[name.rpartition(".")[2]] for name in values}
-    return Evaluation(values, infos=infos).metrics
+    info = load(runs[0]).info
+    data = recorded_data(info, config.data.root, config.data.name, config.allow_custom)
+    data.place(device)
 
-
-class _Reader:
-    """Outputs of the models of one setting.
-
-    Args:
-        config: As `compare` takes it.
-        runs: All of one setting.
-    """
-
-    def __init__(self, config: DictConfig, runs: Sequence[Run]) -> None:
-        self.config = config
-        self.device = device_of(config.trainer)
-        self.first = self._load(runs[0])
-        self.forget = self.first.info.forgotten
-        self.data = self._open()
-        self._count, self._total = 0, len(runs)
-        self._reported = time.monotonic()
-
-    def outputs(self, run: Run) -> Model:
+    def outputs(run: Run) -> Model:
         """Return the logits of a run's model on test and training images."""
-        kit = self._load(run)
-        self._count += 1
-        if time.monotonic() - self._reported > terminal.SECONDS_BETWEEN_LINES:
-            self._reported = time.monotonic()
-            say(f"reading model {self._count} of {self._total}")
+        nonlocal read
+        kit, read = load(run), read + 1
+        if due():
+            say(f"reading model {read} of {len(runs)}")
         found = {}
         for split in ("test", "train"):
-            whole = outputs_of(kit.classifier, split_of(self.data, split, self.device))
+            whole = outputs_of(kit.classifier, split_of(data, split, device))
             none = torch.empty(len(whole.labels), 0)  # features would fill the memory
             found[split] = Outputs(whole.logits, none, whole.labels)
         return found
 
-    def _load(self, run: Run) -> Kit:
-        return Kit.load(run.folder / WEIGHTS, self.config.allow_custom).to(self.device)
-
-    def _open(self) -> ImageData:
-        info, config = self.first.info, self.config
-        data = recorded_data(
-            info.settings,
-            config.data.root,
-            config.data.name,
-            config.allow_custom,
-            on_decode=decoding_progress(),
-        )
-        if data.fingerprint != info.data_fingerprint:
-            raise DataNotFoundError(
-                "the images found are not those that these runs were trained on; set data.root and"
-                " data.name"
-            )
-        data.place(self.device)
-        return data
+    of: dict[str, list[Run]] = {run.method: [] for run in runs}
+    for run in sorted(runs, key=lambda run: run.seed):
+        of[run.method].append(run)
+    oracles = of.pop(ORACLE)
+    retrained = [outputs(run) for run in oracles]
+    methods: dict[str, Any] = {}
+    for method in sorted(of):
+        models = [outputs(run) for run in of[method]]
+        values = evaluate_population(models, retrained, info.forgotten)
+        infos = {name: INFOS[name.rpartition(".")[2]] for name in values}
+        tree = Evaluation(values, infos=infos).metrics
+        methods[method] = {"seeds": [run.seed for run in of[method]], "values": tree}
+    return {
+        "setting": runs[0].setting,
+        "forget": list(info.forgotten),
+        "oracle_seeds": [run.seed for run in oracles],
+        "methods": methods,
+    }
 
 
 def _print(entry: dict[str, Any]) -> None:
     rows = []
     reasons = set()
     for method, found in entry["methods"].items():
-        cells = []
         klom = next(k for k in found["values"] if k.startswith("klom"))
-        for name in (*SHOWN, f"{klom}.test_forget.mean", f"{klom}.test_forget.floor"):
-            leaf = found["values"]
-            for part in name.split("."):
-                leaf = leaf[part]
-            reasons |= {leaf["absent"]} if "absent" in leaf else set()
-            cells.append(leaf.get("value", "-"))
+        names = (*SHOWN, f"{klom}.test_forget.mean", f"{klom}.test_forget.floor")
+        leaves = flat(found["values"])
+        reasons |= {leaves[f"{n}.absent"] for n in names if f"{n}.absent" in leaves}
+        cells = [leaves.get(f"{name}.value", "-") for name in names]
         rows.append([method, len(found["seeds"]), *cells])
     columns = ["method", "n", "U-LiRA", "ret.", "RMIA", "ret.", "KLoM", "floor"]
     terminal.table(f"{entry['setting']}: {len(entry['oracle_seeds'])} oracles", columns, rows)

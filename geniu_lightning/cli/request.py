@@ -1,16 +1,19 @@
-"""An unlearning request: a kit, the classes to forget, and the images of the kit."""
+"""An unlearning request: a kit, the classes to forget, its images, and oracles to compare with."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from geniu_lightning.cli.data import decoding_progress, recorded_data
+from geniu_lightning.cli.data import recorded_data
 from geniu_lightning.cli.device import device_of
 from geniu_lightning.data.module import ImageData
-from geniu_lightning.errors import DataNotFoundError, UserError
+from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
+from geniu_lightning.runs.oracles import OracleBank
+from geniu_lightning.runs.revision import revision
 
 
 class Request:
@@ -20,20 +23,23 @@ class Request:
         config: `evaluation`, `data`, `trainer` and `allow_custom`.
         path: The kit's file.
         forget: Forgotten classes.
-
-    Attributes:
-        kit: On `device`.
-        device: This process's own.
-        data: The kit's images; `None` before the first call of `images`.
-
-    Raises:
-        UserError: If the kit cannot be read, or has no validation images and evaluation needs some.
+        bank: Oracles that the evaluation compares with; `None` compares with none.
+        train_oracle: Trains the oracle of a training seed.
     """
 
-    def __init__(self, config: DictConfig, path: Path, forget: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        config: DictConfig,
+        path: Path,
+        forget: tuple[int, ...],
+        bank: OracleBank | None = None,
+        train_oracle: Callable[[int], None] | None = None,
+    ) -> None:
         self.config = config
         self.path = path
         self.forget = forget
+        self.bank = bank
+        self.train_oracle = train_oracle
         self.device: torch.device = device_of(config.trainer)
         self.kit = Kit.load(path, config.allow_custom).to(self.device)
         self.data: ImageData | None = None
@@ -57,6 +63,7 @@ class Request:
             "forget_names": self.names,
             "trained": info.settings | {"seed": info.seed, "revision": info.revision},
             "data_fingerprint": info.data_fingerprint,
+            "revision": revision(),
         }
 
     def tags(self) -> list[str]:
@@ -65,26 +72,12 @@ class Request:
         return [*([data] if data else []), *(f"forget {name}" for name in self.names)]
 
     def images(self) -> ImageData:
-        """Return the kit's images, opened at the first call.
-
-        Raises:
-            DataNotFoundError: If they are not found.
-        """
+        """Return the kit's images, opened at the first call."""
         if self.data is None:
-            info = self.kit.info
+            config = self.config
             self.data = recorded_data(
-                info.settings,
-                self.config.data.root,
-                self.config.data.name,
-                self.config.allow_custom,
-                on_decode=decoding_progress(),
+                self.kit.info, config.data.root, config.data.name, config.allow_custom
             )
-            if self.data.fingerprint != info.data_fingerprint:
-                raise DataNotFoundError(
-                    "the images found are not those that the kit was trained on (their fingerprint"
-                    f" is {self.data.fingerprint[:12]}…, the kit's"
-                    f" {info.data_fingerprint[:12]}…); set data.root and data.name"
-                )
             self.data.set_forget(self.forget)
             self.data.place(self.device)
         return self.data

@@ -18,14 +18,7 @@ log = logging.getLogger(__name__)
 def run_folder(
     config: DictConfig, identity: dict[str, Any], command: str, *words: object
 ) -> RunFolder:
-    """Return a run's folder: `out`, or one below `runs` with a name that follows from the identity.
-
-    Args:
-        config: `out`, `runs` and `trainer`.
-        identity: Settings that decide the run's result, in plain values.
-        command: Name of the folder below `runs`.
-        *words: Readable part of the name.
-    """
+    """Return a run's folder: `out`, or `runs/COMMAND/WORDS-HASH` with a hash of the identity."""
     path = config.out or Path(config.runs) / command / name_of(identity, *words)
     return RunFolder(Path(path).expanduser(), identity, is_rank_zero(config.trainer))
 
@@ -43,20 +36,9 @@ def carry_out(
 
     The work marks the folder as done (`RunFolder.finish`); an error of it is recorded there.
 
-    Args:
-        command: Which of `geniu` does this work, for a job of a sweep that needs several processes.
-        config: Of the run; `out` is filled in, where a sweep's note finds it.
-        folder: Of the run.
-        work: Called in this process, which holds the folder and has its threads and device set.
-        force: Replace what the folder holds.
-        complete: Whether a finished run needs no more work.
-
-    Returns:
-        Whether this process is rank zero and the folder holds the finished run.
-
-    Raises:
-        BusyError: If another process holds the folder.
-        UserError: If the folder holds another run, or of the work.
+    Fills in `config.out`, where a sweep's note finds it. In a sweep, work of several processes is
+    done by `geniu COMMAND` in another process. The folder needs no more work if it is done and
+    `complete`, unless forced. Returns whether this process is rank zero and the folder is done.
     """
     config.out = str(folder.path)
     if folder.done and complete and not force:

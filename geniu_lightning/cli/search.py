@@ -16,11 +16,10 @@ def space(config: DictConfig, trial: "Trial") -> None:
 
     A list is a choice; `low`, `high` and, for a logarithmic scale, `log` are a range. A setting
     that the command line fixes is not drawn.
-
-    Raises:
-        UserError: If the method has no ranges, or one cannot be read.
     """
-    method = _method_of(config.unlearner)
+    target = config.unlearner.get("_target_")  # an experiment may give a method another name
+    same = (name for name in method_names() if method_settings(name)["_target_"] == target)
+    method = next(same, str(config.unlearner.name))
     for name, values in ranges_of(method).items():
         key = f"unlearner.{name}"
         if key in trial.user_attrs:  # where the sweeper notes what is fixed
@@ -35,21 +34,9 @@ def space(config: DictConfig, trial: "Trial") -> None:
 
 
 def ranges_of(method: str) -> dict[str, Any]:
-    """Return the ranges of a method's settings, by their dotted names.
-
-    Raises:
-        UserError: If it has none.
-    """
+    """Return the ranges of a method's settings, by their dotted names."""
     path = CONF / "search" / f"{method}.yaml"
     if not path.is_file():
         raise UserError(f"there is no conf/search/{method}.yaml with ranges to draw from")
     ranges: dict[str, Any] = plain(OmegaConf.load(path))
     return ranges
-
-
-def _method_of(settings: DictConfig) -> str:
-    """Return the method's file name: an experiment may give a method another `name`."""
-    for method in method_names():
-        if method_settings(method)["_target_"] == settings.get("_target_"):
-            return method
-    return str(settings.name)

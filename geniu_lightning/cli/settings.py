@@ -28,15 +28,11 @@ REMOVED = {
 }
 
 
-class Group(BaseModel):
-    """Settings of which every key is known."""
-
+class _Group(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class Trainer(Group):
-    """Lightning's trainer; it checks its further arguments itself."""
-
+class _Trainer(_Group):
     model_config = ConfigDict(strict=True, extra="allow")
     accelerator: str
     devices: int | str | list[int]
@@ -62,25 +58,19 @@ class Trainer(Group):
         return strategy
 
 
-class Wandb(Group):
-    """The wandb logger."""
-
+class _Wandb(_Group):
     project: str
     entity: str | None
     group: str | None
     tags: list[str | int]
 
 
-class Logger(Group):
-    """Loggers of a run."""
-
+class _Logger(_Group):
     csv: Object | None = None
-    wandb: Wandb | None = None
+    wandb: _Wandb | None = None
 
 
-class Evaluation(Group):
-    """What is measured."""
-
+class _Evaluation(_Group):
     seed: int
     split: Literal["test", "train", "validation"]
     bank: Literal["use", "build"] | None
@@ -88,35 +78,27 @@ class Evaluation(Group):
     metrics: dict[str, Object]
 
 
-class Place(Group):
-    """Where a kit's images are."""
-
+class _Place(_Group):
     root: str | None
     name: str | None
 
 
-class Oracles(Group):
-    """The bank of retrained models."""
-
+class _Oracles(_Group):
     folder: str
     count: PositiveInt
     add: PositiveInt | None = None
 
 
-class Command(Group):
-    """What all commands share."""
-
-    trainer: Trainer
-    logger: Logger | None = None
-    evaluation: Evaluation
+class _Command(_Group):
+    trainer: _Trainer
+    logger: _Logger | None = None
+    evaluation: _Evaluation
     runs: str
     out: str | None
     force: bool
 
 
-class Train(Command):
-    """Settings of `geniu train`."""
-
+class _Train(_Command):
     data: Object
     imbalance: Object
     model: Object
@@ -126,59 +108,49 @@ class Train(Command):
     seed: int
 
 
-class Unlearn(Command):
-    """Settings of `geniu unlearn`."""
-
+class _Unlearn(_Command):
     unlearner: Object
     kit: str | None
     forget: Classes
     next_kit: bool | None
     seed: int
     allow_custom: bool
-    data: Place
-    oracles: Oracles
+    data: _Place
+    oracles: _Oracles
 
 
-class Evaluate(Command):
-    """Settings of `geniu evaluate`."""
-
+class _Evaluate(_Command):
     weights: str | None
     kit: str | None
     forget: Classes
     population: str | list[str] | None
     keeps_proxies: bool | None
     allow_custom: bool
-    data: Place
-    oracles: Oracles
+    data: _Place
+    oracles: _Oracles
 
 
-SCHEMAS: dict[str, type[Command]] = {"train": Train, "unlearn": Unlearn, "evaluate": Evaluate}
+SCHEMAS: dict[str, type[_Command]] = {"train": _Train, "unlearn": _Unlearn, "evaluate": _Evaluate}
 
 
-def check_settings(command: str, config: DictConfig) -> dict[str, Any]:
-    """Return a command's settings in plain values.
-
-    Raises:
-        SettingError: In one sentence that names the key, what it may hold and what it holds.
-        MissingMandatoryValue: If a `???` was left.
-    """
+def check_settings(command: str, config: DictConfig) -> None:
+    """Raise `SettingError` unless a command's settings fit its schema, and none is left `???`."""
     settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     try:
         SCHEMAS[command].model_validate(settings)
     except ValidationError as error:
         raise _sentence(error, settings, SCHEMAS[command]) from error
-    return {str(key): value for key, value in settings.items()}
 
 
 def _sentence(
-    error: ValidationError, settings: dict[str, Any], schema: type[Command]
+    error: ValidationError, settings: dict[str, Any], schema: type[_Command]
 ) -> SettingError:
     """Return the error of the first key that does not fit."""
     errors = error.errors(include_url=False)
     found = [(*_locate(one["loc"], settings), one) for one in errors]
     key, value, first = found[0]
     if first["type"] == "extra_forbidden":
-        return unknown_key(key, _keys(settings))
+        return unknown_key(key, [*_keys(settings)])
     if first["type"] == "missing":
         return SettingError("is missing", key=".".join(map(str, first["loc"])))
     wanted = [expected(one["msg"]) for other, _, one in found if other == key]
@@ -186,7 +158,7 @@ def _sentence(
     return SettingError(f"must be {' or '.join(dict.fromkeys(wanted))}, got {value!r}", key=key)
 
 
-def _may_be_null(key: str, settings: dict[str, Any], schema: type[Command]) -> bool:
+def _may_be_null(key: str, settings: dict[str, Any], schema: type[_Command]) -> bool:
     """Whether a schema finds no fault with a key that holds null."""
     changed = OmegaConf.create(settings)
     OmegaConf.update(changed, key, None)
@@ -240,13 +212,7 @@ def keys_of(command: str, words: Sequence[str]) -> list[str]:
     return [*_keys(OmegaConf.to_container(config)), *sorted(groups)]
 
 
-def _keys(tree: Any, prefix: str = "") -> list[str]:
-    return list(_walk(tree, prefix))
-
-
-def _walk(tree: Any, prefix: str) -> Iterator[str]:
-    if not isinstance(tree, dict):
-        return
-    for name, below in tree.items():
+def _keys(tree: Any, prefix: str = "") -> Iterator[str]:
+    for name, below in tree.items() if isinstance(tree, dict) else ():
         yield f"{prefix}{name}"
-        yield from _walk(below, f"{prefix}{name}.")
+        yield from _keys(below, f"{prefix}{name}.")

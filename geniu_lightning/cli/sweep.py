@@ -1,9 +1,10 @@
-"""A sweep from its begin to its table: Hydra's callback that notes each job's end, and the summary.
+"""A sweep: Hydra's callback that notes each job's end, what is maximised, and the table of runs.
 
-The summary is no part of the callback: Hydra calls `on_multirun_end` only if no job failed and
+The table is no part of the callback: Hydra calls `on_multirun_end` only if no job failed and
 nobody interrupted the sweep. So the command collects the notes, however the sweep ended.
 """
 
+import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -23,10 +24,9 @@ _begun: list[Path] = []  # notes of the sweeps that this process began
 
 
 class JobNotes(Callback):
-    """Writes a note when a job of a sweep begins and another when it ends.
+    """Writes a note when a job begins, which a killed one leaves, and another when it ends.
 
-    A killed or interrupted job leaves the first one. The callback is pickled into the processes of
-    joblib and submitit, with the folder of the sweep's notes.
+    It is pickled into the processes of joblib and submitit, with the folder of the notes.
     """
 
     def __init__(self) -> None:
@@ -79,15 +79,9 @@ def notes_of_sweep() -> list[Note]:
 
 
 def print_summary(
-    notes: Sequence[Note], heads: Sequence[str], cells: Callable[[Path], list[object] | None]
+    notes: Sequence[Note], heads: Sequence[str], row: Callable[[Path], list[object] | None]
 ) -> None:
-    """Print a table of a sweep's runs, with the reason of each failure.
-
-    Args:
-        notes: Of the jobs.
-        heads: Of the columns but the last one, which holds folders and reasons.
-        cells: Returns a run's row but for its last cell; `None` leaves the run out.
-    """
+    """Print a table of a sweep's runs by `row`, each with its folder or the reason it failed."""
     from geniu_lightning.cli.terminal import say, table
 
     rows: list[list[object]] = []
@@ -96,10 +90,44 @@ def print_summary(
         if note.failed:
             own = ", ".join(word for word in note.words if word not in common)
             rows.append([Path(note.folder).name or own, *["-"] * (len(heads) - 1), note.failed])
-        elif (found := cells(Path(note.folder))) is not None:
+        elif (found := row(Path(note.folder))) is not None:
             rows.append([*found, note.folder])
     if rows:
         table("runs of this sweep", [*heads, ""], rows)
     failed = sum(bool(note.failed) for note in notes)
     if failed:
         say(f"{failed} of {len(notes)} failed; the same command tries these again")
+
+
+def accuracies(folder: Path, split: str | None = None) -> dict[str, float]:
+    """Return the accuracies of a finished run by name, on the first measured split by default."""
+    measured = json.loads((folder / "metrics.json").read_text())["metrics"].get("accuracy", {})
+    leaves = next(iter(measured.values()), {}) if split is None else measured.get(split, {})
+    if not isinstance(leaves, dict):  # the reason why nothing was measured
+        return {}
+    return {name: leaf["value"] for name, leaf in leaves.items() if "value" in leaf}
+
+
+def retain_minus_forget(folder: Path, split: str) -> float | None:
+    """Return A_r - A_f of a finished run, `None` where they were not measured."""
+    found = accuracies(folder, split)
+    return found["retain"] - found["forget"] if {"retain", "forget"} <= set(found) else None
+
+
+def training_row(folder: Path) -> list[object]:
+    """Return name, mean accuracy and that of the worst class of a training run."""
+    found = accuracies(folder)
+    return [folder.name, *(found.get(name, "-") for name in ("retain", "worst_retained"))]
+
+
+def unlearning_row(folder: Path) -> list[object] | None:
+    """Return method, A_f, A_r, seconds and verdict of an unlearning run; `None` for an oracle."""
+    from geniu_lightning.report.load import read
+
+    run = read(folder)
+    if run is None:
+        return None
+    values = run.measured.values
+    split = "test" if "accuracy.test.retain" in values else "validation"
+    sides = [values.get(f"accuracy.{split}.{side}", "-") for side in ("forget", "retain")]
+    return [run.method, *sides, f"{values['cost.seconds']:.2f}", run.verdict or "-"]

@@ -24,24 +24,30 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def waiting(seconds: float) -> Callable[[str], None]:
-    """Log how long an evaluation will take if that is long; return a reporter of its parts.
+def paced() -> Callable[[], bool]:
+    """Return a function that is true once every few seconds, when a line may be printed."""
+    last = time.monotonic()
 
-    Args:
-        seconds: An estimate.
-    """
-    start = last = time.monotonic()
+    def due() -> bool:
+        nonlocal last
+        late = time.monotonic() - last > SECONDS_BETWEEN_LINES
+        last = time.monotonic() if late else last
+        return late
+
+    return due
+
+
+def waiting(seconds: float) -> Callable[[str], None]:
+    """Log the estimated time of a long evaluation; return a reporter of its parts."""
+    start, due = time.monotonic(), paced()
     if seconds > 2 * SECONDS_BETWEEN_LINES:
         about = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
         log.info("evaluation will take about %s", about)
 
     def report(part: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last > SECONDS_BETWEEN_LINES:
-            last, passed = now, now - start
-            whole = max(seconds, passed)
-            log.info("evaluating %s  %.0f s of about %.0f", part, passed, whole)
+        if due():
+            passed = time.monotonic() - start
+            log.info("evaluating %s  %.0f s of about %.0f", part, passed, max(seconds, passed))
 
     return report
 

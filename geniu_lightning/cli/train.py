@@ -1,53 +1,27 @@
 """`geniu train`: from images to a classifier and its kit."""
 
-from __future__ import annotations
-
-import dataclasses
-import logging
-import zipfile
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from geniu_lightning.cli.command import run_command
-from geniu_lightning.cli.rows import accuracies, training_row
 from geniu_lightning.cli.run import carry_out, run_folder
-from geniu_lightning.cli.sweep import print_summary
-from geniu_lightning.errors import SettingError, UserError
-from geniu_lightning.files import sha256_of, write_json
-from geniu_lightning.kit.header import KIT
+from geniu_lightning.cli.sweep import accuracies, print_summary, training_row
+from geniu_lightning.errors import UserError
+from geniu_lightning.files import sha256_of
 from geniu_lightning.runs.identity import identity_of
-from geniu_lightning.runs.revision import revision
-from geniu_lightning.settings.configs import built, plain
-
-if TYPE_CHECKING:  # torch and Lightning take seconds: a refusal or a finished run needs neither
-    from pytorch_lightning import Callback, Trainer
-    from pytorch_lightning.loggers import Logger
-
-    from geniu_lightning.data.module import ImageData
-    from geniu_lightning.kit.file import Kit
-    from geniu_lightning.kit.networks import NetworkSpec
-    from geniu_lightning.runs.folder import RunFolder
-    from geniu_lightning.training.module import GeniuModule
-    from geniu_lightning.training.settings import TrainingSettings
-
-log = logging.getLogger(__name__)
+from geniu_lightning.settings.configs import plain
 
 
 def main() -> None:
     """Run the command."""
     heads = ["", "accuracy", "worst class"]
-    run_command("train", train, lambda notes: print_summary(notes, heads, training_row))
+    run_command("train", train, partial(print_summary, heads=heads, row=training_row))
 
 
 def train(config: DictConfig) -> float | None:
-    """Carry out one configuration.
-
-    Returns:
-        Accuracy of the retained classes, here all, on `evaluation.split`: what a sweeper maximises.
-    """
+    """Train; return the accuracy on `evaluation.split`, which a sweeper maximises."""
     if config.evaluation.bank:
         raise UserError(
             "nothing is forgotten in training, so there is nothing to compare with oracles:"
@@ -61,18 +35,19 @@ def train(config: DictConfig) -> float | None:
     network = str(config.model.get("_target_", "network")).rpartition(".")[2]
     words = (config.data.name, imbalance, network, f"seed{config.seed}")
     folder = run_folder(config, identity, "train", *words)
-    work = partial(_train_in, folder, config)
+
+    def work() -> None:
+        from geniu_lightning.cli.train_run import train_in  # takes seconds, so only now
+
+        train_in(folder, config)
+
     if not carry_out("train", config, folder, work, force=config.force):
         return None
     return accuracies(folder.path, config.evaluation.split).get("retain")
 
 
 def _checksum_of_finished(config: DictConfig) -> str:
-    """Return the checksum of finished weights that a kit can be made for.
-
-    Raises:
-        UserError: If there is no such kit.
-    """
+    """Return the checksum of finished weights, if a kit can be made for them."""
     weights = Path(config.weights).expanduser()
     if not weights.is_file():
         raise UserError(f"there are no weights at {weights}")
@@ -81,236 +56,6 @@ def _checksum_of_finished(config: DictConfig) -> str:
     if config.training.when != "after":
         raise UserError("weights= are finished, so the kit is made after them: experiment=post_hoc")
     return sha256_of(weights)
-
-
-def _train_in(folder: RunFolder, config: DictConfig) -> None:
-    """Train, write the kit, evaluate, and mark the folder as done."""
-    from geniu_lightning.cli.data import data_of, decoding_progress
-    from geniu_lightning.fitting.guard import fit
-    from geniu_lightning.runs.step_clock import StepClock
-    from geniu_lightning.tracking import loggers as trackers
-
-    data = data_of(
-        plain(config.data),
-        plain(config.imbalance),
-        batch_size=config.training.batch_size,
-        seed=config.seed,
-        on_decode=decoding_progress(),
-    )
-    module, about = _module(config, data, folder.identity)
-    facts = {"revision": revision(), "data_fingerprint": data.fingerprint}
-    tags = [config.data.name, f"seed {config.seed}"]
-    loggers = trackers.loggers_of(
-        plain(config.logger), folder.path, "train", plain(config) | facts, tags
-    )
-    with trackers.closing(loggers):
-        clock = StepClock()
-        callbacks = [_checkpoints(config, folder.path), clock]
-        trainer = _trainer(config, folder.path, module, data, loggers, callbacks)
-        fit(trainer, module, data, ckpt_path=_resume_point(folder.path))
-        if folder.rank_zero:
-            kit = _kit(config, data, module, about)
-            cost = {"training_images": len(data.indices("train")), **clock.cost()}
-            _hand_over(config, folder, data, kit, cost, loggers)
-    if folder.rank_zero:  # now that all is written, wandb's file too
-        folder.finish()
-
-
-def network_spec(config: DictConfig, **fitted: Any) -> NetworkSpec | None:
-    """Return a network's class and arguments, with those that the data decide."""
-    from geniu_lightning.kit.networks import NetworkSpec
-
-    if config.get("_target_") is None:
-        return None
-    arguments = plain(config)
-    return NetworkSpec(arguments.pop("_target_"), arguments | fitted)
-
-
-def _module(
-    config: DictConfig, data: ImageData, identity: dict[str, Any]
-) -> tuple[GeniuModule, dict[str, Any]]:
-    """Return the module to fit, and how its kit is to be described."""
-    import torch
-
-    from geniu_lightning.kit.networks import state_digest
-    from geniu_lightning.kit.weights import classifier_from
-    from geniu_lightning.seeds import stream
-    from geniu_lightning.training.exemplars import IndexedExemplars
-    from geniu_lightning.training.module import GeniuModule
-
-    classes = len(data.names)
-    spec = network_spec(config.model, channels=data.spec.channels, num_classes=classes)
-    if spec is None:
-        raise UserError("model._target_ must name a network")
-    generator_spec = network_spec(
-        config.generator, channels=data.spec.channels, image_size=data.spec.size
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(stream("init", config.seed))
-        classifier = spec.build_classifier()
-        begun = {"initial_sha256": state_digest(classifier)}
-        torch.manual_seed(stream("init_generator", config.seed))
-        generator = generator_spec.build() if generator_spec else None
-    settings: TrainingSettings = built(config.training, "training")
-    if config.weights is not None:
-        weights = Path(config.weights).expanduser()
-        classifier = classifier_from(weights, spec, allow_custom=True)
-        classifier.requires_grad_(True)
-        begun = {"weights_sha256": identity["weights_sha256"]}  # where those began is not known
-        # one epoch, which yields the scores that exemplars are chosen by
-        settings = dataclasses.replace(settings, epochs=1)
-    exemplars = None
-    if generator is not None:
-        exemplars = IndexedExemplars(
-            data.all_labels,
-            data.indices("train"),
-            data.exemplars,
-            num_classes=classes,
-            per_class=settings.proxies_per_class,
-            strategy=settings.exemplar_strategy,
-            seed=config.seed,
-        )
-    try:
-        module = GeniuModule(
-            classifier=classifier,
-            generator=generator,
-            exemplars=exemplars,
-            spec=data.spec,
-            settings=settings,
-            steps_per_epoch=-(-len(data.indices("train")) // settings.batch_size),
-            seed=config.seed,
-            finished=config.weights is not None,
-        )
-    except SettingError as error:
-        raise error.below("training") from error
-    return module, {"classifier": spec, "generator": generator_spec, "begun": begun}
-
-
-def _trainer(
-    config: DictConfig,
-    folder: Path,
-    module: GeniuModule,
-    data: ImageData,
-    loggers: list[Logger],
-    callbacks: list[Callback],
-) -> Trainer:
-    from geniu_lightning.cli.device import trainer_settings
-    from geniu_lightning.fitting.trainer import make_trainer
-
-    return make_trainer(
-        "training",
-        **trainer_settings(config.trainer),
-        folder=folder,
-        loggers=loggers,
-        callbacks=callbacks,
-        max_epochs=module.update_schedule.max_epochs,
-        limit_val_batches=1.0 if len(data.indices("validation")) else 0,
-    )
-
-
-def _checkpoints(config: DictConfig, folder: Path) -> Callback:
-    from pytorch_lightning.callbacks import ModelCheckpoint
-
-    every = config.trainer.checkpoint_every_n_steps
-    # a new file each time, the old one deleted after: killed in between, one of them is whole
-    return ModelCheckpoint(
-        folder / "checkpoints",
-        filename="{epoch}-{step}",
-        monitor=None,
-        save_top_k=1,
-        **({"every_n_train_steps": every} if every else {"every_n_epochs": 1}),
-    )
-
-
-def _resume_point(folder: Path) -> str | None:
-    """Return the newest whole checkpoint, if there is one."""
-    found = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    whole = [path for path in found if zipfile.is_zipfile(path)]
-    if not whole:
-        return None
-    log.info("going on from %s", whole[-1])
-    return str(whole[-1])
-
-
-def _kit(config: DictConfig, data: ImageData, module: GeniuModule, about: dict[str, Any]) -> Kit:
-    """Return the kit of a fitted module."""
-    from geniu_lightning.cli.device import device_of
-    from geniu_lightning.kit.file import Kit, KitInfo
-
-    info = KitInfo(
-        classifier=about["classifier"],
-        generator=about["generator"],
-        class_names=data.names,
-        spec=data.spec,
-        class_counts=tuple(data.class_counts),
-        data_fingerprint=data.fingerprint,
-        seed=config.seed,
-        settings={
-            "data": {**plain(config.data), "cache_folder": None},
-            **{k: plain(config[k]) for k in ("imbalance", "model", "training")},
-            "precision": str(config.trainer.precision),
-            **about["begun"],
-        },
-        revision=revision(),
-    )
-    prompts = None
-    if module.exemplars is not None:
-        shape = (len(data.names), module.exemplars.per_class, *module.prompts.shape[1:])
-        prompts = module.prompts.detach().view(shape)
-    kit = Kit(module.classifier, info, module.proxy_generator, prompts)
-    return kit.to(device_of(config.trainer))
-
-
-def _hand_over(
-    config: DictConfig,
-    folder: RunFolder,
-    data: ImageData,
-    kit: Kit,
-    cost: dict[str, Any],
-    loggers: list[Logger],
-) -> None:
-    """Write kit, metrics and pictures, and print the accuracy of each class."""
-    from geniu_lightning.cli import terminal
-    from geniu_lightning.cli.model_evaluation import evaluate_model
-    from geniu_lightning.cli.results import VERSION, class_table
-    from geniu_lightning.report import pictures
-    from geniu_lightning.tracking import loggers as trackers
-    from geniu_lightning.tracking.charts import Shown, numbers_of
-
-    kit.save(folder.path / KIT)
-    drawn: dict[str, Path] = {}
-    if kit.prompts is not None:  # but no exemplar: training images stay where they were
-        drawn["proxies"] = folder.path / "proxies.png"
-        proxies = kit.proxies().images.view(*kit.prompts.shape)
-        pictures.grid(proxies, data.names, "proxies", drawn["proxies"])
-    found = evaluate_model(config.evaluation, kit, kit.classifier, data, forget=())
-    document = {
-        "version": VERSION,
-        "verdict": None,
-        "reason": "nothing was unlearned",
-        "run": folder.identity | {"job": "train", "revision": revision()},
-        "cost": cost,
-        "metrics": found.metrics,
-    }
-    write_json(folder.path / "metrics.json", document)
-    split = config.evaluation.split
-    if found.confusions:
-        path = folder.path / "confusion.png"
-        pictures.confusion(found.confusions["before"], data.names, f"original, {split}", path)
-    shown = Shown(
-        numbers_of(found.metrics, cost),
-        classes=data.names,
-        split=split,
-        accuracies={"before": found.accuracies["before"]} if found.accuracies else {},
-        confusions={"before": found.confusions["before"]} if found.confusions else {},
-        metrics=found.metrics,
-        steps=found.steps,
-        pictures=drawn,
-    )
-    trackers.show(loggers, shown)
-    columns, rows = class_table(found, kit, data, split)
-    terminal.table(f"trained on {data.name}", columns, rows)
-    terminal.say(f"kit: {folder.path / KIT}")
 
 
 if __name__ == "__main__":  # a job of a sweep in a process of its own

@@ -2,24 +2,22 @@
 
 import logging
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from geniu_lightning.cli.command import run_command
 from geniu_lightning.cli.jobs import is_sweep
-from geniu_lightning.cli.oracles import oracle_bank
-from geniu_lightning.cli.rows import retain_minus_forget, unlearning_row
+from geniu_lightning.cli.oracles import add_oracle, oracle_bank
 from geniu_lightning.cli.run import carry_out, run_folder
-from geniu_lightning.cli.sweep import print_summary
+from geniu_lightning.cli.sweep import print_summary, retain_minus_forget, unlearning_row
 from geniu_lightning.errors import BusyError, UserError
 from geniu_lightning.kit.header import KIT, description_of, forgotten, kit_metadata, kit_path
-from geniu_lightning.runs.folder import RunFolder, compared_with
+from geniu_lightning.runs.folder import compared_with
 from geniu_lightning.runs.identity import identity_of
-from geniu_lightning.runs.oracles import FIRST_SEED, OracleBank
+from geniu_lightning.runs.oracles import FIRST_SEED
 from geniu_lightning.runs.revision import revision
-from geniu_lightning.settings.configs import method_settings, plain
+from geniu_lightning.settings.configs import plain
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +25,11 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Run the command."""
     heads = ["method", "A_f", "A_r", "time, s", "verdict"]
-    run_command("unlearn", unlearn, lambda notes: print_summary(notes, heads, unlearning_row))
+    run_command("unlearn", unlearn, partial(print_summary, heads=heads, row=unlearning_row))
 
 
 def unlearn(config: DictConfig) -> float | None:
-    """Carry out one configuration.
-
-    Returns:
-        A_r - A_f on `evaluation.split`, which a sweeper maximises; `None` if it was not measured.
-    """
+    """Unlearn; return A_r - A_f on `evaluation.split`, if measured, which a sweeper maximises."""
     if config.next_kit is None:  # it takes longer than many a method, and a comparison needs none
         config.next_kit = not is_sweep()
     if config.kit is None:
@@ -63,27 +57,18 @@ def unlearn(config: DictConfig) -> float | None:
     force = bool(config.force or (folder.done and lacks_kit))
     compared = bank is None or (folder.done and compared_with(folder.path) == bank.expected())
     again = folder.done and not force
-    work = partial(_work, again, folder, config, path, forget, bank)
+
+    def work() -> None:
+        from geniu_lightning.cli.request import Request  # takes seconds, so only now
+        from geniu_lightning.cli.unlearn_run import evaluate_again, unlearn_request
+
+        train = partial(add_oracle, config, path, forget, bank)
+        step = evaluate_again if again else unlearn_request
+        step(folder, Request(config, path, forget, bank, train))
+
     if not carry_out("unlearn", config, folder, work, force=force, complete=compared):
         return None
     return retain_minus_forget(folder.path, config.evaluation.split)
-
-
-def _work(
-    again: bool,
-    folder: RunFolder,
-    config: DictConfig,
-    path: Path,
-    forget: tuple[int, ...],
-    bank: OracleBank | None,
-) -> None:
-    """Unlearn and evaluate, or evaluate again; imports what takes seconds only now."""
-    from geniu_lightning.cli.request import Request
-    from geniu_lightning.cli.unlearn_run import evaluate_again, unlearn_request
-
-    step = evaluate_again if again else unlearn_request
-    train = partial(add_oracle, config, path, forget, bank) if bank is not None else None
-    step(folder, Request(config, path, forget), bank, train)
 
 
 def _about(kit: dict[str, Any]) -> dict[str, Any]:
@@ -93,43 +78,6 @@ def _about(kit: dict[str, Any]) -> dict[str, Any]:
     if before := kit.get("forgotten"):
         about["forgotten_before"] = before
     return about
-
-
-def add_oracle(
-    config: DictConfig, path: Path, forget: tuple[int, ...], bank: OracleBank, seed: int
-) -> None:
-    """Train one oracle of a bank, unless it is there.
-
-    Raises:
-        BusyError: If another process trains it.
-    """
-    job = OmegaConf.merge(
-        OmegaConf.masked_copy(config, ["trainer", "data", "allow_custom"]),
-        {
-            "unlearner": method_settings("retrain") | {"name": "retrain", "training_seed": seed},
-            "evaluation": {"metrics": {}, "split": "test", "bank": None},
-            "logger": {"csv": {}},
-            "seed": 0,
-            "next_kit": False,
-            "out": None,
-        },
-    )
-    assert isinstance(job, DictConfig)  # as mappings are merged
-    folder = bank.run(seed)
-    carry_out("unlearn", job, folder, partial(_train_oracle, folder, job, path, forget, bank))
-
-
-def _train_oracle(
-    folder: RunFolder, job: DictConfig, path: Path, forget: tuple[int, ...], bank: OracleBank
-) -> None:
-    from geniu_lightning.cli.model_evaluation import store_outputs
-    from geniu_lightning.cli.request import Request
-    from geniu_lightning.cli.unlearn_run import unlearn_request
-
-    request = Request(job, path, forget)
-    oracle = unlearn_request(folder, request, None, None)
-    if folder.rank_zero:
-        store_outputs(bank.folder, oracle.to(request.device), request.images())
 
 
 if __name__ == "__main__":  # a job of a sweep in a process of its own

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,9 @@ from geniu_lightning.receipt import page as receipt
 from geniu_lightning.receipt.facts import facts_of
 from geniu_lightning.runs.cost import cost_of, repeated
 from geniu_lightning.runs.folder import WEIGHTS, RunFolder
-from geniu_lightning.runs.oracles import OracleBank
 from geniu_lightning.runs.processes import single_process
 from geniu_lightning.runs.revision import revision
-from geniu_lightning.settings.configs import built, methods_without_data, plain
+from geniu_lightning.settings.configs import built, instead_of_data, plain
 from geniu_lightning.tracking import loggers as trackers
 from geniu_lightning.training.next_kit import all_forgotten, next_kit
 from geniu_lightning.unlearning.base import Clock, Unlearner
@@ -39,15 +37,8 @@ from geniu_lightning.unlearning.sources import Sources
 
 log = logging.getLogger(__name__)
 
-TrainOracle = Callable[[int], None]  # trains the oracle of a training seed
 
-
-def unlearn_request(
-    folder: RunFolder,
-    request: Request,
-    bank: OracleBank | None,
-    train_oracle: TrainOracle | None,
-) -> nn.Module:
+def unlearn_request(folder: RunFolder, request: Request) -> nn.Module:
     """Unlearn, write weights and next kit, evaluate; mark the folder as done if all was measured.
 
     Returns:
@@ -74,30 +65,37 @@ def unlearn_request(
         if folder.rank_zero:
             seconds = _timings(unlearner.clock.seconds, request, folder.path)
             cost = cost_of(unlearner, request.kit, request.path, seconds, reads)
-            cost["peak_memory_bytes"] = (
-                {"absent": "this system does not tell a process its peak of memory"}
-                if memory.added is None
-                else memory.added
-            )
-            prior_taken = unlearner.prior_taken
-            after = _write_weights(folder.path, request, classifier, prior_taken, cost)
-            evaluation = evaluate_request(
-                request, bank, classifier, _stored(request, after, cost), train_oracle
-            )
-            whole = _write_results(folder, request, bank, evaluation, cost, loggers)
+            unknown = {"absent": "this system does not tell a process its peak of memory"}
+            cost["peak_memory_bytes"] = unknown if memory.added is None else memory.added
+            after = _write_weights(folder.path, request, classifier, unlearner.prior_taken, cost)
+            whole = _evaluate(folder, request, classifier, after, cost, loggers)
     if whole:  # and wandb's file is written, too
         folder.finish()
     return classifier
 
 
-def _loggers(folder: RunFolder, request: Request) -> list[Logger]:
+def evaluate_again(folder: RunFolder, request: Request) -> None:
+    """Evaluate the weights of a finished run, because there are other oracles than at first."""
+    if not folder.rank_zero:
+        return
+    log.info("evaluating %s again: there are other oracles than at first", folder.path)
+    cost = json.loads((folder.path / "metrics.json").read_text())["cost"]
+    custom, after = request.config.allow_custom, None
+    weights = Kit.load(folder.path / WEIGHTS, custom)
+    if (folder.path / KIT).is_file():
+        after = Kit.load(folder.path / KIT, custom).to(request.device)
+    loggers = _loggers(folder, request)
+    with trackers.closing(loggers):
+        whole = _evaluate(folder, request, weights.classifier, after, cost, loggers)
+    if whole:
+        folder.finish()
 
-    config = request.config
-    tags = [config.unlearner.name, *request.tags(), f"seed {config.seed}"]
-    facts = request.facts() | {"revision": revision()}
-    return trackers.loggers_of(
-        plain(config.logger), folder.path, "unlearn", plain(config) | facts, tags
-    )
+
+def _loggers(folder: RunFolder, request: Request) -> list[Logger]:
+    config = plain(request.config)
+    tags = [config["unlearner"]["name"], *request.tags(), f"seed {config['seed']}"]
+    facts = config | request.facts()
+    return trackers.loggers_of(config.get("logger"), folder.path, "unlearn", facts, tags)
 
 
 def _unlearner(request: Request) -> Unlearner:
@@ -140,26 +138,17 @@ def _run(
 
     if unlearner.access:
         data = _images_for(unlearner, request)
-    return unlearner.run(
-        request.kit, Sources(unlearner.access, request.forget, open_split), trainer
-    )
+    sources = Sources(unlearner.access, request.forget, open_split)
+    return unlearner.run(request.kit, sources, trainer)
 
 
 def _images_for(unlearner: Unlearner, request: Request) -> ImageData:
-    """Return the kit's images for a method that reads some.
-
-    Raises:
-        DataNotFoundError: If they are nowhere, with the methods that would work.
-    """
+    """Return the kit's images; if they are nowhere, the error names the methods that would work."""
     try:
         return request.images()
     except DataNotFoundError as error:
-        always, with_proxies = methods_without_data()
-        raise DataNotFoundError(
-            f"{request.config.unlearner.name} reads {unlearner.access}, and {error}; methods that"
-            f" read none are {', '.join(always)}, and with unlearner.source=proxies"
-            f" {', '.join(with_proxies)}"
-        ) from error
+        reads = f"{request.config.unlearner.name} reads {unlearner.access}"
+        raise DataNotFoundError(f"{reads}, and {error}; {instead_of_data()}") from error
 
 
 def _timings(first: float, request: Request, folder: Path) -> list[float]:
@@ -205,56 +194,30 @@ def _write_weights(
     return after
 
 
-def evaluate_again(
+def _evaluate(
     folder: RunFolder,
     request: Request,
-    bank: OracleBank | None,
-    train_oracle: TrainOracle | None,
-) -> None:
-    """Evaluate the weights of a finished run, because there are other oracles than at first."""
-    if not folder.rank_zero:
-        return
-    log.info("evaluating %s again: there are other oracles than at first", folder.path)
-    cost = json.loads((folder.path / "metrics.json").read_text())["cost"]
-    custom, after = request.config.allow_custom, None
-    weights = Kit.load(folder.path / WEIGHTS, custom)
-    if (folder.path / KIT).is_file():
-        after = Kit.load(folder.path / KIT, custom).to(request.device)
-    loggers = _loggers(folder, request)
-    with trackers.closing(loggers):
-        evaluation = evaluate_request(
-            request, bank, weights.classifier, _stored(request, after, cost), train_oracle
-        )
-        whole = _write_results(folder, request, bank, evaluation, cost, loggers)
-    if whole:
-        folder.finish()
-
-
-def _stored(request: Request, after: Kit | None, cost: dict[str, Any]) -> Kit | None:
-    """Return the kit that stays with the weights: the next one, else the one that was read."""
-    return request.kit if after is None and cost["reads_prompts"] else after
-
-
-def _write_results(
-    folder: RunFolder,
-    request: Request,
-    bank: OracleBank | None,
-    result: results.Result,
+    classifier: nn.Module,
+    after: Kit | None,
     cost: dict[str, Any],
     loggers: list[Logger],
 ) -> bool:
-    """Write metrics, receipt and pictures, print tables; return whether nothing is missing."""
-    document = results.document(result, folder.description | {"cost": cost}, bank)
+    """Evaluate, write metrics, receipt and pictures, print tables; whether nothing is missing."""
+    # the kit that stays with the weights: the next one, else the one that was read
+    stored = request.kit if after is None and cost["reads_prompts"] else after
+    result = evaluate_request(request, classifier, stored)
+    document = results.document(result, folder.description | {"cost": cost}, request.bank)
+    page = None
     if document["run"]["job"] != "oracle":  # nobody asked an oracle to forget
         before = result.evaluation.accuracies.get("before")
         weights = folder.path / WEIGHTS
         facts = facts_of(weights, document, request.kit, request.path, before, revision())
-        receipt.write(folder.path, facts)
-    results.write(folder.path, request, result, document)  # last: then it counts as evaluated
-    trackers.show(loggers, results.shown(result, request, document["cost"]))
-    say(
-        f"{cost['seconds']:.2f} s, {cost['steps']} steps,"
-        f" {cost['training_images_read']:,} training images read"
-    )
+        page = receipt.write(folder.path, facts)
+    # last: then it counts as evaluated
+    trackers.show(loggers, results.write(folder.path, request, result, document))
+    images = f"{cost['training_images_read']:,} training images read"
+    say(f"{cost['seconds']:.2f} s, {cost['steps']} steps, {images}")
     say(f"weights: {folder.path / WEIGHTS}")
+    if page is not None:
+        say(f"receipt: {page}")
     return not result.missing or not request.config.evaluation.metrics

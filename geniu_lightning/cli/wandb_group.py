@@ -5,9 +5,6 @@ import re
 from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
-
-from geniu_lightning.cli.jobs import is_sweep
 
 # where and how the runs are carried out: the same sweep on another machine is the same group
 INCIDENTAL = re.compile(
@@ -16,20 +13,7 @@ INCIDENTAL = re.compile(
 )
 
 
-def join_group(config: DictConfig, command: str, words: Sequence[str]) -> None:
-    """Set the wandb group of a run of a multirun, unless it has one.
-
-    Args:
-        config: Of the run, changed in place.
-        command: Name of the command.
-        words: Arguments of the command; Hydra knows those of one job alone.
-    """
-    wandb = (config.get("logger") or {}).get("wandb")
-    if is_sweep() and wandb is not None and wandb.group is None:
-        wandb.group = name_of(command, words)
-
-
-def name_of(command: str, words: Sequence[str]) -> str:
+def group_of(command: str, words: Sequence[str]) -> str:
     """Return a name that follows from what a multirun goes over and from its other settings."""
     given = [w for w in words if not w.startswith("-") and ("=" in w or w.startswith("~"))]
     parsed = OverridesParser.create().parse_overrides(given)

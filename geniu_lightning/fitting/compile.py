@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -14,15 +14,8 @@ from geniu_lightning.errors import UserError
 class CompileAndMemoryFormat(Callback):
     """Fits `module.classifier` in another memory layout or compiled, and restores it afterwards.
 
-    Kits, evaluations and edits of weights after the fit see the plain network.
-
-    Args:
-        channels_last: Store weights of convolutions, and so their outputs, with channels last.
-        compiled: Compile the network's forward pass by `torch.compile`, and its features where the
-            module has a method `features_of`. Copies of the network are not compiled.
-
-    Raises:
-        UserError: If there is no compiler.
+    Kits, evaluations and edits of weights after the fit see the plain network. Compiled is also
+    the module's method `features_of`, where it has one; copies of the network are not.
     """
 
     def __init__(self, channels_last: bool = False, compiled: bool = False) -> None:
@@ -42,8 +35,8 @@ class CompileAndMemoryFormat(Callback):
             network.compile()
             if hasattr(pl_module, "features_of"):
 
-                def features_of(images: Tensor) -> Tensor:
-                    return cast(Tensor, network.features(images))
+                def features_of(images: Tensor) -> Any:
+                    return network.features(images)
 
                 whole: Any = pl_module
                 whole.features_of = torch.compile(features_of)

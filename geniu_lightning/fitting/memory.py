@@ -1,5 +1,6 @@
 """Peak memory of a span of work."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -9,13 +10,8 @@ class PeakMemory:
     """Largest memory, in bytes, that a block added to what was in use before.
 
     On a GPU: memory of tensors. On a CPU: the resident set of the process, which Linux alone
-    reports; pages that were freed before and are used again do not raise it.
-
-    Args:
-        device: Where the work is done.
-
-    Attributes:
-        added: Bytes, after the block; `None` where the system does not report them.
+    reports; pages that were freed before and are used again do not raise it. After the block it is
+    `added`, or `None` where the system does not report it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -51,8 +47,7 @@ def _reset_peak() -> int | None:
 
 def _status(name: str) -> int | None:
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        found = re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())
     except OSError:
         return None
-    found = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
-    return int(found[0]) * 1024 if found else None
+    return int(found[1]) * 1024 if found else None

@@ -58,11 +58,7 @@ class _Output(logging.Handler):
 
 @contextmanager
 def messages(shown: bool = True) -> Iterator[None]:
-    """Print our own messages, plain, on standard output within a block.
-
-    Args:
-        shown: Print notices and progress too, not only warnings: true in a run's first process.
-    """
+    """Print our own messages, or warnings alone, plain, on standard output within a block."""
     logger = logging.getLogger(PACKAGE)
     before = (logger.level, logger.propagate)
     handler = _Output()

@@ -18,9 +18,6 @@ def lr_schedule_of(optimizer: Optimizer, schedule: Schedule, steps: int) -> LRSc
 
     `onecycle` rises to the optimizer's rate over the first 30 % and falls to nearly zero,
     `cosine` falls from that rate to zero, `none` keeps it.
-
-    Raises:
-        SettingError: If there is no such schedule.
     """
     if schedule == "onecycle":
         # OneCycleLR asks for a step more than it is given when steps == 1

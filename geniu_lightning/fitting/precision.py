@@ -1,7 +1,5 @@
 """The arithmetic of a fit: 32 bits, or bfloat16 where the device has instructions for it."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,7 +8,7 @@ if TYPE_CHECKING:
 FULL, HALF = "32-true", "bf16-mixed"
 
 
-def has_fast_bfloat16(device: torch.device) -> bool:
+def has_fast_bfloat16(device: "torch.device") -> bool:
     """Whether a device multiplies in bfloat16 by instructions of its own.
 
     Emulated bfloat16 is slower than 32 bits. Before torch 2.10 a CPU cannot be asked and counts as

@@ -20,11 +20,7 @@ def progress_bar(label: str) -> Callback:
 
 
 class ProgressLines(ProgressBar):
-    """Logs the first epoch or step after every few seconds, and the last epoch.
-
-    Args:
-        label: Name of the fit, at the start of each line.
-    """
+    """Logs the first epoch or step after every few seconds, and the last epoch, after a label."""
 
     def __init__(self, label: str) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
-"""The one place where a Lightning trainer is made, for commands and for the Python interface."""
+"""The Lightning trainer of commands and of the Python interface, and its fit."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 
 from geniu_lightning.errors import UserError
@@ -36,9 +36,6 @@ def make_trainer(
         loggers: Receive the curves.
         callbacks: Beside progress bar, layout and compilation.
         **lightning: Accelerator, devices, strategy, `max_epochs` or `max_steps`, ...
-
-    Raises:
-        UserError: If Lightning refuses the settings, or the devices do not exist.
     """
     precision = precision or FULL
     if channels_last == "auto":
@@ -61,3 +58,14 @@ def make_trainer(
         )
     except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"the trainer cannot be made of these settings: {error}") from error
+
+
+def fit(trainer: Trainer, module: LightningModule, *what: Any, **how: Any) -> None:
+    """Fit as Lightning does, but raise `KeyboardInterrupt` at Ctrl-C: Lightning would exit."""
+    try:
+        trainer.fit(module, *what, **how)
+    except SystemExit as ending:
+        # a job that is queued again ends by an exit of its own, whose status its cluster reads
+        if isinstance(ending.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from ending
+        raise

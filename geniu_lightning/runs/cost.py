@@ -13,19 +13,16 @@ from geniu_lightning.unlearning.sources import Access
 MOST_SECONDS = 60.0  # that repeated timings may take together
 
 
-def repeated(
-    first: float, count: int, once: Callable[[int], float], most: float = MOST_SECONDS
-) -> list[float]:
-    """Return seconds of a piece of work that is repeated until there are enough timings.
+def repeated(first: float, count: int, once: Callable[[int], float]) -> list[float]:
+    """Return seconds of work that is repeated until there are `count` timings or a minute is over.
 
     Args:
         first: Seconds that it took already.
         count: Timings wanted, the first among them.
         once: Repeats it, given the number of the timing from 2; returns its seconds.
-        most: No timing is begun that would take the sum of seconds beyond this.
     """
     seconds = [first]
-    while len(seconds) < count and sum(seconds) + first <= most:
+    while len(seconds) < count and sum(seconds) + first <= MOST_SECONDS:
         seconds.append(once(len(seconds) + 1))
     return seconds
 
@@ -33,15 +30,7 @@ def repeated(
 def cost_of(
     unlearner: Unlearner, kit: Kit, kit_path: Path, seconds: Sequence[float], reads: int
 ) -> dict[str, Any]:
-    """Return the `cost` of `metrics.json`; `{"absent": reason}` where a value is missing.
-
-    Args:
-        unlearner: The method, after its run.
-        kit: The kit that it started from.
-        kit_path: The kit's file; the training run that wrote it left its own cost beside it.
-        seconds: Of each repetition of unlearning; the median counts.
-        reads: Training images that were read, by all processes together.
-    """
+    """Return the `cost` of `metrics.json`; `{"absent": reason}` where a value is missing."""
     return {
         "seconds": statistics.median(seconds),
         "seconds_each": list(seconds),

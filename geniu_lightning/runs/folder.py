@@ -1,6 +1,7 @@
-"""Run folders: one process at a time, results of one run, done marks."""
+"""Run folders: one process at a time, results of one run, their backup, done marks."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ from filelock import FileLock, Timeout
 from geniu_lightning.errors import BusyError, UserError
 from geniu_lightning.files import flat, now, write_json, write_text
 from geniu_lightning.kit.header import KIT
-from geniu_lightning.runs.backup import BACKUP, Backup
 from geniu_lightning.runs.processes import slurm_launch
 
 WEIGHTS = "unlearned.safetensors"
@@ -22,20 +22,14 @@ WRITTEN = (  # all that a run may write
     *("done.json", "failed.json", "run.json", "log", "wandb", ".wandb_id"),
     *("proxies.png", "confusion.png", "confusion_*.png", "receipt.json", "receipt.md"),
 )
-LOCK, LAUNCH = ".lock", ".launch"
+LOCK, LAUNCH, BACKUP = ".lock", ".launch", ".replaced"
 SECONDS_TO_BEGIN = 60
 
 
 class RunFolder:
-    """The folder of one run.
+    """The folder of one run; equal identities, in plain values, are the same run.
 
-    Args:
-        path: The folder.
-        identity: Settings that decide the result, in plain values; equal ones are the same run.
-        rank_zero: Whether this is the run's first process, the only one that writes.
-
-    Attributes:
-        description: Written with the reason if the run fails; any JSON value.
+    `description`, any JSON value, is written with the reason if the run fails.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any], rank_zero: bool = True) -> None:
@@ -43,7 +37,7 @@ class RunFolder:
         self.identity = identity
         self.rank_zero = rank_zero
         self.description: dict[str, Any] = {"run": identity}
-        self._backup = Backup(path, WRITTEN)
+        self._backup = path / BACKUP  # of the results that a forced run replaces
 
     @property
     def done(self) -> bool:
@@ -58,10 +52,6 @@ class RunFolder:
             force: Replace earlier results, of whichever run. They are kept in a backup until this
                 run has ended well, and restored if it fails, or is interrupted without a checkpoint
                 to resume from.
-
-        Raises:
-            BusyError: If another process holds the folder.
-            UserError: If another run's results are there.
         """
         if not self.rank_zero:
             self._wait_for_rank_zero()
@@ -79,7 +69,7 @@ class RunFolder:
             except BaseException as error:
                 self._record_failure(error)
                 raise
-            self._backup.drop()
+            shutil.rmtree(self._backup, ignore_errors=True)
 
     def finish(self) -> None:
         """Mark the run as done."""
@@ -87,7 +77,12 @@ class RunFolder:
 
     def _begin(self, force: bool) -> None:
         if force and not self._resumes_forced_run():
-            self._backup.make()
+            if self._backup.exists():
+                self._delete_results()
+            else:
+                self._backup.mkdir()
+                for child in self._results():
+                    child.rename(self._backup / child.name)
         if differences := self._differences():
             raise UserError(
                 f"{self.path} holds another run, which differs in {', '.join(differences[:5])};"
@@ -103,13 +98,23 @@ class RunFolder:
         if failed:
             reason = str(error) or type(error).__name__
             write_json(self.path / "failed.json", self.description | {"failed": reason})
-        if self._backup.exists and (failed or not self._has_checkpoint()):
-            self._backup.restore()
+        if self._backup.exists() and (failed or not self._has_checkpoint()):
+            self._delete_results()
+            for child in self._backup.iterdir():
+                child.rename(self.path / child.name)
+            self._backup.rmdir()
+
+    def _results(self) -> list[Path]:
+        return [child for pattern in WRITTEN for child in self.path.glob(pattern)]
+
+    def _delete_results(self) -> None:
+        for child in self._results():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
 
     def _resumes_forced_run(self) -> bool:
         """Whether this run was forced before and interrupted: queued again, it is forced again."""
         unfinished = self._has_checkpoint() and not (self.path / "done.json").is_file()
-        return self._backup.exists and unfinished and not self._differences()
+        return self._backup.exists() and unfinished and not self._differences()
 
     def _has_checkpoint(self) -> bool:
         return any(self.path.glob("checkpoints/*.ckpt"))
@@ -129,9 +134,6 @@ class RunFolder:
 
         Otherwise this one would wait half an hour for a first process that has found nothing to do.
         Lightning starts further processes only after the first has begun.
-
-        Raises:
-            UserError: If it has not begun within a minute.
         """
         launch, deadline = slurm_launch(), time.monotonic() + SECONDS_TO_BEGIN
         record = self.path / LAUNCH

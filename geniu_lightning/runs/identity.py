@@ -9,31 +9,15 @@ from typing import Any
 
 # where and how a run is carried out and shown; all other settings decide its result
 INCIDENTAL = (
-    "out",
-    "force",
-    "allow_custom",
-    "logger",
-    "data.root",
-    "data.cache_folder",
-    "trainer.accelerator",
-    "trainer.threads",
-    "trainer.checkpoint_every_n_steps",
-    "kit",
-    "weights",
-    "oracles",
-    "runs",
-    "next_kit",
+    *("out", "force", "allow_custom", "logger", "data.root", "data.cache_folder", "kit"),
+    *("trainer.accelerator", "trainer.threads", "trainer.checkpoint_every_n_steps"),
+    *("weights", "oracles", "runs", "next_kit"),
 )
 LONGEST_NAME = 80  # characters, before the hash
 
 
 def identity_of(settings: Mapping[str, Any], **more: Any) -> dict[str, Any]:  # any JSON value
-    """Return the settings that decide a run's result.
-
-    Args:
-        settings: The whole configuration in plain values, without interpolations.
-        **more: Further facts, such as the checksum of the kit.
-    """
+    """Return the settings that decide a run's result, with further facts such as checksums."""
     identity = copy.deepcopy(dict(settings))
     for dotted in INCIDENTAL:
         node: Any = identity

@@ -3,18 +3,17 @@
 Imports nothing heavy: whether a run has to be evaluated again is known before torch is imported.
 """
 
-import hashlib
 import json
 import logging
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from geniu_lightning.errors import BusyError, UserError
-from geniu_lightning.report.problem import RECIPE
+from geniu_lightning.report.problem import PLACES, RECIPE
 from geniu_lightning.runs.folder import WEIGHTS, RunFolder
+from geniu_lightning.runs.identity import name_of
 from geniu_lightning.settings.checked import PositiveInt, checked
 from geniu_lightning.version import __version__
 
@@ -36,15 +35,6 @@ class OracleBank:
         train_missing: Whether an evaluation trains the missing ones; else it does without them.
         one_process: Whether the run has one process, and so can train oracles.
         rank_zero: Whether this process is the one that writes.
-
-    Attributes:
-        identity: All that an oracle follows from, but for its training seed.
-        folder: Of this problem, named by its identity.
-        seeds: Training seeds of its oracles.
-
-    Raises:
-        UserError: If the kit does not say how it was trained, or oracles are missing that this run
-            cannot train.
     """
 
     def __init__(
@@ -63,11 +53,8 @@ class OracleBank:
         self.identity = _identity(kit, forget)
         data = self.identity["data"].get("name", "data")
         network = self.identity["classifier"]["target"].rpartition(".")[2]
-        words = f"{data}-{network}-forget{'_'.join(map(str, sorted(forget)))}"
-        text = json.dumps(self.identity, sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        name = re.sub(r"[^\w.-]+", "_", words)[:80]
-        self.folder = root / f"{name}-{digest}"
+        words = (data, network, "forget" + "_".join(map(str, sorted(forget))))
+        self.folder = root / name_of(self.identity, *words)
         self.seeds = [FIRST_SEED + k for k in range(count)]
         if train_missing and not one_process and self.missing():
             raise UserError(
@@ -89,7 +76,7 @@ class OracleBank:
 
     def missing(self) -> list[int]:
         """Return the training seeds of the oracles that do not exist."""
-        return [seed for seed in self.seeds if not self.run(seed).done]
+        return sorted(set(self.seeds) - set(self.trained()))
 
     def expected(self) -> list[int]:
         """Return the training seeds that an evaluation would compare with."""
@@ -105,21 +92,15 @@ class OracleBank:
         return [json.loads(file.read_text())["cost"]["seconds"] for file in files]
 
     def complete(self, train: Callable[[int], None]) -> None:
-        """Train the missing oracles; wait for those that another process trains.
-
-        Args:
-            train: Trains the oracle of a training seed; raises `BusyError` if another process
-                does.
-        """
+        """Train the missing oracles; wait for those that another process trains."""
         while missing := self.missing():
-            waiting = True
+            busy = 0
             for seed in missing:
                 try:
                     train(seed)
-                    waiting = False
                 except BusyError:
-                    continue
-            if waiting:
+                    busy += 1
+            if busy == len(missing):
                 log.info("waiting for another process, which trains oracles in %s", self.folder)
                 time.sleep(SECONDS_BETWEEN_LOOKS)
 
@@ -128,9 +109,7 @@ def _identity(kit: dict[str, Any], forget: Sequence[int]) -> dict[str, Any]:
     try:
         settings = kit["settings"]
         return {
-            "data": {
-                k: v for k, v in settings["data"].items() if k not in ("root", "cache_folder")
-            },
+            "data": {k: v for k, v in settings["data"].items() if k not in PLACES},
             "data_fingerprint": kit["data_fingerprint"],
             "class_counts": list(kit["class_counts"]),
             "imbalance": settings["imbalance"],

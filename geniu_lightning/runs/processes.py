@@ -9,17 +9,13 @@ RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
 
 def single_process(trainer: Mapping[str, Any]) -> bool:
-    """Whether a run has one process.
-
-    Args:
-        trainer: Settings with `accelerator`, `devices` and `num_nodes`.
-    """
+    """Whether a run has one process, by its `accelerator`, `devices` and `num_nodes`."""
     devices = trainer["devices"]
+    if devices == "auto" and trainer["accelerator"] == "cpu":
+        devices = 1
     if isinstance(devices, Sequence) and not isinstance(devices, str):
-        one = len(devices) == 1
-    else:
-        one = str(devices) == "1" or (str(devices) == "auto" and trainer["accelerator"] == "cpu")
-    return bool(one and trainer["num_nodes"] == 1)
+        devices = len(devices)
+    return bool(str(devices) == "1" and trainer["num_nodes"] == 1)
 
 
 def processes_per_node(trainer: Mapping[str, Any]) -> int:

@@ -18,14 +18,7 @@ UNENDED = "it did not end: it was killed, or is at work still"
 
 @dataclass(frozen=True)
 class Note:
-    """State of one job.
-
-    Attributes:
-        number: Of the job.
-        words: Its overrides.
-        folder: Of its run; empty where it failed before it had one.
-        failed: Reason of the failure; empty where it ended well.
-    """
+    """State of one job; its folder is empty if it had none yet, its failure if it ended well."""
 
     number: int
     words: Sequence[str]
@@ -39,11 +32,7 @@ class Note:
 
 
 def new_notes(runs: Path) -> Path:
-    """Return the folder for the notes of a new sweep, and delete those of sweeps long killed.
-
-    Args:
-        runs: Folder of all runs.
-    """
+    """Return the folder for the notes of a new sweep, and delete those of sweeps long killed."""
     for old in (runs / NOTES).glob("*"):
         if old.stat().st_mtime < time.time() - SECONDS_STORED:
             shutil.rmtree(old, ignore_errors=True)

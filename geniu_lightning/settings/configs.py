@@ -25,9 +25,6 @@ def built(config: Any, key: str = "", **more: Any) -> Any:  # whatever the targe
         config: Mapping with `_target_` and its arguments.
         key: Path of the configuration, such as `unlearner`; named in errors.
         **more: Further arguments.
-
-    Raises:
-        UserError: If the target cannot be made of its settings.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
@@ -53,11 +50,7 @@ def method_names() -> list[str]:
 
 
 def method_settings(name: str) -> dict[str, Any]:
-    """Return the settings in a method's yaml, plain; those of the constructor, and `_target_`.
-
-    Raises:
-        UserError: If there is no such method.
-    """
+    """Return the plain settings in a method's yaml: those of the constructor, and `_target_`."""
     from omegaconf import OmegaConf
 
     if name not in method_names():
@@ -77,3 +70,9 @@ def methods_without_data() -> tuple[list[str], list[str]]:
         elif "source" in settings and not built(settings, forget=(0,), source="proxies").access:
             with_proxies.append(name)
     return always, with_proxies
+
+
+def instead_of_data() -> str:
+    """Return a clause that names the methods which read no training image."""
+    always, with_proxies = map(", ".join, methods_without_data())
+    return f"methods that read none are {always}, and with source=proxies {with_proxies}"

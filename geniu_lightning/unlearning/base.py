@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from geniu_lightning.errors import SettingError, TrainingDivergedError, UserError
-from geniu_lightning.fitting.guard import NonFiniteGuard, fit
+from geniu_lightning.fitting.guard import NonFiniteGuard
 from geniu_lightning.fitting.optim import OptimizerFactory, Schedule, lr_schedule_of
+from geniu_lightning.fitting.trainer import fit
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
 from geniu_lightning.settings.checked import NonNegativeInt, Positive, PositiveInt, checked

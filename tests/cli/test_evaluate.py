@@ -5,16 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from geniu_lightning.cli.model_evaluation import evaluate_model
 from geniu_lightning.cli.results import Result, document
-from geniu_lightning.data.module import ImageData
 from geniu_lightning.evaluation.evaluator import Evaluation
 from geniu_lightning.kit.file import Kit
+from tests.tracking.offline import offline_runs
 
 Command = Callable[..., Any]
 ATTACK = (
@@ -30,7 +26,8 @@ def test_weights_are_evaluated_and_their_curves_are_written_with_their_steps(
     save_file(Kit.load(trained / "kit.safetensors").classifier.state_dict(), weights)
     common = (f"kit={trained}", f"weights={weights}", "forget=[3]", "trainer.threads=1")
     out = tmp_path / "out"
-    outcome = command("evaluate", *common, "evaluation=accuracy", ATTACK, f"out={out}")
+    words = (*common, "evaluation=accuracy", ATTACK, "logger=wandb", f"out={out}")
+    outcome = command("evaluate", *words)
     assert outcome.status == 0, outcome.err
     found = json.loads((out / "metrics.json").read_text())
     assert found["version"] == 2
@@ -44,40 +41,9 @@ def test_weights_are_evaluated_and_their_curves_are_written_with_their_steps(
         "confusion_after.png",
     }
     assert (out / "done.json").is_file()
-
-
-def test_a_kit_is_evaluated_in_a_call(trained: Path, command: Command) -> None:
-    kit = Kit.load(trained / "kit.safetensors")
-    labels = torch.arange(40) % 10
-
-    class Images:
-        """Stands in for `ImageData`: random images in two splits."""
-
-        names, class_counts, spec = kit.info.class_names, [2] * 10, kit.info.spec
-
-        def indices(self, split: str) -> torch.Tensor:
-            return torch.arange(0 if split == "validation" else 40)
-
-        def labels(self, split: str) -> torch.Tensor:
-            return labels
-
-        def read(self, split: str, indices: torch.Tensor, device: Any) -> torch.Tensor:
-            stream = torch.Generator().manual_seed(0)
-            shape = (40, self.spec.channels, self.spec.size, self.spec.size)
-            return torch.rand(shape, generator=stream)[indices]
-
-    data: ImageData = Images()  # type: ignore[assignment]
-    target = "geniu_lightning.evaluation.metrics.accuracy.Accuracy"
-    metrics = {"accuracy": {"_target_": target, "splits": ["test"]}}
-    config = OmegaConf.create({"metrics": metrics, "seed": 0, "split": "test"})
-    found = evaluate_model(config, kit, kit.classifier, data, (0,))
-    assert found.accuracies["before"] == found.accuracies["after"]
-    assert found.confusions["after"].sum() == 40
-    assert found.decision is not None
-    assert "no oracles" in found.decision.ruling.reason
-    config.metrics.accuracy.splits = ["tests"]
-    with pytest.raises(Exception, match=r"evaluation\.metrics\.accuracy\.splits must be"):
-        evaluate_model(config, kit, kit.classifier, data, (0,))
+    (logged,) = offline_runs(out)
+    assert (logged.run.job_type, logged.config["evaluation"]["split"]) == ("evaluate", "test")
+    assert logged.summary["verdict"] == "none"
 
 
 def test_a_document_says_why_nothing_was_measured() -> None:
@@ -112,7 +78,7 @@ def test_an_evaluation_that_cannot_be_is_refused_in_a_sentence(
         ),
         (
             (kit, f"weights={weights}", "forget=[0]", "evaluation.bank=maybe"),
-            "evaluation.bank must be use, build or null",
+            "evaluation.bank must be 'use' or 'build' or null",
         ),
         (("population=[nowhere]",), "out=FOLDER"),
     ):

@@ -1,4 +1,4 @@
-"""A job's share of the machine, and the process of its own that it may need."""
+"""A job's share of the machine, its arithmetic, and the process of its own that it may need."""
 
 import json
 import os
@@ -7,10 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
-from geniu_lightning.cli import jobs
+from geniu_lightning.cli import device, jobs
 from geniu_lightning.errors import UserError
+from geniu_lightning.fitting.precision import has_fast_bfloat16
 from geniu_lightning.runs.folder import RunFolder
 
 PLUGINS = "hydra_plugins.hydra_submitit_launcher.submitit_launcher"
@@ -109,3 +111,23 @@ def test_a_process_of_its_own_is_given_the_job_and_its_error_is_read(
     status, writes = 2, True
     with pytest.raises(UserError, match="this time"):
         jobs.run_in_own_process("train", config, folder)
+
+
+def test_auto_is_settled_by_the_machine_and_a_named_precision_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for fast, given, found in (
+        (True, "auto", "bf16-mixed"),
+        (False, "auto", "32-true"),
+        (True, "32-true", "32-true"),
+    ):
+        monkeypatch.setattr(device, "has_fast_bfloat16", lambda _, fast=fast: fast)
+        trainer = OmegaConf.create({"precision": given, "accelerator": "cpu"})
+        device.settle_precision(trainer)
+        assert trainer.precision == found
+
+
+def test_a_processor_counts_by_its_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    for told, fast in (({"avx512_bf16": True}, True), ({"avx512_bf16": False}, False), ({}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda told=told: told, raising=False)
+        assert has_fast_bfloat16(torch.device("cpu")) is fast

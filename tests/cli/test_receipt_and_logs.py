@@ -21,7 +21,7 @@ def test_a_run_leaves_a_receipt_and_is_logged(
         *("evaluation.bank=use", "logger=wandb", "logger.wandb.group=mine", f"out={tmp_path}"),
     )
     assert outcome.status == 0, outcome.err
-    assert "receipt.md" in outcome.out
+    assert f"receipt: {tmp_path / 'receipt.md'}" in outcome.out
     document = json.loads((tmp_path / "metrics.json").read_text())
     receipt = json.loads((tmp_path / "receipt.json").read_text())
     page = (tmp_path / "receipt.md").read_text()

@@ -12,12 +12,14 @@ from omegaconf import OmegaConf
 from geniu_lightning.cli import sweep
 from geniu_lightning.cli.command import kits_below
 from geniu_lightning.cli.sweep import JobNotes, notes_of_sweep
+from geniu_lightning.cli.wandb_group import group_of
 from geniu_lightning.errors import UserError
 from geniu_lightning.runs.sweep import UNENDED
 from tests.commands import TINY, Command
 
 QUICK = ("trainer.threads=1", "evaluation=none", "forget=[0]")
 BARE = (*TINY, "generator=none", "training.epochs=1", "evaluation=none")
+SWEEP = ("-m", "kit=runs/first", "forget=[0,1]", "unlearner=geniu,none", "seed=range(3)")
 
 
 def test_a_callback_notes_begin_and_end_of_each_job(
@@ -138,6 +140,31 @@ def test_tuning_goes_by_validation_images_and_goes_on_where_it_was(
     other = command("unlearn", *words, "forget=[1]", "hydra.sweeper.n_trials=1")
     assert other.status == 2
     assert "no run ended well; the first: runs/tune/ssd/0 holds another run" in other.err
+
+
+def test_a_name_says_what_is_swept_and_tells_sweeps_apart() -> None:
+    name = group_of("unlearn", SWEEP)
+    assert name.startswith("unlearn-seed-unlearner-")
+    words = ("-m", "sweep=tune", "kit=k", "unlearner=finetune", "~unlearner.momentum")
+    assert group_of("unlearn", words).startswith("unlearn-tune-")
+    assert len(group_of("train", [f"a{'b' * 99}=1,2"])) < 100
+    for incidental in (
+        ("force=true",),
+        ("logger=wandb", "logger.wandb.tags=[a]"),
+        ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+        ("trainer.threads=1", "trainer.accelerator=cpu"),
+        ("out=elsewhere", "runs=b"),
+    ):
+        assert group_of("unlearn", (*incidental, *reversed(SWEEP))) == name, incidental
+    for computed in ("evaluation=full", "trainer.precision=bf16-mixed", "~sweep"):
+        assert group_of("unlearn", (*SWEEP, computed)) != name, computed
+    assert group_of("train", SWEEP) != name
+    assert group_of("unlearn", [word.replace("first", "second") for word in SWEEP]) != name
+
+
+def test_the_kits_below_a_folder_make_another_sweep_of_it() -> None:
+    words = ("sweep=kits", "forget=[0]", "unlearner=geniu")
+    assert group_of("unlearn", (*words, "runs=a")) != group_of("unlearn", (*words, "runs=b"))
 
 
 @pytest.mark.slow

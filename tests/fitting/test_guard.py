@@ -9,7 +9,8 @@ import torch
 from pytorch_lightning import Callback
 
 from geniu_lightning.errors import TrainingDivergedError
-from geniu_lightning.fitting.guard import NonFiniteGuard, fit
+from geniu_lightning.fitting.guard import NonFiniteGuard
+from geniu_lightning.fitting.trainer import fit
 from tests.training.small_training import loader_of, module_of, trainer_of
 
 

@@ -51,7 +51,7 @@ def run_on_its_images(
     method: Unlearner, kit: Kit, root: Path | None, trainer_of: Callable[[int], Trainer]
 ) -> tuple[nn.Module, ImageData]:
     """Run a method on the images that a kit was trained on; return these too, and their reads."""
-    data = recorded_data(kit.info.settings, str(root) if root else None, None, allow_custom=False)
+    data = recorded_data(kit.info, str(root) if root else None)
     data.set_forget(method.forget)
 
     def open_split(split: str, batch_size: int, seed: int | None, limit: int | None) -> Any:
