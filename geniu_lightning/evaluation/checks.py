@@ -8,8 +8,6 @@ from geniu_lightning.evaluation.attacks.membership import SCORES
 WORST_CLASS_LOSS = 0.05  # accuracy that the worst retained class may lose
 FLOORS = 2.0  # a divergence may be so many times that of two oracles
 
-Side = Literal["above", "below", "either"]
-
 
 @dataclass(frozen=True)
 class Check:
@@ -21,12 +19,11 @@ class Check:
         slack: Smallest distance that fails, where more than the metric's own epsilon.
         floors: Multiple of the oracles' mean that is allowed, in place of a tolerance around it.
         damage: Whether being no worse than the original is enough. Oracles are better at a
-            retained class that the forgotten one was taken for, so a model may be below them
-            without having lost anything.
+            retained class that the forgotten one was taken for.
     """
 
     name: str
-    side: Side = "above"
+    side: Literal["above", "below", "either"] = "above"
     slack: float = 0.0
     floors: float | None = None
     damage: bool = False

@@ -74,7 +74,7 @@ def test_a_kit_is_evaluated_in_a_call(trained: Path, command: Command) -> None:
     assert found.accuracies["before"] == found.accuracies["after"]
     assert found.confusions["after"].sum() == 40
     assert found.decision is not None
-    assert "no oracles" in found.decision.ruling.reason
+    assert "no oracles" in found.decision.reason
     config.metrics.accuracy.splits = ["tests"]
     with pytest.raises(Exception, match=r"evaluation\.metrics\.accuracy\.splits must be"):
         evaluate_model(config, kit, kit.classifier, data, (0,))

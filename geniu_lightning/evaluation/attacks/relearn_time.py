@@ -27,9 +27,8 @@ class RelearnTime(Metric):
     """Number of mini-batches of forgotten images until the class is known as before.
 
     `steps` is the first step, counted from 0, at which A_f on scored test images is at least
-    (1 - alpha) of the original's; absent for a model that needs more than `budget`. `ain` is its
-    ratio to the mean of the oracles'. Ideal 1; below: knowledge was left; far above: the model
-    differs from retrained ones.
+    (1 - alpha) of the original's. `ain` is its ratio to the mean of the oracles'; ideal 1, below it
+    knowledge was left.
 
     Args:
         alpha: Tolerance.

@@ -36,9 +36,6 @@ class KShot(Relearning):
     For each k: `curve` is A_f after each of the steps, `area` the area under it, `retain_curve`
     A_r. For `k10` also with a tenth of the rate and with ten times it (`slow`, `fast`; one draw).
 
-    Oracles learn the class, too, anew. Blind to what a head hides from gradients: a bias of -10⁴
-    saturates its row, see `Adaptive`.
-
     Args:
         shots: The values of k.
 
@@ -77,10 +74,7 @@ class KShot(Relearning):
 @checked
 @dataclass(frozen=True)
 class RetainOnly(Relearning):
-    """Fine-tunes on retained images alone; oracles stay at 0 throughout.
-
-    Args:
-        batch: Images in a step.
+    """Fine-tunes on `batch` retained images a step; oracles stay at 0 throughout.
 
     Source:
         Benign relearning, arXiv 2406.13356; for classes ours.
@@ -103,16 +97,11 @@ class RetainOnly(Relearning):
 @checked
 @dataclass(frozen=True)
 class Adaptive(Relearning):
-    """Resets the forgotten head rows first, then fine-tunes as `KShot`.
+    """Resets the forgotten head rows by k (`shots`) images first, then fine-tunes as `KShot`.
 
-    Each forgotten row is set to the direction of the mean feature of k images, with the retained
-    rows' mean norm and mean bias, so that no gradient has to pass a saturated row. An oracle's
-    features separate unseen classes, too, but its new row also takes retained images: the values
-    are A_f minus the loss of A_r, before the first step (`net`) and as the area over the steps
-    (`net_area`). A mask has the original's.
-
-    Args:
-        shots: k.
+    So no gradient has to pass a saturated row. An oracle's features separate unseen classes, too,
+    but its new row also takes retained images: the values are A_f minus the loss of A_r, before the
+    first step (`net`) and as the area over the steps (`net_area`). A mask has the original's.
 
     Source:
         Ours; nearest to the classification of features in arXiv 2604.08271.
@@ -157,12 +146,9 @@ class Adaptive(Relearning):
 @checked
 @dataclass(frozen=True)
 class OwnProxies(Relearning):
-    """Fine-tunes on the stored proxies, no real image: what model and proxies know together.
+    """Fine-tunes on the stored proxies, no real image: what model and proxies know together (ours).
 
     Oracles are attacked with the same proxies, so that a faster return is knowledge of the model.
-
-    Source:
-        Ours.
     """
 
     needs: ClassVar[frozenset[Part]] = frozenset({"proxies"})

@@ -1,7 +1,6 @@
 """The attack on the last layer: known rows, numpy's arithmetic, and rows without a direction."""
 
 import statistics
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from geniu_lightning.evaluation.attacks.head import (
     repair,
     row_norm,
     rows_of,
-    transplant,
 )
 from geniu_lightning.evaluation.context import Context, Outputs, Split, outputs_of
 from geniu_lightning.evaluation.metric import Absent
@@ -132,30 +130,6 @@ def test_all_values_match_numpy(seed: int, forget: tuple[int, ...]) -> None:
             recalls = [(answers[labels == k] == k).mean() for k in classes]
             expected[name + suffix] = np.mean(recalls)
     assert measured(Head(), context) == pytest.approx(expected, rel=1e-5, abs=1e-6)
-
-
-def test_the_transplant_moves_all_forgotten_rows_and_no_other() -> None:
-    rows = [rows_of(Linear(seed)) for seed in (0, 5)]
-    before = [x.clone() for pair in rows for x in pair]
-    weight, bias = transplant(*rows[0], *rows[1], (1, 4))
-    for k in range(5):
-        source = rows[1] if k in (1, 4) else rows[0]
-        assert torch.equal(weight[k], source[0][k])
-        assert bias[k] == source[1][k]
-    assert all(torch.equal(a, b) for a, b in zip(before, [*rows[0], *rows[1]], strict=True))
-
-
-def test_what_the_repair_undoes_changes_nothing_after_it() -> None:
-    for factor in (1e-3, 3.0):
-        context, hidden = world((1, 3)), Linear(20)
-        hidden.head.bias.data[[1, 3]] -= 50.0
-        hidden.head.weight.data[[1, 3]] *= factor
-        found = measured(Head(), replace(context, unlearned=hidden))
-        plain = measured(Head(), context)
-        for name in ("repair", "repair_retain", "transplant", "transplant_retain", "alignment"):
-            assert found[name] == pytest.approx(plain[name], abs=1e-5), name
-        assert found["row_norm"] == pytest.approx(factor * plain["row_norm"], rel=1e-4)
-        assert found["bias_anomaly"] < plain["bias_anomaly"] - 1
 
 
 def test_rounding_decides_no_tie_between_equal_logits() -> None:

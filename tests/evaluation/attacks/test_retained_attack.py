@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax as scipy_log_softmax
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
@@ -22,9 +23,8 @@ from geniu_lightning.evaluation.attacks.retained_attack import (
     RetainedAttack,
     attack,
     distance,
-    retained_logs,
 )
-from geniu_lightning.evaluation.context import Context, Outputs
+from geniu_lightning.evaluation.context import Context, Outputs, log_softmax
 from geniu_lightning.evaluation.metric import Absent
 from tests.evaluation.worlds import (
     NO_IMAGE,
@@ -80,14 +80,6 @@ def test_known_models_are_told_from_the_oracle_and_none_from_itself() -> None:
     assert attacked(world(ours, ours))["auc"] == 0.5
 
 
-def test_a_shift_is_found_and_models_of_one_law_are_alike() -> None:
-    for seed in range(3):
-        context = world({"test": random(seed, zeros(600))}, {"test": random(seed + 50, zeros(600))})
-        assert attacked(context)["auc"] == pytest.approx(0.5, abs=0.05)
-    shifted = world({"test": random(1, zeros(300), shift=1.5)}, {"test": random(2, zeros(300))})
-    assert attacked(shifted)["auc"] > 0.75
-
-
 def test_it_sees_all_forgotten_images_no_other_and_no_forgotten_logit() -> None:
     labels = torch.arange(240) % 6
     ours, theirs, masked = (random(seed, labels) for seed in (1, 2, 1))
@@ -135,8 +127,8 @@ def test_logs_and_distance_match_scipy() -> None:
     for scale in (0.1, 3.0, 200.0):
         logits = (scale * np.random.default_rng(1).normal(size=(2, 15, 6))).astype(np.float32)
         retained = (1, 2, 5)
-        ours, theirs = (retained_logs(torch.tensor(side), retained) for side in logits)
-        expected = log_softmax(logits.astype(np.float64)[:, :, retained], axis=2)
+        ours, theirs = (log_softmax(torch.tensor(side)[:, list(retained)]) for side in logits)
+        expected = scipy_log_softmax(logits.astype(np.float64)[:, :, retained], axis=2)
         np.testing.assert_allclose(ours.numpy(), expected[0], rtol=1e-12, atol=1e-14)
         means = np.exp(expected).mean(axis=1)
         assert distance(ours, theirs) == pytest.approx(np.abs(means[0] - means[1]).sum() / 2)
@@ -160,7 +152,7 @@ def test_images_are_drawn_once_for_all_models(monkeypatch: pytest.MonkeyPatch) -
     assert torch.equal(first, second)
     assert torch.equal(first, other)  # both rows of a pair are of one image
     assert folds.bincount().tolist() == [10, 10, 10]
-    rows = retained_logs(ours["test"].logits, (1, 2, 3, 4, 5))
+    rows = log_softmax(ours["test"].logits[:, 1:])
     chosen = [int((rows == row).all(dim=1).nonzero()) for row in first]
     assert len(set(chosen)) == 30
     assert chosen != sorted(chosen)
