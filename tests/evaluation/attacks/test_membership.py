@@ -18,7 +18,6 @@ from geniu_lightning.evaluation.attacks.membership import (
     SCORES,
     Membership,
     auc,
-    leak,
     mean_of,
     modified_entropy,
     scores,
@@ -49,32 +48,8 @@ def drawn(
     return outputs(logits, labels)
 
 
-def test_rigged_models_are_as_leaky_as_is_known() -> None:
-    """Area and rate at few false positives, of the loss."""
-    for name, (area, rate) in {
-        "original": (0.5, 0.0),
-        "oracle": (0.5, 0.0),
-        "mask": (0.5, 0.0),
-        "uniform": (0.5, 0.0),
-        "memoriser": (1.0, 1.0),
-        "collapsed": (0.5, 0.0),
-    }.items():
-        found = measured(Membership(), context_of(rigged()[name]))
-        assert found["loss.auc"] == pytest.approx(area, abs=1e-4), name
-        assert found["loss.tpr"] == pytest.approx(rate, abs=1e-4), name
-        for score in SCORES:
-            assert found[f"{score}.leak"] == pytest.approx(leak(area), abs=1e-4), score
-        assert found["retained_control.auc"] == found["retained_control.leak"] == 0.5
-        assert found["standard_error"] == pytest.approx(0.0409, abs=1e-4)
-        names = {f"{score}.{value}" for score in SCORES for value in ("auc", "leak", "tpr")}
-        assert found.keys() == names | {
-            *("standard_error", "retained_control.auc", "retained_control.leak")
-        }
+def test_a_memory_shows_at_any_temperature_and_constant_answers_show_nothing() -> None:
     memoriser = rigged()["memoriser"]
-    found = measured(Membership(), context_of(memoriser))
-    for score in ("confidence", "entropy", "retained_confidence", "retained_entropy"):
-        # it is surest of what it never saw, so the order is reversed
-        assert (found[f"{score}.auc"], found[f"{score}.leak"]) == (0.0, 1.0), score
     cooler = Rigged(memoriser.table, memoriser.head.weight / 2, memoriser.head.bias / 2)
     assert measured(Membership(), context_of(cooler))["loss.auc"] == 1.0
     for answer in (0, 3):

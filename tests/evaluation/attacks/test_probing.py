@@ -20,36 +20,10 @@ from geniu_lightning.evaluation.attacks.probing import (
     prototypes,
     recalls,
 )
-from geniu_lightning.evaluation.context import Proxies, Split, outputs_of
+from geniu_lightning.evaluation.context import Proxies, Split
 from geniu_lightning.evaluation.metric import Absent
 from tests.evaluation.points import Plain, images_of, points, split_of
-from tests.evaluation.worlds import CLASSES, context_of, measured, rigged, split
-
-
-def test_rigged_models_have_their_known_recall() -> None:
-    """Of class 0: with training prototypes; with those of half of the test images; the retained.
-
-    In test images the memoriser shows class 0 as the oracle does. The probe finds the same.
-    """
-    for name, (from_train, recall, retain) in {
-        "original": (1.0, 1.0, 1.0),
-        "oracle": (0.5, 0.5, 8.5 / 9),
-        "mask": (1.0, 1.0, 1.0),
-        "uniform": (0.1, 0.1, 0.1),
-        "memoriser": (0.0, 0.5, 8.5 / 9),
-        "collapsed": (0.1, 0.1, 0.1),
-    }.items():
-        network = rigged()[name]
-        train, test = (outputs_of(network, split(s)) for s in ("train", "test"))
-        scores = cosines(test.features, prototypes(train.features, train.labels))
-        direct = recalls(scores, test.labels, 1e-9)[0].item()
-        assert direct == pytest.approx(from_train, abs=1e-4), name
-        found = measured(Prototype(), context_of(network))
-        for group in ("k1", "k5", "all"):
-            assert found[f"{group}.recall"] == pytest.approx(recall, abs=1e-4), name
-            assert found[f"{group}.retain"] == pytest.approx(retain, abs=1e-4), name
-        probed = measured(Probe(), context_of(network))
-        assert probed == pytest.approx({"recall": recall, "retain": retain}, abs=1e-4), name
+from tests.evaluation.worlds import CLASSES, context_of, measured, rigged
 
 
 def test_a_probe_answers_as_scikit_learn_does() -> None:

@@ -60,19 +60,7 @@ def zeros(count: int) -> Tensor:
     return torch.zeros(count, dtype=torch.int64)
 
 
-def test_known_models_are_told_from_the_oracle_and_none_from_itself() -> None:
-    for name, area, apart in (
-        ("original", 1.0, 0.7990),
-        ("oracle", 0.5, 0.0),
-        ("mask", 1.0, 0.7990),
-        ("uniform", 1.0, 0.7990),
-        ("memoriser", 0.5, 0.0),
-        ("collapsed", 1.0, 0.8989),
-    ):
-        found = attacked(context_of(rigged()[name]))
-        assert found == pytest.approx({"distance": apart, "auc": area}, abs=1e-4), name
-        itself = attacked(context_of(rigged()[name], rigged()[name]))
-        assert itself == {"distance": 0.0, "auc": 0.5}, name
+def test_models_that_differ_are_told_apart_and_none_from_itself() -> None:
     other = attacked(context_of(saturated(3), saturated(4)))
     assert other == {"distance": 1.0, "auc": 1.0}
     # with more classes than images a rule knows each image it was fitted on

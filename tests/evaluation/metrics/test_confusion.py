@@ -22,7 +22,6 @@ from tests.evaluation.worlds import (
     NO_IMAGE,
     NO_ORACLE,
     context_of,
-    measured,
     outputs,
     random_outputs,
     rigged,
@@ -30,29 +29,6 @@ from tests.evaluation.worlds import (
 )
 
 FLAT = Absent("all retained classes get the same share of the answers")
-LOG9, PEAK = math.log(9), 81 / 89  # entropy of nine equal shares, and the oracle's largest q
-NARROW = -PEAK * math.log(PEAK) + 8 / 89 * math.log(89)
-
-
-def test_rigged_models_send_forgotten_images_where_it_is_known() -> None:
-    """Attractor, distance, attractor on retained classes, Spearman, entropy and largest of q."""
-    names = ("attractor", "distance", "attractor_retained", "rank_correlation")
-    for name, known, profile in (
-        ("original", (0.0, 1.0, 0.0, FLAT, LOG9, 1 / 9), [1.0, *[0.0] * 9]),
-        ("oracle", (0.0, 0.0, 0.0, -1 / 8, NARROW, PEAK), [0.0, 0.0, 1.0, *[0.0] * 7]),
-        ("mask", (0.1111, 8 / 9, 0.0, FLAT, LOG9, 1 / 9), [0.0, *[1 / 9] * 9]),
-        ("uniform", (0.1, 0.9, 0.1, FLAT, LOG9, 1 / 9), [0.1] * 10),
-        ("memoriser", (0.0, 0.0, 0.0, -1 / 8, NARROW, PEAK), [0.0, 0.0, 1.0, *[0.0] * 7]),
-        ("collapsed", (1.0, 1.0, 1.0, 1.0, NARROW, PEAK), [0.0, 1.0, *[0.0] * 8]),
-    ):
-        found = measured(Confusion(), context_of(rigged()[name]))
-        assert found["profile"] == pytest.approx(profile), name
-        for column, value in zip((*names, "retained_entropy", "retained_top1"), known, strict=True):
-            absent = isinstance(value, Absent)
-            assert found[column] == (value if absent else pytest.approx(value, abs=1e-4)), name
-        assert found.keys() == Confusion.infos.keys()
-    train = measured(Confusion("train"), context_of(rigged()["memoriser"]))
-    assert (train["distance"], train["profile"][0]) == (1.0, 1.0)
 
 
 def test_all_values_match_numpy() -> None:
