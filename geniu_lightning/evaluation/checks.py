@@ -11,22 +11,13 @@ FLOORS = 2.0  # a divergence may be so many times that of two oracles
 
 @dataclass(frozen=True)
 class Check:
-    """One value that a question looks at.
-
-    Args:
-        name: Of the value.
-        side: On which side of the oracles it fails.
-        slack: Smallest distance that fails, where more than the metric's own epsilon.
-        floors: Multiple of the oracles' mean that is allowed, in place of a tolerance around it.
-        damage: Whether being no worse than the original is enough. Oracles are better at a
-            retained class that the forgotten one was taken for.
-    """
+    """One value that a question looks at."""
 
     name: str
-    side: Literal["above", "below", "either"] = "above"
-    slack: float = 0.0
-    floors: float | None = None
-    damage: bool = False
+    side: Literal["above", "below", "either"] = "above"  # of the oracles on which it fails
+    slack: float = 0.0  # smallest distance that fails, where more than the metric's own epsilon
+    floors: float | None = None  # allowed multiple of the oracles' mean, instead of a tolerance
+    damage: bool = False  # no worse than the original is enough: oracles gain classes
 
 
 LEAKS = tuple(Check(f"membership.{score}.leak") for score in SCORES)

@@ -20,15 +20,10 @@ Part = Literal["original", "oracles", "proxies", "fresh"]
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one split in a fixed order, without augmentation.
+    """Images of one split in a fixed order, without augmentation."""
 
-    Attributes:
-        labels: int64, on the CPU, shape `(N,)`.
-        read: Returns the normalised images at some positions, on the models' device.
-    """
-
-    labels: Tensor
-    read: Callable[[Tensor], Tensor]
+    labels: Tensor  # int64, on the CPU, (N,)
+    read: Callable[[Tensor], Tensor]  # normalised images at positions, on the models' device
 
     def positions_of(self, classes: tuple[int, ...]) -> Tensor:
         """Return the positions of images of some classes, int64."""
@@ -37,17 +32,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs of a model on a split.
+    """Outputs of a model on a split."""
 
-    Attributes:
-        logits: float32, on the CPU, within ±10⁴, shape `(N, K)`, in the order of the split.
-        features: Penultimate ones, float32, on the CPU, shape `(N, D)`.
-        labels: int64, shape `(N,)`.
-    """
-
-    logits: Tensor
-    features: Tensor
-    labels: Tensor
+    logits: Tensor  # float32, on the CPU, within ±10⁴, (N, K), in the order of the split
+    features: Tensor  # penultimate ones, float32, on the CPU, (N, D)
+    labels: Tensor  # int64, (N,)
 
     def of(self, classes: tuple[int, ...]) -> "Outputs":
         """Return the outputs on images of some classes."""

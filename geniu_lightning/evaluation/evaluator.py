@@ -22,26 +22,16 @@ from geniu_lightning.kit.networks import head_of, state_digest
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Values by their full names, such as `accuracy.test.forget`, and what follows from them.
-
-    Attributes:
-        values: Of the evaluated model.
-        oracles: Of each oracle, compared with the others.
-        controls: Of the `original` and of its logit `mask`; empty without oracles.
-        infos: Of all values.
-        decision: `None` where nothing was to be forgotten.
-        steps: Fine-tuning steps of the curves of a family.
-        accuracies: Of each class, NaN without images, of the original (`before`) and the evaluated
-            model (`after`), on the evaluator's split; empty without it.
-        confusions: Counts of true class (row) and answer, `(K, K)`, likewise.
-    """
+    """Values by their full names, such as `accuracy.test.forget`, and what follows from them."""
 
     values: Values = field(default_factory=dict)
-    oracles: Sequence[Values] = ()
-    controls: Mapping[str, Values] = field(default_factory=dict)
+    oracles: Sequence[Values] = ()  # each compared with the others
+    controls: Mapping[str, Values] = field(default_factory=dict)  # `original` and logit `mask`
     infos: Mapping[str, MetricInfo] = field(default_factory=dict)
-    decision: Decision | None = None
-    steps: dict[str, list[int]] = field(default_factory=dict)
+    decision: Decision | None = None  # `None` where nothing was to be forgotten
+    steps: dict[str, list[int]] = field(default_factory=dict)  # of the curves of a family
+    # `before` and `after`, on the evaluator's split: of each class, NaN without images; and counts
+    # of true class (row) and answer
     accuracies: Mapping[str, list[float]] = field(default_factory=dict)
     confusions: Mapping[str, Tensor] = field(default_factory=dict)
 

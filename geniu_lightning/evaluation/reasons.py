@@ -10,25 +10,15 @@ TOWARDS_ORIGINAL = 0.1  # position between oracles and original that still count
 
 @dataclass(frozen=True)
 class Finding:
-    """A value outside of the oracles' tolerance.
+    """A value outside of the oracles' tolerance."""
 
-    Attributes:
-        question: `works`, `answers`, `inside`, `probabilities` or `system`.
-        name: Of the value.
-        value: The model's.
-        oracles: Mean of the oracles'.
-        allowed: Largest distance from that mean that passes.
-        original: The original's; `None` where it has none.
-        position: Between the oracles, 0, and the original, 1; `None` where that tells nothing.
-    """
-
-    question: str
+    question: str  # `works`, `answers`, `inside`, `probabilities` or `system`
     name: str
-    value: float
-    oracles: float
-    allowed: float
+    value: float  # the model's
+    oracles: float  # mean of theirs
+    allowed: float  # largest distance from that mean that passes
     original: float | None = None
-    position: float | None = None
+    position: float | None = None  # between the oracles, 0, and the original, 1
 
     @property
     def towards_original(self) -> bool:

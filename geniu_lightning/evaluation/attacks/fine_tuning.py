@@ -34,14 +34,7 @@ Curves = tuple[list[float], list[float]]  # A_f and A_r at each of the steps
 @checked
 @dataclass(frozen=True)
 class Relearning(Metric):
-    """Base of the attacks whose values are curves over fine-tuning steps.
-
-    Args:
-        steps: At which accuracies are measured, ascending from 0.
-        rate: Learning rate.
-        draws: Number of draws of images; values are means over them.
-        scored: Test images that are scored, of each forgotten class, and of all retained ones.
-    """
+    """Base of the attacks whose values are curves over fine-tuning steps."""
 
     infos: ClassVar[dict[str, MetricInfo]] = {
         "area": MetricInfo("oracle", epsilon=EPSILON_AREA),
@@ -49,10 +42,10 @@ class Relearning(Metric):
         "retain_curve": MetricInfo("oracle"),
     }
 
-    steps: Annotated[Sequence[NonNegativeInt], Field(min_length=2)] = STEPS
+    steps: Annotated[Sequence[NonNegativeInt], Field(min_length=2)] = STEPS  # when measured
     rate: Positive = 1e-3
-    draws: PositiveInt = 3
-    scored: PositiveInt = 300
+    draws: PositiveInt = 3  # of images; values are means over them
+    scored: PositiveInt = 300  # test images of each forgotten class, and of all retained
 
     def __post_init__(self) -> None:
         if self.steps[0] != 0 or list(self.steps) != sorted(set(self.steps)):
@@ -99,10 +92,14 @@ class Relearning(Metric):
             f"{prefix}retain_curve": [*retain],
         }
 
-    def images_of_curves(self, context: Context, batch: int, curves: int) -> int:
-        """Return the images that curves with batches of a size take."""
+    def images_processed(self, context: Context) -> int:
+        """Return the images of all curves."""
         scored = self.scored * (len(context.forget) + 1) * len(self.steps)
-        return curves * (3 * self.steps[-1] * batch + scored)
+        return sum(3 * self.steps[-1] * batch + scored for batch in self._batches(context))
+
+    def _batches(self, context: Context) -> list[int]:
+        """Return the number of images in a step of each curve."""
+        raise NotImplementedError
 
 
 def fine_tune(

@@ -30,11 +30,6 @@ class Knowledge(Metric):
     - `net`: A_f minus the share of retained images that are taken for the same classes.
     - `drawn`: share of the proxies of forgotten classes that the original classifies as such.
 
-    Args:
-        steps: Of training.
-        rate: Adam's learning rate.
-        batch: Proxies a step, drawn with replacement.
-
     Source:
         Ravuri and Vinyals, Classification Accuracy Score for Conditional Generative Models, arXiv
         1905.10887: train on generated, test on real images.
@@ -50,8 +45,8 @@ class Knowledge(Metric):
     }
 
     steps: PositiveInt = 200
-    rate: Positive = 1e-3
-    batch: PositiveInt = 64
+    rate: Positive = 1e-3  # Adam's
+    batch: PositiveInt = 64  # proxies a step, drawn with replacement
 
     def images_processed(self, context: Context) -> int:
         """Return the images of the training, each as three."""

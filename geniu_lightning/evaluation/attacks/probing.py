@@ -33,9 +33,6 @@ class Probe(Metric):
     that it gets right, mean over these classes, `retain` the same over retained classes. Chance is
     1/K; an oracle is far above it, as good features also separate classes never seen.
 
-    Args:
-        strength: Inverse of the penalty's weight, scikit-learn's `C`.
-
     Source:
         Alain and Bengio, Understanding intermediate layers using linear classifier probes, arXiv
         1610.01644. For unlearning: Are We Truly Forgetting?, arXiv 2503.06991.
@@ -43,7 +40,7 @@ class Probe(Metric):
 
     infos = RECALLS
 
-    strength: Positive = 1.0
+    strength: Positive = 1.0  # inverse of the penalty's weight, scikit-learn's `C`
 
     def __call__(self, context: Context) -> Values:
         """Measure the unlearned model."""
@@ -64,9 +61,6 @@ class Prototype(Metric):
     with the largest cos(h, μ_c), ties divided. `k1`, `k5`, …: means over three draws of k images;
     `all`: of all that may be fitted on; `proxies`: of the proxies stored with the model.
 
-    Args:
-        shots: Numbers k of images a class; 0 takes all.
-
     Source:
         Snell et al., Prototypical Networks for Few-shot Learning, arXiv 1703.05175, equation 1.
         Departure: unit features and cosines in place of squared distances.
@@ -75,7 +69,7 @@ class Prototype(Metric):
     needs = frozenset({"proxies"})
     infos = RECALLS
 
-    shots: Annotated[Sequence[NonNegativeInt], Field(min_length=1)] = (1, 5, 0)
+    shots: Annotated[Sequence[NonNegativeInt], Field(min_length=1)] = (1, 5, 0)  # 0: all
 
     def __call__(self, context: Context) -> Values:
         """Measure the unlearned model."""

@@ -36,14 +36,11 @@ class KShot(Relearning):
     For each k: `curve` is A_f after each of the steps, `area` the area under it, `retain_curve`
     A_r. For `k10` also with a tenth of the rate and with ten times it (`slow`, `fast`; one draw).
 
-    Args:
-        shots: The values of k.
-
     Source:
         Relearn time: Golatkar et al., arXiv 1911.04933; as curves, with several k, ours.
     """
 
-    shots: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (1, 5, 10, 50)
+    shots: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (1, 5, 10, 50)  # the values of k
 
     def __call__(self, context: Context) -> Values:
         """Attack the model."""
@@ -62,13 +59,9 @@ class KShot(Relearning):
                     found |= self.values(f"k{k}.{name}", curves)
         return found
 
-    def images_processed(self, context: Context) -> int:
-        """Return the images of all curves."""
-        sides = 2 * len(context.forget)
-        return sum(
-            self.images_of_curves(context, sides * k, self.draws + (2 if k == 10 else 0))
-            for k in self.shots
-        )
+    def _batches(self, context: Context) -> list[int]:
+        curves = {k: self.draws + (2 if k == 10 else 0) for k in self.shots}
+        return [2 * len(context.forget) * k for k, count in curves.items() for _ in range(count)]
 
 
 @checked
@@ -89,9 +82,8 @@ class RetainOnly(Relearning):
         curves = self.curves(context, lambda draw: retained(context, self.batch, draw))
         return self.values("", curves)
 
-    def images_processed(self, context: Context) -> int:
-        """Return the images of all curves."""
-        return self.images_of_curves(context, self.batch, self.draws)
+    def _batches(self, context: Context) -> list[int]:
+        return [self.batch] * self.draws
 
 
 @checked
@@ -138,9 +130,8 @@ class Adaptive(Relearning):
             "retain_curve": list(retain),
         }
 
-    def images_processed(self, context: Context) -> int:
-        """Return the images of all curves."""
-        return self.images_of_curves(context, 2 * self.shots * len(context.forget), self.draws)
+    def _batches(self, context: Context) -> list[int]:
+        return [2 * self.shots * len(context.forget)] * self.draws
 
 
 @checked
@@ -172,9 +163,8 @@ class OwnProxies(Relearning):
 
         return self.values("", self.curves(context, batches))
 
-    def images_processed(self, context: Context) -> int:
-        """Return the images of all curves."""
+    def _batches(self, context: Context) -> list[int]:
         if context.proxies is None:
-            return 0
+            return []
         mine = torch.isin(context.proxies.labels.cpu(), torch.tensor(context.forget))
-        return self.images_of_curves(context, 2 * int(mine.sum()), self.draws)
+        return [2 * int(mine.sum())] * self.draws

@@ -29,10 +29,6 @@ class RetainedAttack(Metric):
 
     Source: that neighbouring classes betray the forgotten one, arXiv 2506.20893; the two-model
     form is a classifier two-sample test, arXiv 1610.06545.
-
-    Args:
-        folds: Parts of the images; each is scored by a rule fitted on the others.
-        images: Most images that the classifier sees, the same for all models.
     """
 
     needs = frozenset({"oracles"})
@@ -40,8 +36,8 @@ class RetainedAttack(Metric):
         ("auc", "distance"), MetricInfo("oracle", None, EPSILON_AREA)
     )
 
-    folds: Annotated[int, Field(ge=2)] = 5
-    images: PositiveInt = 1000
+    folds: Annotated[int, Field(ge=2)] = 5  # each is scored by a rule fitted on the others
+    images: PositiveInt = 1000  # most that the classifier sees, the same for all models
 
     def __post_init__(self) -> None:
         if self.folds > self.images:

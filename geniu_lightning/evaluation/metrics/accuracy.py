@@ -30,9 +30,6 @@ class Accuracy(Metric):
     - `retain_minority`, `retain_majority`: means over the retained classes by `few_and_many`.
     - `worst_retained`: smallest a_c among retained classes.
     - `generalisation.forget`, `.retain`: training minus test accuracy, where both are named.
-
-    Args:
-        splits: To measure on. The values of one that the run does not have are absent.
     """
 
     infos: ClassVar[dict[str, MetricInfo]] = {

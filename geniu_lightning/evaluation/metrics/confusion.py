@@ -36,9 +36,6 @@ class Confusion(Metric):
       same share among images of the other retained classes, mean over these classes.
     - `rank_correlation`: Spearman's, of v_c and n_c over retained classes.
     - `retained_entropy`: mean entropy of q, in nats. `retained_top1`: mean largest q.
-
-    Args:
-        split: Images to measure on.
     """
 
     needs = frozenset({"oracles"})

@@ -27,9 +27,6 @@ class CKA(Metric):
     (`test_retain`). 1 is the same geometry up to rotation and scale. Oracles, too, are similar to
     the original.
 
-    Args:
-        images: At most so many of each forgotten class, and of retained classes together.
-
     Source:
         Kornblith et al., Similarity of Neural Network Representations Revisited, arXiv 1905.00414,
         with the unbiased estimate of `cka_debiased`.
@@ -40,7 +37,7 @@ class CKA(Metric):
         ("original", "oracle"), MetricInfo("oracle")
     )
 
-    images: Annotated[int, Field(ge=4)] = 1000
+    images: Annotated[int, Field(ge=4)] = 1000  # most of each group
 
     def __call__(self, context: Context) -> Values:
         """Measure the unlearned model."""

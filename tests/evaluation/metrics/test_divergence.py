@@ -62,18 +62,10 @@ def test_pairs_have_their_known_distances() -> None:
     assert js(first, second).item() == pytest.approx(0.571527, abs=1e-6)
     assert js(*nine_tenths(100)).item() == pytest.approx(0.6167, abs=1e-4)
     assert kl(first, second).item() == pytest.approx(3.906177, abs=1e-6)
-    assert activation_distance(first, second).item() == pytest.approx(1.257079, abs=1e-6)
-    assert agreement(first, second).item() == 0.0
     for distance in (js, kl, activation_distance, agreement):
         none = torch.full((1, 90), -torch.inf).double()  # classes without mass change nothing
         wider = distance(*(torch.cat([x, none], dim=1) for x in (first, second)))
         assert wider.item() == pytest.approx(distance(first, second).item())
-    oracle, model = logs([0.5, 0.5]), logs([0.25, 0.75])
-    assert kl(oracle, model).item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
-    sides = ({"test": outputs(x, [0])} for x in (model, oracle))
-    found = Divergence()(world(*sides, counts=(1, 1)))
-    assert found["test_forget.kl"] == pytest.approx(0.143841, abs=1e-6)
-    assert found["test_forget.kl_reverse"] == pytest.approx(0.130812, abs=1e-6)
     for distance in (js, kl, activation_distance):
         for pair in ((first.exp(), second), (first, second.exp())):
             with pytest.raises(AssertionError, match="no log-probabilities"):
