@@ -55,13 +55,13 @@ def waiting(seconds: float) -> Callable[[str], None]:
 def verdict(decision: "Decision", oracles: int) -> None:
     """Print the verdict, its findings, and the verdicts on oracles and controls."""
     if decision.verdict is None:
-        say(f"no verdict: {decision.ruling.reason}")
+        say(f"no verdict: {decision.reason}")
         return
-    console.print(f"[bold]{decision.verdict}[/bold]: {decision.ruling.reason}", soft_wrap=True)
-    if decision.ruling.deciding:
+    console.print(f"[bold]{decision.verdict}[/bold]: {decision.reason}", soft_wrap=True)
+    if decision.deciding:
         rows = [
             [f.name, f.value, f.oracles, f.allowed, "-" if f.original is None else f.original]
-            for f in decision.ruling.deciding
+            for f in decision.deciding
         ]
         columns = ["deciding", "model", f"{oracles} oracles", "allowed ±", "original"]
         table("", columns, rows)

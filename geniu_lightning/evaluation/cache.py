@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,29 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from geniu_lightning.evaluation.context import Context, Outputs
-from geniu_lightning.evaluation.metric import Absent, Metric, Value, Values
+from geniu_lightning.evaluation.metric import Absent, Metric, Values
 from geniu_lightning.files import replacing
 from geniu_lightning.kit.networks import state_digest
 
 ROOM = __name__.rpartition(".")[0] + "."
 
 
-class Cache(Protocol):
-    """Stores values of models by a key of all that they follow from."""
-
-    def get(self, key: str) -> Values | None:
-        """Return the values of a key; `None` if there are none."""
-
-    def put(self, key: str, values: Values) -> None:
-        """Store values."""
-
-
 class FileCache:
-    """A folder with a JSON file for each key.
-
-    Args:
-        folder: Made at the first `put`.
-    """
+    """Values of models, a JSON file for each key in a folder that the first `put` makes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -45,23 +31,16 @@ class FileCache:
         """Return the values of a key; `None` if the file is missing or broken."""
         try:
             raw = json.loads((self.folder / f"{key}.json").read_text())
-            return {name: _value_of(value) for name, value in raw.items()}
+            return {k: Absent(v["absent"]) if isinstance(v, dict) else v for k, v in raw.items()}
         except (OSError, ValueError, AttributeError, KeyError):
             return None
 
     def put(self, key: str, values: Values) -> None:
         """Write the values, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        plain = {
-            name: {"absent": value.reason} if isinstance(value, Absent) else value
-            for name, value in values.items()
-        }
+        plain = {k: {"absent": v.reason} if isinstance(v, Absent) else v for k, v in values.items()}
         with replacing(self.folder / f"{key}.json") as partial:
             partial.write_text(json.dumps(plain, allow_nan=False))
-
-
-def _value_of(raw: Any) -> Value | Absent:  # any JSON value
-    return Absent(raw["absent"]) if isinstance(raw, dict) else raw
 
 
 class FileOutputs:
@@ -89,11 +68,10 @@ class FileOutputs:
 
     def put(self, network: nn.Module, split: str, outputs: Outputs) -> None:
         """Write outputs of one of the networks, whole or not at all."""
-        if id(network) not in self.names:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self._file(network, split)) as partial:
-            save_file({k: v.contiguous() for k, v in vars(outputs).items()}, partial)
+        if id(network) in self.names:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(self._file(network, split)) as partial:
+                save_file({k: v.contiguous() for k, v in vars(outputs).items()}, partial)
 
     def _file(self, network: nn.Module, split: str) -> Path:
         return self.folder / f"{self.names[id(network)]}-{split}.safetensors"
@@ -101,14 +79,7 @@ class FileOutputs:
 
 def key_of(context: Context, family: str, metric: Metric) -> str:
     """Return a hash of all that a metric's values follow from."""
-    needs: dict[str, Any] = {}
-    if "original" in metric.needs:
-        needs["original"] = state_digest(context.original)
-    if "oracles" in metric.needs:
-        needs["oracles"] = [state_digest(oracle) for oracle in context.oracles]
-    if "proxies" in metric.needs and context.proxies is not None:
-        needs["proxies"] = [digest_of(context.proxies.images), digest_of(context.proxies.labels)]
-    parts = {
+    parts: dict[str, Any] = {
         "family": family,
         "code": code_of(type(metric)),
         "settings": vars(metric),
@@ -117,8 +88,13 @@ def key_of(context: Context, family: str, metric: Metric) -> str:
         "counts": context.class_counts,
         "seed": context.seed,
         "splits": {name: digest_of(split.labels) for name, split in context.splits.items()},
-        **needs,
     }
+    if "original" in metric.needs:
+        parts["original"] = state_digest(context.original)
+    if "oracles" in metric.needs:
+        parts["oracles"] = [state_digest(oracle) for oracle in context.oracles]
+    if "proxies" in metric.needs and context.proxies is not None:
+        parts["proxies"] = [digest_of(context.proxies.images), digest_of(context.proxies.labels)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -131,10 +107,7 @@ def code_of(metric: type) -> str:
             files[module.__name__] = Path(module.__file__).read_bytes()
             used = {getattr(value, "__module__", None) for value in vars(module).values()}
             waiting += [sys.modules.get(k) for k in used if k and k.startswith(ROOM)]
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(files[name])
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(files[name] for name in sorted(files))).hexdigest()
 
 
 def digest_of(tensor: Tensor) -> str:

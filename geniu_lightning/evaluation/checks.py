@@ -8,28 +8,16 @@ from geniu_lightning.evaluation.attacks.membership import SCORES
 WORST_CLASS_LOSS = 0.05  # accuracy that the worst retained class may lose
 FLOORS = 2.0  # a divergence may be so many times that of two oracles
 
-Side = Literal["above", "below", "either"]
-
 
 @dataclass(frozen=True)
 class Check:
-    """One value that a question looks at.
-
-    Args:
-        name: Of the value.
-        side: On which side of the oracles it fails.
-        slack: Smallest distance that fails, where more than the metric's own epsilon.
-        floors: Multiple of the oracles' mean that is allowed, in place of a tolerance around it.
-        damage: Whether being no worse than the original is enough. Oracles are better at a
-            retained class that the forgotten one was taken for, so a model may be below them
-            without having lost anything.
-    """
+    """One value that a question looks at."""
 
     name: str
-    side: Side = "above"
-    slack: float = 0.0
-    floors: float | None = None
-    damage: bool = False
+    side: Literal["above", "below", "either"] = "above"  # of the oracles on which it fails
+    slack: float = 0.0  # smallest distance that fails, where more than the metric's own epsilon
+    floors: float | None = None  # allowed multiple of the oracles' mean, instead of a tolerance
+    damage: bool = False  # no worse than the original is enough: oracles gain classes
 
 
 LEAKS = tuple(Check(f"membership.{score}.leak") for score in SCORES)

@@ -1,9 +1,9 @@
 """What a metric may look at: models, images, proxies, and the outputs computed from them."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NoReturn, Protocol
+from typing import Any, Literal, NoReturn, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,20 +20,10 @@ Part = Literal["original", "oracles", "proxies", "fresh"]
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one split in a fixed order, without augmentation.
+    """Images of one split in a fixed order, without augmentation."""
 
-    Attributes:
-        labels: int64, on the CPU, shape `(N,)`.
-        read: Returns the normalised images at some positions, on the models' device.
-    """
-
-    labels: Tensor
-    read: Callable[[Tensor], Tensor]
-
-    def chunks(self) -> Iterator[Tensor]:
-        """Yield all images in order."""
-        for positions in torch.arange(len(self.labels)).split(CHUNK):
-            yield self.read(positions)
+    labels: Tensor  # int64, on the CPU, (N,)
+    read: Callable[[Tensor], Tensor]  # normalised images at positions, on the models' device
 
     def positions_of(self, classes: tuple[int, ...]) -> Tensor:
         """Return the positions of images of some classes, int64."""
@@ -42,17 +32,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs of a model on a split.
+    """Outputs of a model on a split."""
 
-    Attributes:
-        logits: float32, on the CPU, within ±10⁴, shape `(N, K)`, in the order of the split.
-        features: Penultimate ones, float32, on the CPU, shape `(N, D)`.
-        labels: int64, shape `(N,)`.
-    """
-
-    logits: Tensor
-    features: Tensor
-    labels: Tensor
+    logits: Tensor  # float32, on the CPU, within ±10⁴, (N, K), in the order of the split
+    features: Tensor  # penultimate ones, float32, on the CPU, (N, D)
+    labels: Tensor  # int64, (N,)
 
     def of(self, classes: tuple[int, ...]) -> "Outputs":
         """Return the outputs on images of some classes."""
@@ -70,25 +54,17 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Proxies:
-    """Synthetic images that stand for the classes, stored with the classifier.
-
-    Attributes:
-        images: Normalised, on the models' device, shape `(N, C, H, W)`.
-        labels: int64, shape `(N,)`.
-    """
+    """Synthetic images stored with the classifier, normalised, on its device, with labels (N,)."""
 
     images: Tensor
     labels: Tensor
 
 
 class OutputStore(Protocol):
-    """Stores outputs of models that many evaluations share."""
+    """Stores outputs that many evaluations share, by network and split."""
 
-    def get(self, network: nn.Module, split: str) -> Outputs | None:
-        """Return the stored outputs of a network on a split."""
-
-    def put(self, network: nn.Module, split: str, outputs: Outputs) -> None:
-        """Store outputs, if the network is one of those shared."""
+    def get(self, network: nn.Module, split: str) -> Outputs | None: ...  # noqa: D102
+    def put(self, network: nn.Module, split: str, outputs: Outputs) -> None: ...  # noqa: D102
 
 
 class _Undeclared:
@@ -109,19 +85,18 @@ class Context:
 
     Args:
         original: Before unlearning, in evaluation mode, without gradients, as are all models here.
-        unlearned: The model that is evaluated. An oracle takes its place when it is evaluated.
+        unlearned: The model that is evaluated; an oracle takes its place in turn.
         forget: Forgotten classes; empty where training itself is evaluated.
         class_names: In the order of their indices.
         class_counts: Training images of each class.
         splits: `test`, `train` and, where there is one, `validation`.
         oracles: Models retrained without the forgotten classes; never the evaluated one.
-        proxies: Those stored with the unlearned model; `None` where there are none.
+        proxies: Those stored with the unlearned model.
         fresh: Makes an untrained network of the same kind from a seed.
         seed: Evaluation seed: all that a metric draws.
-        intact: Whether the original came from training. One that came from an earlier request may
-            be damaged already.
+        intact: Whether the original came from training, not from an earlier request.
         on_progress: Receives the name of each step.
-        store: Stores outputs across runs; `None` holds them in memory for this one.
+        store: Of outputs across runs.
     """
 
     original: nn.Module
@@ -159,11 +134,7 @@ class Context:
 
     def restricted_to(self, needs: frozenset[Part]) -> "Context":
         """Return a context in which the parts that a metric did not declare raise an error."""
-        hidden: dict[str, Any] = {
-            part: _Undeclared(part)
-            for part in ("original", "oracles", "proxies", "fresh")
-            if part not in needs
-        }
+        hidden: dict[str, Any] = {k: _Undeclared(k) for k in get_args(Part) if k not in needs}
         return replace(self, **hidden)
 
     def copy_of(self, network: nn.Module) -> nn.Module:
@@ -196,13 +167,10 @@ class Context:
 
 @torch.no_grad()
 def outputs_of(network: nn.Module, split: Split) -> Outputs:
-    """Return the outputs of a network in evaluation mode on a split.
-
-    Raises:
-        UserError: If a logit is NaN.
-    """
+    """Return the outputs of a network in evaluation mode on a split; `UserError` for NaN."""
     assert not network.training  # batch statistics of an evaluation batch would decide
-    features = [features_of(network, images) for images in split.chunks()]
+    chunks = torch.arange(len(split.labels)).split(CHUNK)
+    features = [features_of(network, split.read(positions)) for positions in chunks]
     logits = torch.cat([head_of(network)(part).float().cpu() for part in features])
     if logits.isnan().any():
         raise UserError("the model's logits are not numbers (NaN)")
@@ -222,11 +190,9 @@ def outputs_on_proxies(network: nn.Module, proxies: Proxies) -> Outputs:
 def log_softmax(logits: Tensor) -> Tensor:
     """Return log-probabilities in float64 that keep confident images apart.
 
-    log p_c = (z_c - z_t) - log1p(Σ_{j≠t} exp(z_j - z_t)), t the largest. The usual form adds the
-    1 of the largest first, so that every image above about 37 nats of confidence ties at log 1.
-
-    Args:
-        logits: Finite, shape `(N, K)`.
+    log p_c = (z_c - z_t) - log1p(Σ_{j≠t} exp(z_j - z_t)) of finite logits `(N, K)`, t the largest.
+    The usual form adds the 1 of the largest first, so that every image above about 37 nats of
+    confidence ties at log 1.
     """
     largest, where = logits.double().max(dim=1, keepdim=True)
     beyond = logits.double() - largest

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geniu_lightning.evaluation.cache import Cache, key_of
+from geniu_lightning.evaluation.cache import FileCache, key_of
 from geniu_lightning.evaluation.context import LARGEST_LOGIT, Context
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Value, Values
 from geniu_lightning.evaluation.metrics.accuracy import confusion, per_class
@@ -22,35 +22,23 @@ from geniu_lightning.kit.networks import head_of, state_digest
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Values by their full names, such as `accuracy.test.forget`, and what follows from them.
-
-    Attributes:
-        values: Of the evaluated model.
-        oracles: Of each oracle, compared with the others.
-        controls: Of the `original` and of its logit `mask`; empty without oracles.
-        infos: Of all values.
-        decision: Verdict and reason; `None` where nothing was to be forgotten.
-        steps: Fine-tuning steps of the curves of a family, by its name.
-        accuracies: Of each class, by `before` (the original) and `after` (the evaluated model), on
-            the split that is laid out by class; NaN of a class without images. Empty where there
-            are no images of the split.
-        confusions: Counts of true class (row) and answer, `(K, K)`, likewise.
-    """
+    """Values by their full names, such as `accuracy.test.forget`, and what follows from them."""
 
     values: Values = field(default_factory=dict)
-    oracles: Sequence[Values] = ()
-    controls: Mapping[str, Values] = field(default_factory=dict)
+    oracles: Sequence[Values] = ()  # each compared with the others
+    controls: Mapping[str, Values] = field(default_factory=dict)  # `original` and logit `mask`
     infos: Mapping[str, MetricInfo] = field(default_factory=dict)
-    decision: Decision | None = None
-    steps: dict[str, list[int]] = field(default_factory=dict)
+    decision: Decision | None = None  # `None` where nothing was to be forgotten
+    steps: dict[str, list[int]] = field(default_factory=dict)  # of the curves of a family
+    # `before` and `after`, on the evaluator's split: of each class, NaN without images; and counts
+    # of true class (row) and answer
     accuracies: Mapping[str, list[float]] = field(default_factory=dict)
     confusions: Mapping[str, Tensor] = field(default_factory=dict)
 
     def of_oracles(self, name: str) -> list[float]:
         """Return the oracles' numbers of a name; empty unless every oracle has one."""
-        found = [values.get(name) for values in self.oracles]
-        numbers = [value for value in found if isinstance(value, float)]
-        return numbers if len(numbers) == len(found) else []
+        numbers = [v for row in self.oracles if isinstance(v := row.get(name), float)]
+        return numbers if len(numbers) == len(self.oracles) else []
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -79,8 +67,7 @@ class Evaluation:
             **dict.fromkeys(("oracle_mean", "oracle_std", "z", "original", "position")),
         }
         original = self.controls.get("original", {}).get(name)
-        if original is not None and not isinstance(original, Absent):
-            leaf["original"] = original
+        leaf["original"] = None if isinstance(original, Absent) else original
         numbers = self.of_oracles(name)
         if isinstance(value, float) and numbers:
             leaf["oracle_mean"] = statistics.fmean(numbers)
@@ -95,27 +82,23 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates models by some metrics.
+    """Evaluates models by metrics.
 
     Args:
         metrics: By the name of their family.
-        cache: Of values measured before; `None` measures everything anew.
+        cache: Of values measured before.
         split: Split that is laid out by class.
     """
 
     def __init__(
-        self, metrics: Mapping[str, Metric], cache: Cache | None = None, split: str = "test"
+        self, metrics: Mapping[str, Metric], cache: FileCache | None = None, split: str = "test"
     ) -> None:
         self.metrics = metrics
         self.cache = cache
         self.split = split
 
     def evaluate(self, context: Context) -> Evaluation:
-        """Measure the model and, with oracles, these and the controls; return all that follows.
-
-        Raises:
-            RuntimeError: If a metric changes a model, or looks at a part that it did not declare.
-        """
+        """Measure the model and, with oracles, these and the controls; return all that follows."""
         measured: dict[str, dict[str, Values]] = {}
         for who, network in _networks(context).items():
             about = context.evaluating(network)
@@ -126,13 +109,8 @@ class Evaluator:
         values = {who: self._named(who, measured) for who in measured}
         oracles = [row for who, row in values.items() if who.startswith("oracle ")]
         controls = {who: row for who, row in values.items() if who in ("original", "mask")}
-        infos = {
-            f"{family}.{name}": metric.info(name)
-            for family, metric in self.metrics.items()
-            for row in values.values()
-            for full in row
-            if (name := full.removeprefix(f"{family}.")) != full
-        }
+        names = (full.partition(".") for row in values.values() for full in row)
+        infos = {"".join(full): self.metrics[full[0]].info(full[2]) for full in names}
         model = values["unlearned"]
         decision = None
         if context.forget:
@@ -213,10 +191,7 @@ def masked(network: nn.Module, forget: Sequence[int]) -> nn.Module:
 
 
 def _networks(context: Context) -> dict[str, nn.Module]:
-    """Return the models that are measured, by the names that progress uses.
-
-    Controls show whether the comparison resolves anything; without oracles there is none.
-    """
+    """Return the models that are measured; controls only where there are oracles."""
     found = {"unlearned": context.unlearned}
     if context.oracles:
         found["original"] = context.original
@@ -224,28 +199,22 @@ def _networks(context: Context) -> dict[str, nn.Module]:
     return found | {f"oracle {k}": oracle for k, oracle in enumerate(context.oracles, 1)}
 
 
-def _states(context: Context, metric: Metric) -> list[tuple[str, list[bool]]]:
+def _states(context: Context, metric: Metric) -> list[object]:
     """Return weights, buffers, modes and gradient flags of the models that a metric is handed."""
-    networks = [context.unlearned]
-    if "original" in metric.needs:
-        networks.append(context.original)
-    return [
-        (
-            state_digest(network),
-            [m.training for m in network.modules()]
-            + [p.requires_grad for p in network.parameters()],
+    found: list[object] = []
+    for network in (context.unlearned, *[context.original][: "original" in metric.needs]):
+        modes = [module.training for module in network.modules()]
+        found.append(
+            (state_digest(network), modes, [p.requires_grad for p in network.parameters()])
         )
-        for network in networks
-    ]
+    return found
 
 
 def _fewest_test_images(context: Context) -> int:
     """Return the number of test images of the forgotten class that has fewest, at least 2."""
-    test = context.splits.get("test")
-    if test is None:
+    if "test" not in context.splits:
         return 2
-    counts = torch.bincount(test.labels, minlength=len(context.class_names))
-    return max(int(counts[list(context.forget)].min()), 2)
+    return max(min(len(context.splits["test"].positions_of((k,))) for k in context.forget), 2)
 
 
 def _finite(value: Value | Absent) -> Value | Absent:

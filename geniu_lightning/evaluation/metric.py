@@ -8,20 +8,12 @@ from typing import ClassVar, Literal
 from geniu_lightning.evaluation.context import Context, Part
 from geniu_lightning.evaluation.references import EPSILON_SHARE
 
-Direction = Literal["lower", "higher", "oracle"]
-
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """Direction, ideal and resolution of a value.
+    """Direction of improvement, best value (`None`: the oracles') and smallest difference."""
 
-    Args:
-        direction: Which way is better; `oracle` is towards the retrained models' value.
-        ideal: The best value; `None` is the oracles' own.
-        epsilon: Smallest meaningful difference.
-    """
-
-    direction: Direction
+    direction: Literal["lower", "higher", "oracle"]
     ideal: float | None = None
     epsilon: float = EPSILON_SHARE
 
@@ -41,10 +33,9 @@ class Metric(ABC):
     """One family of measurements: a function of the context.
 
     Attributes:
-        needs: Parts of the context that it looks at besides the model, the images and the
-            settings; all others raise an error. Cached values of oracles follow from these.
-        subject: What the values describe. Values of `proxies` do not depend on the evaluated
-            model, so oracles and controls have none.
+        needs: Parts of the context that it looks at besides model, images and settings; all others
+            raise an error. Cached values follow from these.
+        subject: Values of `proxies` do not depend on the model, so oracles and controls have none.
         infos: By the last part of a value's name.
     """
 
@@ -62,7 +53,7 @@ class Metric(ABC):
 
     @property
     def curve_steps(self) -> list[int]:
-        """Fine-tuning steps of the values that are curves; empty for a metric without curves."""
+        """Fine-tuning steps of the values that are curves."""
         return []
 
     @abstractmethod

@@ -1,15 +1,11 @@
-"""Evaluation of a method by many models: U-LiRA, RMIA and KLoM.
-
-One model of each kind is a single draw. These metrics take at least 16 unlearned and 16 retrained
-models, each from a training seed of its own, and are functions of their outputs.
-"""
+"""Evaluation of a method by the outputs of many models: U-LiRA, RMIA and KLoM."""
 
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from geniu_lightning.evaluation.attacks.membership import NO_SIDES, mean_of
+from geniu_lightning.evaluation.attacks.membership import FEW_RETAINED, NO_SIDES, mean_of
 from geniu_lightning.evaluation.attacks.rmia import rmia
 from geniu_lightning.evaluation.attacks.u_lira import margin, retained_margin, u_lira
 from geniu_lightning.evaluation.context import Outputs, log_softmax
@@ -18,7 +14,7 @@ from geniu_lightning.evaluation.metrics.klom import FEWEST_FOR_HISTOGRAM, klom
 from geniu_lightning.evaluation.references import EPSILON_AREA, EPSILON_SHARE
 
 FEWEST_MODELS = 16  # on each side
-INFOS: dict[str, MetricInfo] = {
+INFOS = {  # by the last part of the name of a value
     "auc": MetricInfo("oracle", 0.5, EPSILON_AREA),
     "tpr": MetricInfo("lower", 0.01, EPSILON_SHARE),
     "accuracy": MetricInfo("oracle", 0.5, EPSILON_SHARE),
@@ -27,11 +23,9 @@ INFOS: dict[str, MetricInfo] = {
     "floor": MetricInfo("oracle"),
     "floor_p95": MetricInfo("oracle"),
 }
-"""By the last part of the name of a value of `evaluate_population`."""
 ATTACKS = ("u_lira.auc", "u_lira.tpr", "u_lira.accuracy", "rmia.auc", "rmia.tpr")
 KLOM = ("mean", "p95", "floor", "floor_p95")
 NO_IMAGES = Absent("there are no images of such classes")
-FEW_RETAINED = Absent("with fewer than two retained classes nothing is left to compare")
 
 Model = Mapping[str, Outputs]
 
@@ -41,29 +35,19 @@ def evaluate_population(
 ) -> Values:
     """Compare many unlearned models with many retrained ones.
 
-    - `u_lira.auc`, `.tpr`, `.accuracy`: `u_lira` on margins of training images;
-      `u_lira_retained` on `retained_margin`, from which a masked logit hides nothing.
-    - `rmia.auc`, `.tpr`: `rmia`, mean over unlearned models; `rmia_retained` with
-      probabilities over retained classes, and the oracles' largest of these as label.
-    - `klom.<split>_<part>.mean`, `.p95`: mean and 95th percentile of `klom` over images
-      of `forget` or `retain` classes; `klom_gaussian` with fewer than 50 models in each
-      half. `.floor` and `.floor_p95` are the same between two halves of the oracles. As the
-      estimate falls with the number of models, halves of the unlearned ones are compared with
-      halves of the oracles, so that equally many models stand on each side of every number.
+    - `u_lira`: on margins of training images; `u_lira_retained` on `retained_margin`.
+    - `rmia`: mean over unlearned models; `rmia_retained` with probabilities over retained classes,
+      and the oracles' largest of these as label.
+    - `klom`, or `klom_gaussian` with fewer than 50 models in each half: mean and 95th percentile
+      over images. `floor` is the same between two halves of the oracles. As the estimate falls with
+      the number of models, halves of the unlearned ones are compared with halves of the oracles.
 
     Each is found within a class, then the mean is taken over classes that have images.
 
     Args:
-        unlearned: Outputs of each on `test` and `train`. Models from one training seed are not
-            independent: give one of each.
-        oracles: Likewise.
+        unlearned: Outputs of each on `test` and `train`, one model of each training seed.
+        oracles: Likewise, on the same images.
         forget: Forgotten classes.
-
-    Returns:
-        By name. All are absent if one side has too few models.
-
-    Raises:
-        ValueError: If the outputs of models are on different images.
     """
     sides = {"unlearned": unlearned, "retrained": oracles}
     for kind, models in sides.items():
@@ -129,19 +113,14 @@ def _attacks(
     return values | {f"rmia.{name}": mean_of([row[name] for row in rows]) for name in rows[0]}
 
 
-def _margin(outputs: Outputs, retained: tuple[int, ...] | None) -> Tensor:
+def _margin(outputs: Outputs, retained: tuple[int, ...] | None = None) -> Tensor:
     if retained is None:
         return margin(outputs.logits, outputs.labels)
     return retained_margin(outputs.logits, retained)
 
 
 def _logs(outputs: Outputs, retained: tuple[int, ...] | None) -> Tensor:
-    logits = outputs.logits if retained is None else outputs.logits[:, list(retained)]
-    return log_softmax(logits)
-
-
-def _klom_family(models: int) -> str:
-    return "klom_gaussian" if models < FEWEST_FOR_HISTOGRAM else "klom"
+    return log_softmax(outputs.logits if retained is None else outputs.logits[:, list(retained)])
 
 
 def _klom_values(
@@ -152,12 +131,12 @@ def _klom_values(
     classes: tuple[int, ...],
 ) -> Values:
     half = min(len(unlearned), len(oracles)) // 2
-    prefix = f"{_klom_family(half)}.{split}_{part}"
+    prefix = f"{'klom_gaussian' if half < FEWEST_FOR_HISTOGRAM else 'klom'}.{split}_{part}"
     labels = oracles[0][split].of(classes).labels
     if not len(labels):
         return {f"{prefix}.{name}": NO_IMAGES for name in KLOM}
     ours, theirs = (
-        torch.stack([_margin(model[split].of(classes), None) for model in side])
+        torch.stack([_margin(model[split].of(classes)) for model in side])
         for side in (unlearned, oracles)
     )
     (first, second), (one, other) = (
@@ -179,6 +158,6 @@ def _klom_values(
 def _names(half: int) -> list[str]:
     """Return all names of values of a population, by the size of each half."""
     attacks = [name.replace(".", f"{form}.") for form in ("", "_retained") for name in ATTACKS]
-    places = [f"{split}_{part}" for split in ("test", "train") for part in ("forget", "retain")]
-    family = _klom_family(half)
+    family = "klom_gaussian" if half < FEWEST_FOR_HISTOGRAM else "klom"
+    places = ("test_forget", "test_retain", "train_forget", "train_retain")
     return attacks + [f"{family}.{place}.{name}" for place in places for name in KLOM]

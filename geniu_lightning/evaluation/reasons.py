@@ -10,25 +10,15 @@ TOWARDS_ORIGINAL = 0.1  # position between oracles and original that still count
 
 @dataclass(frozen=True)
 class Finding:
-    """A value outside of the oracles' tolerance.
+    """A value outside of the oracles' tolerance."""
 
-    Attributes:
-        question: `works`, `answers`, `inside`, `probabilities` or `system`.
-        name: Of the value.
-        value: The model's.
-        oracles: Mean of the oracles'.
-        allowed: Largest distance from that mean that passes.
-        original: The original's; `None` where it has none.
-        position: Between the oracles, 0, and the original, 1; `None` where that tells nothing.
-    """
-
-    question: str
+    question: str  # `works`, `answers`, `inside`, `probabilities` or `system`
     name: str
-    value: float
-    oracles: float
-    allowed: float
+    value: float  # the model's
+    oracles: float  # mean of theirs
+    allowed: float  # largest distance from that mean that passes
     original: float | None = None
-    position: float | None = None
+    position: float | None = None  # between the oracles, 0, and the original, 1
 
     @property
     def towards_original(self) -> bool:
@@ -41,9 +31,8 @@ class Finding:
         return abs(self.value - self.oracles) if self.position is None else abs(self.position)
 
 
-def damaged(findings: Sequence[Finding]) -> str:
+def damaged(first: Finding) -> str:
     """Return which retained accuracy was lost."""
-    first = findings[0]
     what = {
         "accuracy.test.retain": "retained accuracy",
         "accuracy.test.retain_minority": "accuracy of the smaller retained classes",
@@ -53,23 +42,22 @@ def damaged(findings: Sequence[Finding]) -> str:
     return f"the {what} is {first.value:.3f}, oracles have {first.oracles:.3f}"
 
 
-def retained(findings: Sequence[Finding]) -> str:
+def retained(first: Finding) -> str:
     """Return how often the class is answered."""
-    first = findings[0]
-    return f"the class is still answered, for {first.value:.1%} of its {_split(first)} images"
+    split = first.name.split(".")[1]
+    return f"the class is still answered, for {first.value:.1%} of its {split} images"
 
 
 def suppressed(findings: Sequence[Finding]) -> str:
     """Return which attack found the class."""
-    begin = "the class no longer appears in the answers, but it is still inside: "
-    relearned = next((f for f in findings if f.name == "relearning.k10.area"), None)
-    if relearned is not None:
-        return begin + (
-            f"ten images bring back {relearned.value:.0%} of it, averaged over the attack; oracles"
-            f" get back {relearned.oracles:.0%}"
+    first = next((f for f in findings if f.name == "relearning.k10.area"), findings[0])
+    found = f"{first.name} is {first.value:.2f}, oracles have {first.oracles:.2f}"
+    if first.name == "relearning.k10.area":
+        found = (
+            f"ten images bring back {first.value:.0%} of it, averaged over the attack; oracles"
+            f" get back {first.oracles:.0%}"
         )
-    first = findings[0]
-    return begin + f"{first.name} is {first.value:.2f}, oracles have {first.oracles:.2f}"
+    return f"the class no longer appears in the answers, but it is still inside: {found}"
 
 
 def untested(families: Sequence[str], model: Values) -> str:
@@ -80,18 +68,16 @@ def untested(families: Sequence[str], model: Values) -> str:
     return f"the other metrics find no class, but {names} cannot be compared with the oracles"
 
 
-def distinguishable(findings: Sequence[Finding]) -> str:
+def distinguishable(first: Finding) -> str:
     """Return which value tells the model from a retrained one."""
-    first = findings[0]
     return (
         "no attack finds the class, but the model differs from retrained ones:"
         f" {first.name} is {first.value:.3f}, oracles have {first.oracles:.3f}"
     )
 
 
-def in_model_only(findings: Sequence[Finding]) -> str:
+def in_model_only(first: Finding) -> str:
     """Return which value shows the class in the stored proxies."""
-    first = findings[0]
     return (
         "the model answers as one that never saw the class, but the proxies stored with it give"
         f" the class away ({first.name} {first.value:.2f})"
@@ -104,7 +90,3 @@ def forgotten(oracles: int) -> str:
         "the model answers about the class as one that never saw it, and relearns it as slowly,"
         f" within what {oracles} oracles and these metrics can resolve"
     )
-
-
-def _split(finding: Finding) -> str:
-    return finding.name.split(".")[1]

@@ -10,18 +10,10 @@ EPSILON_AREA = 0.02  # areas under curves
 
 
 def z_score(value: float, oracles: Sequence[float], epsilon: float) -> float | None:
-    """Return the distance of a value from the oracles' mean in standard deviations.
+    """Return the distance from the mean of S oracles in standard deviations; `None` for S < 2.
 
-    (m - mean) / (s sqrt(1 + 1/S)), with s of divisor S - 1: Student's t with S - 1 degrees of
-    freedom if the model is one more oracle. Without spread s is `epsilon`.
-
-    Args:
-        value: Of the model.
-        oracles: Values of S oracles.
-        epsilon: Smallest meaningful difference.
-
-    Returns:
-        `None` with fewer than two oracles.
+    (m - mean) / (s sqrt(1 + 1/S)), s with divisor S - 1: Student's t with S - 1 degrees of freedom
+    if the model is one more oracle. Without spread s is `epsilon`.
     """
     if len(oracles) < 2:
         return None
@@ -30,14 +22,7 @@ def z_score(value: float, oracles: Sequence[float], epsilon: float) -> float | N
 
 
 def resolution(share: float, images: int) -> float:
-    """Return the standard deviation of a share that is measured on some images.
-
-    sqrt(v (1 - v) / n), v clamped to [1/n, 1 - 1/n].
-
-    Args:
-        share: In [0, 1].
-        images: n, above 1.
-    """
+    """Return sqrt(v (1 - v) / n), the deviation of a share of n > 1 images; v in [1/n, 1 - 1/n]."""
     within = min(max(share, 1 / images), 1 - 1 / images)
     return math.sqrt(within * (1 - within) / images)
 
@@ -45,15 +30,13 @@ def resolution(share: float, images: int) -> float:
 def tolerance(
     oracles: Sequence[float], epsilon: float, tests: int = 1, least: float = 0.0
 ) -> float:
-    """Return the half-width of the 95 % prediction interval for one more oracle (Bonferroni).
-
-    t s sqrt(1 + 1/S), at least `epsilon`. With several tests each level is divided by their
-    number, so that a true oracle passes all of them in 95 % of cases.
+    """Return the half-width t s sqrt(1 + 1/S) of the 95 % prediction interval for one more oracle.
 
     Args:
-        oracles: Values of at least two oracles.
-        epsilon: Smallest meaningful difference.
-        tests: Number of values that one question looks at.
+        oracles: Values of S ≥ 2 oracles.
+        epsilon: Lower bound of the result.
+        tests: Number of values of a question; the level is divided by it (Bonferroni), so that a
+            true oracle passes all of them in 95 % of cases.
         least: Lower bound of s: a few oracles may agree by chance.
     """
     from scipy.stats import t
@@ -69,9 +52,8 @@ def position(
 ) -> float | None:
     """Return the position of a value on the line from the oracles' mean, 0, to the original, 1.
 
-    Returns:
-        `None` where the original is nearer to the oracles' mean than two standard deviations or
-        `epsilon`: there the metric cannot tell original and oracles apart.
+    `None` where the original is nearer to the oracles' mean than two standard deviations or
+    `epsilon`: there the metric cannot tell original and oracles apart.
     """
     mean = statistics.fmean(oracles)
     reach = original - mean

@@ -22,7 +22,7 @@ of docs/evaluation.md; tolerances are Bonferroni's over the values of one questi
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -63,67 +63,36 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Ruling:
-    """A verdict with its reason.
+class Decision:
+    """The verdict on a model, and the rule's answers for models whose answer is known.
 
     Attributes:
         verdict: `None` where there can be none.
         reason: One sentence.
         deciding: Findings that decided, the farthest first.
+        controls: Verdicts on the original and on its mask.
+        oracles: Number of oracles by verdict, each compared with the others.
+        tolerances: `name`; `allowed`, the largest distance from the oracles' mean at which a value
+            of `INSIDE` counts as equal; and `reach`, the original's distance, or `None`. The widest
+            first: smaller differences are not seen.
     """
 
     verdict: Verdict | None
     reason: str
     deciding: tuple[Finding, ...] = ()
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """Largest distance from the oracles' mean at which a value of `INSIDE` counts as equal.
-
-    Attributes:
-        name: Of the value.
-        allowed: That distance.
-        reach: Distance of the original; where it is no larger, the value cannot even tell the
-            original from the oracles. `None` where the original has no such value.
-    """
-
-    name: str
-    allowed: float
-    reach: float | None = None
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The ruling on a model, and the rule's answers for models whose answer is known.
-
-    Attributes:
-        ruling: On the model.
-        controls: Verdicts on the original and on its mask.
-        oracles: Number of oracles by verdict, each compared with the others.
-        tolerances: Of the values that look inside, the widest first: smaller differences are not
-            seen.
-    """
-
-    ruling: Ruling
-    controls: dict[str, Verdict | None] = field(default_factory=dict)
-    oracles: dict[str, int] = field(default_factory=dict)
-    tolerances: Sequence[Tolerance] = ()
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """The verdict on the model."""
-        return self.ruling.verdict
+    controls: Mapping[str, Verdict | None] = field(default_factory=dict)
+    oracles: Mapping[str, int] = field(default_factory=dict)
+    tolerances: Sequence[dict[str, Any]] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the decision as `metrics.json` holds it, version 2."""
         return {
-            "verdict": self.ruling.verdict,
-            "reason": self.ruling.reason,
-            "deciding": [vars(finding) for finding in self.ruling.deciding],
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "deciding": [vars(finding) for finding in self.deciding],
             "controls": self.controls,
             "oracle_verdicts": self.oracles,
-            "tolerances": [vars(tolerance) for tolerance in self.tolerances],
+            "tolerances": list(self.tolerances),
         }
 
 
@@ -138,7 +107,7 @@ def decide(
     """Return the verdict on a model.
 
     Args:
-        model: Values of the model by their full names, such as `accuracy.test.forget`.
+        model: Values by their full names, such as `accuracy.test.forget`.
         oracles: Values of each oracle, compared with the others.
         controls: Values of the `original` and of its `mask`.
         infos: Of all values.
@@ -149,15 +118,10 @@ def decide(
     original = controls.get("original")
     if len(oracles) < FEWEST_ORACLES:
         there = f"only {len(oracles)} of {FEWEST_ORACLES}" if oracles else "no"
-        return Decision(
-            Ruling(
-                None,
-                f"{there} oracles were available to compare with, and accuracy cannot tell"
-                " forgetting from hiding",
-            )
-        )
+        few = f"{there} oracles were available to compare with"
+        return Decision(None, f"{few}, and accuracy cannot tell forgetting from hiding")
     if original is None or not any(name.startswith("accuracy.test.") for name in original):
-        return Decision(Ruling(None, "test accuracy, which every verdict needs, was not measured"))
+        return Decision(None, "test accuracy, which every verdict needs, was not measured")
     rule = _Rule(infos, original, images, intact)
     of_controls = {name: rule.apply(row, oracles).verdict for name, row in controls.items()}
     of_oracles = Counter(
@@ -165,12 +129,13 @@ def decide(
         for row in oracles
     )
     fault = _fault(oracles, original, of_controls, of_oracles, intact)
-    ruling = (
-        Ruling(Verdict.INCONCLUSIVE, f"this comparison resolves nothing: {fault}")
-        if fault
-        else rule.apply(model, oracles)
-    )
-    return Decision(ruling, of_controls, dict(of_oracles), rule.tolerances(model, oracles))
+    if fault:
+        nothing = f"this comparison resolves nothing: {fault}"
+        decision = Decision(Verdict.INCONCLUSIVE, nothing)
+    else:
+        decision = rule.apply(model, oracles)
+    tolerances = rule.tolerances(model, oracles)
+    return replace(decision, controls=of_controls, oracles=dict(of_oracles), tolerances=tolerances)
 
 
 @dataclass(frozen=True)
@@ -182,8 +147,8 @@ class _Rule:
     images: int
     intact: bool
 
-    def apply(self, model: Values, oracles: Sequence[Values]) -> Ruling:
-        """Return the ruling on one model: questions 1 to 7 of the table."""
+    def apply(self, model: Values, oracles: Sequence[Values]) -> Decision:
+        """Return the decision on one model: questions 1 to 7 of the table."""
 
         def ask(question: str, checks: Sequence[Check]) -> tuple[Finding, ...]:
             return self._findings(question, checks, model, oracles)
@@ -191,53 +156,47 @@ class _Rule:
         works, answers = ask("works", WORKS), ask("answers", ANSWERS)
         if works:
             verdict = Verdict.DAMAGED_AND_RETAINED if answers else Verdict.DAMAGED
-            return Ruling(verdict, reasons.damaged(works), works + answers)
+            return Decision(verdict, reasons.damaged(works[0]), works + answers)
         if answers:
-            return Ruling(Verdict.RETAINED, reasons.retained(answers), answers)
+            return Decision(Verdict.RETAINED, reasons.retained(answers[0]), answers)
         inside = ask("inside", INSIDE)
-        found = tuple(finding for finding in inside if finding.towards_original)
-        found += tuple(f for f in ask("probabilities", LEAKS) if f.towards_original)
+        found = tuple(f for f in inside + ask("probabilities", LEAKS) if f.towards_original)
         if found:
-            return Ruling(Verdict.SUPPRESSED, reasons.suppressed(found), found)
+            return Decision(Verdict.SUPPRESSED, reasons.suppressed(found), found)
         asked = [check.name for check, _ in _comparable(INSIDE, model, oracles)]
         missing = [f for f in FULL if not any(name.startswith(f) for name in asked)]
         if missing:
-            return Ruling(Verdict.UNTESTED, reasons.untested(missing, model))
+            return Decision(Verdict.UNTESTED, reasons.untested(missing, model))
         traces = inside + ask("probabilities", PROBABILITIES)
         if traces:
-            return Ruling(Verdict.DISTINGUISHABLE, reasons.distinguishable(traces), traces)
+            return Decision(Verdict.DISTINGUISHABLE, reasons.distinguishable(traces[0]), traces)
         system = ask("system", SYSTEM) + _knowledge_of_proxies(model)
         if system:
-            return Ruling(Verdict.FORGOTTEN_IN_MODEL, reasons.in_model_only(system), system)
-        return Ruling(Verdict.FORGOTTEN, reasons.forgotten(len(oracles)))
+            return Decision(Verdict.FORGOTTEN_IN_MODEL, reasons.in_model_only(system[0]), system)
+        return Decision(Verdict.FORGOTTEN, reasons.forgotten(len(oracles)))
 
-    def tolerances(self, model: Values, oracles: Sequence[Values]) -> list[Tolerance]:
+    def tolerances(self, model: Values, oracles: Sequence[Values]) -> list[dict[str, Any]]:
         """Return the tolerances of the values that look inside a model, the widest first."""
         comparable = _comparable(INSIDE, model, oracles)
-        found = []
+        found: list[dict[str, Any]] = []
         for check, numbers in comparable:
-            original = self.original.get(check.name)
-            reach = (
-                abs(original - statistics.fmean(numbers)) if isinstance(original, float) else None
-            )
+            original, mean = self.original.get(check.name), statistics.fmean(numbers)
             allowed = self._allowed("inside", check, numbers, len(comparable))
-            found.append(Tolerance(check.name, allowed, reach))
-        return sorted(found, key=lambda tolerance: -tolerance.allowed)
+            reach = abs(original - mean) if isinstance(original, float) else None
+            found.append({"name": check.name, "allowed": allowed, "reach": reach})
+        return sorted(found, key=lambda tolerance: -tolerance["allowed"])
 
     def _findings(
         self, question: str, checks: Sequence[Check], model: Values, oracles: Sequence[Values]
     ) -> tuple[Finding, ...]:
         """Return the values of a question that fail, the farthest first."""
         comparable = _comparable(checks, model, oracles)
-        found = [
-            self._finding(question, check, model, numbers, len(comparable))
-            for check, numbers in comparable
-        ]
+        found = (self._finding(question, *pair, model, len(comparable)) for pair in comparable)
         failed = [finding for finding in found if finding is not None]
         return tuple(sorted(failed, key=lambda finding: finding.distance, reverse=True))
 
     def _finding(
-        self, question: str, check: Check, model: Values, oracles: list[float], tests: int
+        self, question: str, check: Check, oracles: list[float], model: Values, tests: int
     ) -> Finding | None:
         value = model[check.name]
         assert isinstance(value, float)  # by `_comparable`
@@ -250,10 +209,11 @@ class _Rule:
         distance = start - value if check.side == "below" else value - start
         if (abs(distance) if check.side == "either" else distance) <= allowed:
             return None
+        failed = Finding(question, check.name, value, mean, allowed)
         if not isinstance(original, float):
-            return Finding(question, check.name, value, mean, allowed)
+            return failed
         where = position(value, oracles, original, self.infos[check.name].epsilon)
-        return Finding(question, check.name, value, mean, allowed, original, where)
+        return replace(failed, original=original, position=where)
 
     def _allowed(self, question: str, check: Check, oracles: list[float], tests: int) -> float:
         """Return the largest distance from the oracles' mean that passes."""

@@ -113,10 +113,6 @@ def test_memories_masks_and_neighbours_show_where_they_are() -> None:
     def mask(out: Outputs, split: str) -> None:
         out.logits[:, 0] = -1e4
 
-    def masked_memory(out: Outputs, split: str) -> None:
-        mask(out, split)
-        out.logits[out.labels == 0, 2] += 4.0 * (split == "train")
-
     def neighbour(out: Outputs, split: str) -> None:
         out.logits[out.labels == 0, 3] += 5.0
 
@@ -138,18 +134,10 @@ def test_memories_masks_and_neighbours_show_where_they_are() -> None:
     assert found["u_lira.auc"] == 1.0
     assert abs(found["u_lira_retained.auc"] - 0.5) < 0.05
     assert abs(found["rmia_retained.auc"] - 0.5) < 0.05
-    masked = models(16, 10**6, mask)
-    found = evaluate_population(models(16, 0, masked_memory), masked, (0,))
-    assert found["u_lira_retained.auc"] > 0.9
     # the label of RMIA is the oracles' largest retained class
     oracles = models(16, 10**6, neighbour)
     found = evaluate_population(models(16, 0, remembered_neighbour), oracles, (0,))
     assert found["rmia_retained.auc"] > 0.8
-    # five times narrower: about log 5 - ½ from unlearned to oracles, about 12 - log 5 back
-    small = models(16, 0, lambda out, split: out.logits.mul_(0.2))
-    name = "klom_gaussian.train_retain.mean"
-    assert evaluate_population(small, ORACLES, (0,))[name] < 3
-    assert evaluate_population(ORACLES, small, (0,))[name] > 8
 
 
 def test_classes_count_alike() -> None:

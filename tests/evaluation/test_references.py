@@ -32,12 +32,6 @@ def test_a_tolerance_is_a_prediction_interval_by_bonferroni() -> None:
     assert tolerance([0.7, 0.8, 0.9], 0.01, least=0.05) == tolerance([0.7, 0.8, 0.9], 0.01)
 
 
-def test_one_of_twenty_true_oracles_is_outside() -> None:
-    draws = np.random.default_rng(0).normal(size=(600, 6))
-    outside = [abs(m[5] - np.mean(m[:5])) > tolerance(list(m[:5]), 0.0) for m in draws]
-    assert np.mean(outside) == pytest.approx(0.05, abs=0.03)
-
-
 def test_position_is_0_at_the_oracles_and_1_at_the_original() -> None:
     oracles = [0.1, 0.2, 0.3]
     assert position(0.2, oracles, 0.9, 0.01) == pytest.approx(0)

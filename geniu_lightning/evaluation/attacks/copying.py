@@ -22,23 +22,16 @@ class Copying(Metric):
     """Distances of proxies from training images, compared with those from unseen ones.
 
     d_tr and d_te are a proxy's distances from the nearest training and the nearest test image of
-    its class. Groups are `pixel` (Euclidean, of normalised pixels) and `feature` (one minus
-    cosine, in features of the first oracle, a network that has nothing to do with the proxies), and
-    in each `forget` and `retain`: means over these classes.
+    its class: `pixel` (Euclidean, of normalised pixels) and `feature` (one minus cosine, in
+    features of the first oracle, which has nothing to do with the proxies). Means over `forget` or
+    `retain` classes.
 
-    - `nearer`: P(d_tr < d_te) + ½ P(d_tr = d_te) with equally many images on both sides, in
-      [0, 1]; above 0.5 is copying. `nearer_low`, `nearer_high`: Wilson's 95 % interval; too
-      narrow where proxies share a nearest image.
+    - `nearer`: P(d_tr < d_te) + ½ P(d_tr = d_te) with equally many images on both sides; above 0.5
+      is copying. `nearer_low`, `nearer_high`: Wilson's 95 % interval.
     - `ratio`: median of d_tr / d_te with all images; `smallest_ratio`: its 1 % quantile over
-      all proxies of the group, with up to 100 of them the smallest. Near 0 is a copy. The side with
-      more images has the smaller distances, so 1 is no ideal.
-    - `exemplar`: share of proxies whose nearest image among all is a training image, minus
-      n_tr / (n_tr + n_te), which is expected of proxies that know nothing of which is which.
-
-    `nearer` is weak where training images are many more than unseen ones, as the copied one is
-    mostly not drawn: it is (1 + n_te / n_tr) / 2 for exact copies; the last three show these. Blind
-    to copies of parts, in pixels also to shifted or mirrored ones. An oracle has learned retained
-    training images, so its features bias `retain`.
+      proxies.
+    - `exemplar`: share of proxies whose nearest image is a training image, minus n_tr / (n_tr +
+      n_te).
 
     Source:
         After Meehan et al., A Non-Parametric Test to Detect Data-Copying in Generative Models,
@@ -49,9 +42,7 @@ class Copying(Metric):
     needs = frozenset({"proxies", "oracles"})
     subject = "proxies"
     infos: ClassVar[dict[str, MetricInfo]] = {
-        "nearer": MetricInfo("lower", 0.5),
-        "nearer_low": MetricInfo("lower", 0.5),
-        "nearer_high": MetricInfo("lower", 0.5),
+        **dict.fromkeys(("nearer", "nearer_low", "nearer_high"), MetricInfo("lower", 0.5)),
         "ratio": MetricInfo("higher"),
         "smallest_ratio": MetricInfo("higher"),
         "exemplar": MetricInfo("lower", 0.0),
@@ -63,28 +54,29 @@ class Copying(Metric):
         for space in ("pixel", "feature"):
             measure = _measure(space, context)
             for group, classes in (("forget", context.forget), ("retain", context.retained)):
-                found = self._group(context, classes, measure)
-                values |= {f"{space}.{group}.{name}": value for name, value in found.items()}
+                found = _group(context, classes, measure)
+                row = dict.fromkeys(self.infos, found) if isinstance(found, Absent) else found
+                values |= {f"{space}.{group}.{name}": value for name, value in row.items()}
         return values
 
-    def _group(
-        self, context: Context, classes: tuple[int, ...], measure: Measure | Absent
-    ) -> Values:
-        if isinstance(measure, Absent):
-            return dict.fromkeys(self.infos, measure)
-        assert context.proxies is not None
-        labels = context.proxies.labels.cpu()
-        pairs = []
-        for k in classes:
-            mine = (labels == k).nonzero().flatten()
-            places = {s: context.splits[s].positions_of((k,)) for s in ("train", "test")}
-            if len(mine) and all(len(found) for found in places.values()):
-                train, test = (measure(split, found, mine) for split, found in places.items())
-                pairs.append((train, test))
-        if not pairs:
-            none = Absent("no such class has proxies, training images and unseen images")
-            return dict.fromkeys(self.infos, none)
-        return copying(pairs)
+
+def _group(
+    context: Context, classes: tuple[int, ...], measure: Measure | Absent
+) -> Values | Absent:
+    if isinstance(measure, Absent):
+        return measure
+    assert context.proxies is not None
+    labels = context.proxies.labels.cpu()
+    pairs = []
+    for k in classes:
+        mine = (labels == k).nonzero().flatten()
+        places = {s: context.splits[s].positions_of((k,)) for s in ("train", "test")}
+        if len(mine) and all(len(found) for found in places.values()):
+            train, test = (measure(split, found, mine) for split, found in places.items())
+            pairs.append((train, test))
+    if not pairs:
+        return Absent("no such class has proxies, training images and unseen images")
+    return copying(pairs)
 
 
 def copying(pairs: list[tuple[Tensor, Tensor]]) -> Values:
@@ -92,7 +84,7 @@ def copying(pairs: list[tuple[Tensor, Tensor]]) -> Values:
 
     Args:
         pairs: For each class, distances of its P proxies from its n training images and from its m
-            unseen ones, float64, shapes `(P, n)` and `(P, m)`, P, n and m above 0.
+            unseen ones, float64, shapes `(P, n)` and `(P, m)`, all above 0.
     """
     share = statistics.fmean(nearer(*pair).mean().item() for pair in pairs)
     # number of proxies in one class that would give a mean over classes the same certainty
@@ -114,18 +106,11 @@ def copying(pairs: list[tuple[Tensor, Tensor]]) -> Values:
 
 
 def nearer(train: Tensor, unseen: Tensor) -> Tensor:
-    """Return the probability that a proxy is nearer to training images than to as many unseen ones.
+    """Return the chance that each proxy is nearer to training images than to as many unseen ones.
 
-    The larger side is cut to the size of the smaller one by a draw; the mean over all draws has a
-    closed form: of N images with r at least as near as the other side's nearest, n drawn ones miss
-    all r in C(N - r, n) of C(N, n) cases.
-
-    Args:
-        train: Distances of P proxies, shape `(P, n)`.
-        unseen: Likewise, shape `(P, m)`.
-
-    Returns:
-        float64, in [0, 1], shape `(P,)`; equal distances count half.
+    Over all draws of n images from the larger side's N: with r at least as near as the other side's
+    nearest, all are missed in C(N - r, n) of C(N, n) cases. Equal distances count half. Distances
+    `(P, n)` and `(P, m)`; float64, shape `(P,)`.
     """
     if train.shape[1] > unseen.shape[1]:
         return 1 - nearer(unseen, train)
@@ -149,13 +134,13 @@ def _missed(total: int, marked: Tensor, drawn: int) -> Tensor:
 
 
 def ratios(train: Tensor, unseen: Tensor) -> Tensor:
-    """Return d_tr / d_te of each proxy, shape `(P,)`; 1 where both are 0. Arguments as above."""
+    """Return d_tr / d_te of each proxy, shape `(P,)`; 1 where both are 0."""
     first, second = train.min(dim=1).values, unseen.min(dim=1).values
     return torch.where((first == 0) & (second == 0), 1.0, first / second)
 
 
 def exemplar(train: Tensor, unseen: Tensor) -> float:
-    """Return the excess share of training images among nearest ones. Arguments as above."""
+    """Return the excess share of training images among nearest ones."""
     first, second = train.min(dim=1).values, unseen.min(dim=1).values
     share = ((first < second).double() + (first <= second).double()).mean().item() / 2
     return share - train.shape[1] / (train.shape[1] + unseen.shape[1])
@@ -171,21 +156,11 @@ def wilson(share: float, count: float) -> tuple[float, float]:
 
 @torch.no_grad()
 def pixel_distances(images: Tensor, split: Split, positions: Tensor) -> Tensor:
-    """Return Euclidean distances, float64, on the CPU, shape `(P, N)`.
-
-    Args:
-        images: Of P proxies, shape `(P, C, H, W)`.
-        split: Read in parts.
-        positions: Of N images of the split.
-    """
+    """Return Euclidean distances of images `(P, C, H, W)` and of N images of a split, `(P, N)`."""
     first = images.flatten(1).float()
+    exact = "donot_use_mm_for_euclid_dist"  # by products a copy would have a distance above 0
     parts = [
-        # by products of matrices a copy would have a distance above 0
-        torch.cdist(
-            first,
-            split.read(some).flatten(1).float(),
-            compute_mode="donot_use_mm_for_euclid_dist",
-        ).cpu()
+        torch.cdist(first, split.read(some).flatten(1).float(), compute_mode=exact).cpu()
         for some in positions.split(CHUNK)
     ]
     return torch.cat(parts, dim=1).double()

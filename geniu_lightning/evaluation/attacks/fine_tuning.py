@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, ClassVar
 
 import torch
@@ -33,14 +34,7 @@ Curves = tuple[list[float], list[float]]  # A_f and A_r at each of the steps
 @checked
 @dataclass(frozen=True)
 class Relearning(Metric):
-    """Base of the attacks whose values are curves over fine-tuning steps.
-
-    Args:
-        steps: At which accuracies are measured, ascending from 0.
-        rate: Learning rate.
-        draws: Number of draws of images; values are means over them.
-        scored: Test images that are scored, of each forgotten class, and of all retained ones.
-    """
+    """Base of the attacks whose values are curves over fine-tuning steps."""
 
     infos: ClassVar[dict[str, MetricInfo]] = {
         "area": MetricInfo("oracle", epsilon=EPSILON_AREA),
@@ -48,10 +42,10 @@ class Relearning(Metric):
         "retain_curve": MetricInfo("oracle"),
     }
 
-    steps: Annotated[Sequence[NonNegativeInt], Field(min_length=2)] = STEPS
+    steps: Annotated[Sequence[NonNegativeInt], Field(min_length=2)] = STEPS  # when measured
     rate: Positive = 1e-3
-    draws: PositiveInt = 3
-    scored: PositiveInt = 300
+    draws: PositiveInt = 3  # of images; values are means over them
+    scored: PositiveInt = 300  # test images of each forgotten class, and of all retained
 
     def __post_init__(self) -> None:
         if self.steps[0] != 0 or list(self.steps) != sorted(set(self.steps)):
@@ -73,59 +67,47 @@ class Relearning(Metric):
     ) -> Curves:
         """Return A_f and A_r of the fine-tuned model at each of the steps, means over draws.
 
-        Args:
-            context: Its `unlearned` model is attacked.
-            batches: Of a draw, endless.
-            rate: Learning rate in place of the attack's own.
-            draws: Their number, likewise.
-            prepare: Applied to the copy before the first step.
+        `batches` of a draw are endless, `prepare` changes the copy before the first step, `rate`
+        and `draws` take the place of the attack's own.
         """
         test = context.splits["test"]
         scored, others = scored_images(context, self.scored)
-        found: list[list[tuple[float, float]]] = []
-        for draw in range(self.draws if draws is None else draws):
+        forget: list[list[float]] = [[] for _ in self.steps]
+        retain: list[list[float]] = [[] for _ in self.steps]
+        for draw in range(draws or self.draws):
             network = context.copy_of(context.unlearned)
             prepare(network, draw)
-            found.append(
-                [
-                    (mean_accuracy(context, network, scored), accuracy_at(network, test, others))
-                    for _ in fine_tune(network, batches(draw), self.steps, rate or self.rate)
-                ]
-            )
-        forget, retain = (
-            [statistics.fmean(draw[k][side] for draw in found) for k in range(len(self.steps))]
-            for side in (0, 1)
-        )
-        return forget, retain
+            taken = fine_tune(network, batches(draw), self.steps, rate or self.rate)
+            for place, _ in enumerate(taken):
+                forget[place].append(mean_accuracy(context, network, scored))
+                retain[place].append(accuracy_at(network, test, others))
+        return [statistics.fmean(x) for x in forget], [statistics.fmean(x) for x in retain]
 
     def values(self, prefix: str, curves: Curves) -> Values:
         """Return curves, and the area under A_f over log(1 + step), in [0, 1]."""
         forget, retain = curves
         return {
             f"{prefix}area": area(self.steps, forget),
-            f"{prefix}curve": list(forget),
-            f"{prefix}retain_curve": list(retain),
+            f"{prefix}curve": [*forget],
+            f"{prefix}retain_curve": [*retain],
         }
 
-    def images_of_curves(self, context: Context, batch: int, curves: int) -> int:
-        """Return the images of curves with batches of a size, as `images_processed` counts them."""
+    def images_processed(self, context: Context) -> int:
+        """Return the images of all curves."""
         scored = self.scored * (len(context.forget) + 1) * len(self.steps)
-        return curves * (3 * self.steps[-1] * batch + scored)
+        return sum(3 * self.steps[-1] * batch + scored for batch in self._batches(context))
+
+    def _batches(self, context: Context) -> list[int]:
+        """Return the number of images in a step of each curve."""
+        raise NotImplementedError
 
 
 def fine_tune(
     network: nn.Module, batches: Iterator[Batch], steps: Sequence[int], rate: float
 ) -> Iterator[int]:
-    """Take Adam steps on cross-entropy, and yield after each of the named ones.
+    """Take Adam steps on cross-entropy, in place, and yield after each of the named ones.
 
-    Args:
-        network: Changed in place; stays in evaluation mode, so that statistics are kept.
-        batches: One a step.
-        steps: At which to yield, ascending; 0 is before the first step.
-        rate: Learning rate.
-
-    Yields:
-        The number of steps taken.
+    The network stays in evaluation mode, so that its batch-norm statistics are kept.
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=rate)
     taken = 0
@@ -142,20 +124,15 @@ def fine_tune(
 def area(steps: Sequence[int], curve: Sequence[float]) -> float:
     """Return the area under a curve over log(1 + step), as a share of the largest possible."""
     places = [math.log1p(step) for step in steps]
-    pieces = [
-        (places[k + 1] - places[k]) * (curve[k] + curve[k + 1]) / 2 for k in range(len(places) - 1)
-    ]
-    return sum(pieces) / (places[-1] - places[0])
+    pairs = pairwise(zip(places, curve, strict=True))
+    return sum((b - a) * (x + y) / 2 for (a, x), (b, y) in pairs) / (places[-1] - places[0])
 
 
 @torch.no_grad()
 def reset_rows(network: nn.Module, images: Tensor, labels: Tensor) -> None:
     """Set the head rows of some classes to the mean feature of their images, in place.
 
-    Args:
-        network: A classifier.
-        images: Normalised, of these classes alone, shape `(N, C, H, W)`.
-        labels: Shape `(N,)`.
+    A row gets the mean norm and the mean bias of the others.
     """
     head = head_of(network)
     features = features_of(network, images)
@@ -209,9 +186,8 @@ def forgotten(context: Context, count: int, draw: int) -> Iterator[Batch]:
 
 def has_forgotten(context: Context) -> bool:
     """Whether there are training images of the forgotten classes."""
-    return (
-        "train" in context.splits and len(context.splits["train"].positions_of(context.forget)) > 0
-    )
+    train = context.splits.get("train")
+    return train is not None and len(train.positions_of(context.forget)) > 0
 
 
 def some_of(split: Split, classes: Sequence[int], count: int, stream: torch.Generator) -> Tensor:

@@ -22,20 +22,10 @@ class Head(Metric):
 
     - `bias_anomaly`: (b_f - mean b) / sd b, divisor of the variance R - 1.
     - `row_norm`: ‖w_f‖ / mean ‖w‖.
-    - `alignment`: cos(w_f, μ_f - μ), μ_f the mean feature of f's test images, μ that of all test
-      images; in [-1, 1].
-    - `repair`: A_f on test after b_f is set to mean b and w_f scaled to mean ‖w‖: needs no data
-      and no training. `repair_retain`: A_r after it.
-    - `transplant`: A_f on test after the original's w_f and b_f are put in.
-      `transplant_retain`: A_r after it.
-
-    A_f and A_r are means of classes' accuracies, ties divided. A row of zeros has no direction: it
-    has no alignment, and repair, which finds nothing to scale, leaves it at zero; a transplant
-    undoes such a mask, too. High recall counts as memory only where A_r stands: a row that takes
-    everything has recall 1.
-
-    Blind to erasure that turns features away from the row. The first four values also depend on
-    what no answer shows: a vector added to all rows changes no probability, but moves them.
+    - `alignment`: cos(w_f, μ_f - μ), μ_f the mean feature of f's test images, μ that of all.
+    - `repair`, `repair_retain`: A_f and A_r on test after b_f is set to mean b and w_f scaled to
+      mean ‖w‖ (a row of zeros stays): needs no data and no training.
+    - `transplant`, `transplant_retain`: after the original's w_f and b_f are put in.
 
     Source:
         Classification-Head Bias in Class-Level Machine Unlearning, arXiv 2605.08730, and An
@@ -47,10 +37,9 @@ class Head(Metric):
         "bias_anomaly": MetricInfo("oracle", epsilon=0.1),  # in standard deviations
         "row_norm": MetricInfo("oracle", epsilon=0.02),
         "alignment": MetricInfo("oracle", epsilon=0.02),
-        "repair": MetricInfo("oracle"),
-        "repair_retain": MetricInfo("oracle"),
-        "transplant": MetricInfo("oracle"),
-        "transplant_retain": MetricInfo("oracle"),
+        **dict.fromkeys(
+            ("repair", "repair_retain", "transplant", "transplant_retain"), MetricInfo("oracle")
+        ),
     }
 
     def __call__(self, context: Context) -> Values:
@@ -61,6 +50,8 @@ class Head(Metric):
         if nothing is not None:
             return dict.fromkeys(self.infos, nothing)
         outputs = context.outputs(context.unlearned, "test")
+        features = outputs.features.double()
+        centre = features.mean(dim=0)
         weight, bias = rows_of(context.unlearned)
         forget, retained = context.forget, context.retained
         repaired = repair(weight, bias, forget, retained)
@@ -74,7 +65,10 @@ class Head(Metric):
                 [row_norm(weight, k, retained) for k in forget],
                 "the rows of retained classes are zero",
             ),
-            "alignment": self._alignment(weight, outputs, forget),
+            "alignment": _mean(
+                [alignment(weight[k], features[outputs.labels == k], centre) for k in forget],
+                "a forgotten class has a row of zeros, or features like those of all others",
+            ),
         }
         for name, (new_weight, new_bias) in (("repair", repaired), ("transplant", changed)):
             each = accuracies(outputs, new_weight, new_bias)
@@ -82,48 +76,23 @@ class Head(Metric):
             values[f"{name}_retain"] = mean_over(each, retained)
         return values
 
-    def _alignment(
-        self, weight: Tensor, outputs: Outputs, forget: tuple[int, ...]
-    ) -> float | Absent:
-        features = outputs.features.double()
-        centre = features.mean(dim=0)
-        return _mean(
-            [alignment(weight[k], features[outputs.labels == k], centre) for k in forget],
-            "a forgotten class has a row of zeros, or features like those of all others",
-        )
-
 
 def rows_of(network: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return the last layer: rows `(K, D)` and biases `(K,)`, float64, on the CPU.
-
-    Biases are clamped to ±10⁴, as logits are.
-    """
+    """Return the last layer's rows `(K, D)` and biases `(K,)` within ±10⁴, float64, on the CPU."""
     head = head_of(network)
     bias = head.bias.detach().cpu().double().clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
     return head.weight.detach().cpu().double(), bias
 
 
 def accuracies(outputs: Outputs, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the accuracy of each class with another last layer, `(K,)`.
-
-    Args:
-        outputs: Features and labels of the images.
-        weight: Rows, float64, shape `(K, D)`.
-        bias: float64, shape `(K,)`.
-    """
+    """Return the accuracy of each class, `(K,)`, with another last layer."""
     # in 32 bits, as a network's own: the rounding of a scaled row would decide between equals
     logits = (outputs.features.double() @ weight.T + bias).float()
     return per_class(Outputs(logits, outputs.features, outputs.labels), len(weight))
 
 
 def bias_anomaly(bias: Tensor, label: int, retained: tuple[int, ...]) -> float:
-    """Return how many standard deviations a bias is from retained classes' mean; NaN if none.
-
-    Args:
-        bias: Shape `(K,)`.
-        label: Whose.
-        retained: Classes to compare with.
-    """
+    """Return how many standard deviations a bias is from retained classes' mean; NaN if none."""
     others: list[float] = bias[list(retained)].tolist()
     if len(others) < 2 or min(others) == max(others):
         return math.nan
@@ -138,16 +107,7 @@ def row_norm(weight: Tensor, label: int, retained: tuple[int, ...]) -> float:
 
 
 def alignment(row: Tensor, features: Tensor, centre: Tensor) -> float:
-    """Return the cosine of a row with a class's mean feature, seen from a centre.
-
-    Args:
-        row: Shape `(D,)`.
-        features: Of images of the class, shape `(N, D)`.
-        centre: Shape `(D,)`; zeros for features as they are.
-
-    Returns:
-        In [-1, 1]; NaN if one of the two is zero, or there are no images.
-    """
+    """Return the cosine of a row `(D,)` and the mean of `(N, D)` from a centre; NaN if one is 0."""
     mean = features.mean(dim=0)
     away = mean - centre
     if not away.norm() > RESOLUTION * mean.norm():
@@ -158,15 +118,7 @@ def alignment(row: Tensor, features: Tensor, centre: Tensor) -> float:
 def repair(
     weight: Tensor, bias: Tensor, forget: tuple[int, ...], retained: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Return rows and biases with those of some classes brought to the size of retained ones.
-
-    Args:
-        weight: Shape `(K, D)`.
-        bias: Shape `(K,)`.
-        forget: Whose bias becomes the retained mean, and whose row is scaled to the retained mean
-            norm; a row of zeros stays.
-        retained: The others.
-    """
+    """Return rows and biases, the forgotten ones at the retained rows' mean norm and mean bias."""
     weight, bias = weight.clone(), bias.clone()
     usual = weight[list(retained)].norm(dim=1).mean()
     for k in forget:

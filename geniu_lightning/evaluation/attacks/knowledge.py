@@ -22,23 +22,13 @@ NO_FORGOTTEN_PROXIES = Absent("no proxies of forgotten classes are stored with t
 class Knowledge(Metric):
     """Accuracy of a new network that learns a class from the stored proxies alone.
 
-    An untrained network is trained on the proxies (Adam, cross-entropy, every class with
-    proxies equally often in a batch) and tested on real test images.
+    An untrained network is trained on the proxies (Adam, cross-entropy, classes equally often) and
+    tested on real test images.
 
-    - `forget` (A_f), `retain` (A_r): means of classes' accuracies, ties divided. A_f is about 1/K
-      for proxies without information on the class; absent where there are none of a forgotten
-      class. A_r shows that the training worked.
-    - `net`: A_f minus the share of retained images that are taken for the same classes, mean over
-      these, in [-1, 1]; 0 where the answer does not depend on the image.
-    - `drawn`: share of the proxies of forgotten classes that the original classifies as such, mean
-      over these classes.
-
-    Blind to knowledge that needs more steps, another network or the old weights.
-
-    Args:
-        steps: Of training.
-        rate: Adam's learning rate.
-        batch: Proxies a step, drawn with replacement.
+    - `forget` (A_f), `retain` (A_r): means of classes' accuracies; A_f is about 1/K for proxies
+      without information on the class. A_r shows that the training worked.
+    - `net`: A_f minus the share of retained images that are taken for the same classes.
+    - `drawn`: share of the proxies of forgotten classes that the original classifies as such.
 
     Source:
         Ravuri and Vinyals, Classification Accuracy Score for Conditional Generative Models, arXiv
@@ -55,8 +45,8 @@ class Knowledge(Metric):
     }
 
     steps: PositiveInt = 200
-    rate: Positive = 1e-3
-    batch: PositiveInt = 64
+    rate: Positive = 1e-3  # Adam's
+    batch: PositiveInt = 64  # proxies a step, drawn with replacement
 
     def images_processed(self, context: Context) -> int:
         """Return the images of the training, each as three."""
@@ -68,10 +58,11 @@ class Knowledge(Metric):
         if context.proxies is None:
             return dict.fromkeys(self.infos, NO_PROXIES)
         if not torch.isin(context.proxies.labels.cpu(), torch.tensor(context.forget)).any():
-            return dict.fromkeys(
-                self.infos, NO_FORGOTTEN_PROXIES
-            )  # A_f would be 0 whatever the others show
-        return {**self._learned(context, context.proxies), "drawn": _drawn(context)}
+            # A_f would be 0 whatever the others show
+            return dict.fromkeys(self.infos, NO_FORGOTTEN_PROXIES)
+        own = outputs_on_proxies(context.original, context.proxies)
+        drawn = mean_over(per_class(own, len(context.class_names)), context.forget)
+        return {**self._learned(context, context.proxies), "drawn": drawn}
 
     def _learned(self, context: Context, proxies: Proxies) -> Values:
         names = ("forget", "net", "retain")
@@ -111,13 +102,7 @@ def fit(
 ) -> None:
     """Train a network on proxies, classes equally often, and leave it in evaluation mode.
 
-    Args:
-        network: To be trained, on the proxies' device.
-        proxies: Training images.
-        steps: Of Adam.
-        rate: Its learning rate.
-        batch: Proxies a step, drawn with replacement.
-        generator: Draws them, on the CPU.
+    `generator`, on the CPU, draws `batch` proxies a step with replacement.
     """
     labels = proxies.labels.cpu()
     chances = 1 / torch.bincount(labels)[labels]
@@ -126,20 +111,9 @@ def fit(
     with torch.enable_grad():
         for _ in range(steps):
             rows = torch.multinomial(chances, batch, replacement=True, generator=generator)
-            rows = rows.to(proxies.images.device)
-            loss = F.cross_entropy(
-                network(proxies.images[rows]), labels.to(proxies.images.device)[rows]
-            )
+            target = labels[rows].to(proxies.images.device)
+            loss = F.cross_entropy(network(proxies.images[rows.to(target.device)]), target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     network.eval().requires_grad_(False)
-
-
-def _drawn(context: Context) -> float | Absent:
-    assert context.proxies is not None
-    each = per_class(
-        outputs_on_proxies(context.original, context.proxies), len(context.class_names)
-    )
-    found = mean_over(each, context.forget)
-    return NO_FORGOTTEN_PROXIES if isinstance(found, Absent) else found

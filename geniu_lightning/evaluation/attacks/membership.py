@@ -13,15 +13,12 @@ from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
 from geniu_lightning.evaluation.references import EPSILON_AREA, EPSILON_SHARE
 
 SCORES = (
-    "loss",
-    "confidence",
-    "entropy",
-    "modified_entropy",
-    "retained_confidence",
-    "retained_entropy",
+    *("loss", "confidence", "entropy", "modified_entropy"),
+    *("retained_confidence", "retained_entropy"),
 )
 FALSE_POSITIVES = 0.01
 FEWEST_NON_MEMBERS = 100  # below, a rate of 1 % allows no false positive at all
+FEW_RETAINED = Absent("with fewer than two retained classes nothing is left to compare")
 NO_SIDES = Absent("no such class has both training and test images")
 
 
@@ -29,24 +26,17 @@ class Membership(Metric):
     """Membership inference within each forgotten class, all values in [0, 1].
 
     Members are the training images of a class, non-members the test images of the same class, so
-    that the class itself is no signal. Nothing is fitted: a score orders the images.
+    that the class itself is no signal. Nothing is fitted: a score of `scores` orders the images.
 
-    - `<score>.auc`: P(member above non-member) + P(tie)/2.
-    - `<score>.leak`: 1/2 + |auc - 1/2| of each class; an attacker may negate a score.
-    - `<score>.tpr`: share of members found at a false positive rate of at most 0.01. Coarse with
-      few non-members: chance is (floor(m/100) + 1) / (m + 1) for m of them, 0.0198 for 100.
+    - `<score>.auc`: P(member above non-member) + P(tie)/2. `<score>.leak`: 1/2 + |auc - 1/2|.
+    - `<score>.tpr`: share of members found at a false positive rate of at most 0.01.
     - `standard_error`: of `auc` by chance alone, for these numbers of images.
     - `retained_control`: the loss on retained classes, which are members of an oracle too.
 
     With several forgotten classes each value is the mean over those with images on both sides.
-    Scores are those of `scores`; `retained_…` ones see behind a forgotten class's masked
-    logit. Ideal: an oracle saw neither side, its areas are 0.5 up to the standard error.
 
     Sources: loss, arXiv 1709.01604; confidence and entropy, arXiv 1806.01246; modified entropy,
     arXiv 2003.10595; rates at few false positives, arXiv 2112.03570.
-
-    Blind to traces that training and test images of a class share, hence to a mask, and to single
-    images that are remembered among many that are not.
     """
 
     infos: ClassVar[dict[str, MetricInfo]] = {
@@ -96,14 +86,13 @@ def _of_class(members: Outputs, others: Outputs, retained: tuple[int, ...]) -> V
     ours, theirs = (scores(side, retained) for side in (members, others))
     values: Values = {}
     for score in SCORES:
-        if score not in ours:
-            few = Absent("with fewer than two retained classes nothing is left to compare")
-            values |= {f"{score}.{value}": few for value in ("auc", "leak", "tpr")}
-            continue
-        area = auc(ours[score], theirs[score])
-        values[f"{score}.auc"] = area
-        values[f"{score}.leak"] = leak(area)
-        values[f"{score}.tpr"] = tpr_or_absent(ours[score], theirs[score])
+        row: list[float | Absent] = [FEW_RETAINED] * 3
+        if score in ours:
+            area = auc(ours[score], theirs[score])
+            row = [area, leak(area), tpr_or_absent(ours[score], theirs[score])]
+        values |= {
+            f"{score}.{name}": v for name, v in zip(("auc", "leak", "tpr"), row, strict=True)
+        }
     return values
 
 
@@ -119,10 +108,9 @@ def mean_of(values: Sequence[object]) -> float | Absent:
 def scores(outputs: Outputs, retained: tuple[int, ...]) -> dict[str, Tensor]:
     """Return scores that are expected to be higher for members, float64, each of shape `(N,)`.
 
-    With p the probabilities and q those renormalised over retained classes, in nats:
-    `loss` log p_y · `confidence` log max p · `entropy` Σ p log p · `modified_entropy` see
-    `modified_entropy`, negated · `retained_confidence` and `retained_entropy` as above
-    of q, missing for fewer than two retained classes. Logarithms do not change an order.
+    With p the probabilities and q those renormalised over retained classes, in nats: `loss` log p_y
+    · `confidence` log max p · `entropy` Σ p log p · `modified_entropy`, negated ·
+    `retained_confidence` and `retained_entropy` of q, missing for fewer than two retained classes.
     """
     everything = log_softmax(outputs.logits)
     found = {
@@ -146,12 +134,8 @@ def own(outputs: Outputs) -> Tensor:
 def modified_entropy(log_probabilities: Tensor, labels: Tensor) -> Tensor:
     """Return the modified entropy (arXiv 2003.10595), nats, shape `(N,)`.
 
-    M = -(1 - p_y) log p_y - Σ_{c≠y} p_c log(1 - p_c): large for a confident wrong
-    answer, unlike the entropy. `inf` where a wrong class has all probability; never NaN.
-
-    Args:
-        log_probabilities: In nats, shape `(N, K)`; minus infinity is allowed.
-        labels: int64, shape `(N,)`.
+    M = -(1 - p_y) log p_y - Σ_{c≠y} p_c log(1 - p_c): large for a confident wrong answer, unlike
+    the entropy. `inf` where a wrong class has all probability; never NaN.
     """
     logs = log_probabilities.double()
     columns = labels[:, None]
@@ -165,12 +149,7 @@ def modified_entropy(log_probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def auc(members: Tensor, non_members: Tensor) -> float:
-    """Return P(member above non-member) + P(tie)/2, the area under the ROC curve.
-
-    Args:
-        members: Scores, shape `(N,)`, N ≥ 1; infinite ones are allowed.
-        non_members: Scores, shape `(M,)`, M ≥ 1.
-    """
+    """Return P(member above non-member) + P(tie)/2, the area under the ROC curve."""
     ordered = non_members.sort().values
     below = torch.searchsorted(ordered, members.contiguous())
     not_above = torch.searchsorted(ordered, members.contiguous(), right=True)
@@ -184,14 +163,9 @@ def leak(area: float) -> float:
 
 
 def tpr_at(members: Tensor, non_members: Tensor, fpr: float) -> float:
-    """Return the largest share of members above a threshold that few non-members pass.
+    """Return the largest share of members above a threshold that at most `fpr` of the others pass.
 
     Thresholds lie between scores, without interpolation: with all scores tied nothing is found.
-
-    Args:
-        members: Scores, shape `(N,)`, N ≥ 1.
-        non_members: Scores, shape `(M,)`, M ≥ 1.
-        fpr: Largest share of non-members that may pass.
     """
     allowed = math.floor(fpr * len(non_members) + 1e-9)  # 0.29 of 100 is below 29 in binary
     if allowed >= len(non_members):
@@ -211,8 +185,5 @@ def tpr_or_absent(members: Tensor, non_members: Tensor) -> float | Absent:
 
 
 def standard_error(members: int, non_members: int) -> float:
-    """Return the deviation of `auc` when both sides follow one law (Mann–Whitney).
-
-    sqrt((n + m + 1) / (12 n m)); smaller with many ties.
-    """
+    """Return the deviation of `auc` when both sides follow one law (Mann–Whitney)."""
     return math.sqrt((members + non_members + 1) / (12 * members * non_members))

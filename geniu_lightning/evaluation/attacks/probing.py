@@ -29,17 +29,9 @@ class Probe(Metric):
     """Linear classifier, trained anew on frozen features of all classes.
 
     Multinomial logistic regression with an L2 penalty and classes weighted by 1/n_c, on features
-    standardised by the images it is fitted on, see `fit_and_score_positions`.
-
-    - `recall`: share of a forgotten class's images that it gets right, mean over these classes.
-    - `retain`: the same over retained classes.
-
-    Chance is 1/K, which constant features have exactly. An oracle is far above it: good features
-    also separate classes never seen. So only recall above the oracles' is memory. Blind to traces
-    that are not linear, and to what is lost between the features and the answers.
-
-    Args:
-        strength: Of the fit: inverse of the penalty's weight, scikit-learn's `C`.
+    standardised by the images it is fitted on. `recall` is the share of a forgotten class's images
+    that it gets right, mean over these classes, `retain` the same over retained classes. Chance is
+    1/K; an oracle is far above it, as good features also separate classes never seen.
 
     Source:
         Alain and Bengio, Understanding intermediate layers using linear classifier probes, arXiv
@@ -48,7 +40,7 @@ class Probe(Metric):
 
     infos = RECALLS
 
-    strength: Positive = 1.0
+    strength: Positive = 1.0  # inverse of the penalty's weight, scikit-learn's `C`
 
     def __call__(self, context: Context) -> Values:
         """Measure the unlearned model."""
@@ -66,19 +58,8 @@ class Prototype(Metric):
     """Nearest class mean by cosine: recovery without an optimiser.
 
     The prototype of class c is μ_c = mean of h/‖h‖ over k images of c; an image goes to the class
-    with the largest cos(h, μ_c). A feature vector of zeros has cosine 0 with everything. Ties are
-    divided. The images are those of `Probe`.
-
-    - `k1.recall`, `k5.recall`, ...: share of a forgotten class's images that go to it, mean
-      over these classes and over three draws of k images; `all`: of all that may be fitted on.
-    - `proxies.recall`: with prototypes of the proxies stored with the model.
-    - `....retain`: the same over retained classes.
-
-    An oracle's is above chance, as for `Probe`. Blind to what an average
-    hides, such as a class in several clusters or one that small directions tell apart.
-
-    Args:
-        shots: Numbers k of images a class; 0 takes all.
+    with the largest cos(h, μ_c), ties divided. `k1`, `k5`, …: means over three draws of k images;
+    `all`: of all that may be fitted on; `proxies`: of the proxies stored with the model.
 
     Source:
         Snell et al., Prototypical Networks for Few-shot Learning, arXiv 1703.05175, equation 1.
@@ -88,7 +69,7 @@ class Prototype(Metric):
     needs = frozenset({"proxies"})
     infos = RECALLS
 
-    shots: Annotated[Sequence[NonNegativeInt], Field(min_length=1)] = (1, 5, 0)
+    shots: Annotated[Sequence[NonNegativeInt], Field(min_length=1)] = (1, 5, 0)  # 0: all
 
     def __call__(self, context: Context) -> Values:
         """Measure the unlearned model."""
@@ -107,20 +88,13 @@ class Prototype(Metric):
             few = Absent(f"a class has only {fewest} images to fit on, fewer than {shots}")
             return dict.fromkeys(RECALLS, few)
         draws = []
+        pools = [(fit.labels == k).nonzero().flatten() for k in range(len(context.class_names))]
         for draw in range(DRAWS if shots else 1):
-            rows = torch.cat(
-                [
-                    drawn(
-                        (fit.labels == k).nonzero().flatten(),
-                        shots or None,
-                        context.generator("prototype", draw, k),
-                    )
-                    for k in range(len(context.class_names))
-                ]
-            )
+            streams = (context.generator("prototype", draw, k) for k in range(len(pools)))
+            pairs = zip(pools, streams, strict=True)
+            rows = torch.cat([drawn(pool, shots or None, stream) for pool, stream in pairs])
             means = prototypes(fit.features[rows], fit.labels[rows])
-            scores = cosines(score.features, means)
-            draws.append(recalls(scores, score.labels, CLOSE_COSINES))
+            draws.append(recalls(cosines(score.features, means), score.labels, CLOSE_COSINES))
         return summary(torch.stack(draws).mean(dim=0), context)
 
     def _proxies(self, score: Outputs, context: Context) -> Values:
@@ -137,14 +111,11 @@ class Prototype(Metric):
 
 
 def fit_and_score_positions(context: Context) -> tuple[str, Tensor, Tensor] | Absent:
-    """Return the images to fit on and those to score; the model was trained on neither.
+    """Return a split and positions in it to fit on, and positions in `test` to score.
 
-    These are `validation` and `test`, if `validation` has five images of every class. Else each
-    class's test images are halved, by a draw that is the same for every model; an odd one is
+    The model was trained on neither: `validation` and `test`, if `validation` has five images of
+    every class; else halves of each class's test images, drawn alike for every model; an odd one is
     scored.
-
-    Returns:
-        The split to fit on, positions in it, and positions in `test` to score.
     """
     if "test" not in context.splits:
         return Absent("the run has no test images")
@@ -176,10 +147,7 @@ def fit_and_score(context: Context) -> tuple[Outputs, Outputs] | Absent:
 def recalls(scores: Tensor, labels: Tensor, within: float) -> Tensor:
     """Return the recall of each class, float64, shape `(K,)`; NaN for one without images.
 
-    Args:
-        scores: The largest of a row is the answer, shape `(N, K)`.
-        labels: int64, shape `(N,)`.
-        within: Scores this near to the largest share the answer with it.
+    Scores `(N, K)` that are `within` reach of a row's largest share the answer with it.
     """
     largest = scores.max(dim=1, keepdim=True).values
     levelled = torch.where(scores >= largest - within, largest, scores)
@@ -187,16 +155,9 @@ def recalls(scores: Tensor, labels: Tensor, within: float) -> Tensor:
 
 
 def probe(features: Tensor, labels: Tensor, others: Tensor, strength: float) -> Tensor:
-    """Return logits of a logistic regression.
+    """Return logits `(M, K)`, float64, of a logistic regression of labels on features `(N, D)`.
 
-    Args:
-        features: To fit on, shape `(N, D)`.
-        labels: Of them, int64, every class 0 to K-1 among them, shape `(N,)`.
-        others: Features to answer for, shape `(M, D)`.
-        strength: Inverse weight of the L2 penalty.
-
-    Returns:
-        float64, shape `(M, K)`; all 0 if the features to fit on do not vary.
+    All are 0 if the features do not vary. `others`, `(M, D)`, are answered for.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -212,15 +173,7 @@ def probe(features: Tensor, labels: Tensor, others: Tensor, strength: float) -> 
 
 
 def prototypes(features: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean unit feature of each class.
-
-    Args:
-        features: Shape `(N, D)`.
-        labels: int64, every class 0 to K-1 among them, shape `(N,)`.
-
-    Returns:
-        float64, shape `(K, D)`.
-    """
+    """Return the mean unit feature of each class 0 to K-1, float64, shape `(K, D)`."""
     directions = unit(features)
     return torch.stack([directions[labels == k].mean(dim=0) for k in range(int(labels.max()) + 1)])
 

@@ -27,17 +27,8 @@ class RelearnTime(Metric):
     """Number of mini-batches of forgotten images until the class is known as before.
 
     `steps` is the first step, counted from 0, at which A_f on scored test images is at least
-    (1 - alpha) of the original's; absent for a model that needs more than `budget`. `ain` is its
-    ratio to the mean of the oracles'. Ideal 1; below: knowledge was left; far above: the model
-    differs from retrained ones.
-
-    Args:
-        alpha: Tolerance.
-        budget: Largest number of steps.
-        batch: Forgotten images in a step.
-        rate: Learning rate.
-        draws: Number of draws of images; `steps` is the mean over them.
-        scored: Test images of each forgotten class that are scored.
+    (1 - alpha) of the original's. `ain` is its ratio to the mean of the oracles'; ideal 1, below it
+    knowledge was left.
 
     Source:
         Anamnesis index: Chundawat et al., arXiv 2201.05629. Departures: steps in place of epochs,
@@ -50,12 +41,12 @@ class RelearnTime(Metric):
         "ain": MetricInfo("oracle", 1.0, epsilon=0.5),
     }
 
-    alpha: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    budget: PositiveInt = 100
-    batch: PositiveInt = 64
+    alpha: Annotated[float, Field(ge=0, lt=1)] = 0.05  # tolerance
+    budget: PositiveInt = 100  # largest number of steps
+    batch: PositiveInt = 64  # forgotten images in a step
     rate: Positive = 1e-3
-    draws: PositiveInt = 3
-    scored: PositiveInt = 300
+    draws: PositiveInt = 3  # of images; `steps` is the mean over them
+    scored: PositiveInt = 300  # test images of each forgotten class
 
     def __call__(self, context: Context) -> Values:
         """Attack the model."""

@@ -36,17 +36,11 @@ class KShot(Relearning):
     For each k: `curve` is A_f after each of the steps, `area` the area under it, `retain_curve`
     A_r. For `k10` also with a tenth of the rate and with ten times it (`slow`, `fast`; one draw).
 
-    Oracles learn the class, too, anew. Blind to what a head hides from gradients: a bias of -10⁴
-    saturates its row, see `Adaptive`.
-
-    Args:
-        shots: The values of k.
-
     Source:
         Relearn time: Golatkar et al., arXiv 1911.04933; as curves, with several k, ours.
     """
 
-    shots: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (1, 5, 10, 50)
+    shots: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (1, 5, 10, 50)  # the values of k
 
     def __call__(self, context: Context) -> Values:
         """Attack the model."""
@@ -65,22 +59,15 @@ class KShot(Relearning):
                     found |= self.values(f"k{k}.{name}", curves)
         return found
 
-    def images_processed(self, context: Context) -> int:
-        """Return the images of all curves."""
-        sides = 2 * len(context.forget)
-        return sum(
-            self.images_of_curves(context, sides * k, self.draws + (2 if k == 10 else 0))
-            for k in self.shots
-        )
+    def _batches(self, context: Context) -> list[int]:
+        curves = {k: self.draws + (2 if k == 10 else 0) for k in self.shots}
+        return [2 * len(context.forget) * k for k, count in curves.items() for _ in range(count)]
 
 
 @checked
 @dataclass(frozen=True)
 class RetainOnly(Relearning):
-    """Fine-tunes on retained images alone; oracles stay at 0 throughout.
-
-    Args:
-        batch: Images in a step.
+    """Fine-tunes on `batch` retained images a step; oracles stay at 0 throughout.
 
     Source:
         Benign relearning, arXiv 2406.13356; for classes ours.
@@ -95,24 +82,18 @@ class RetainOnly(Relearning):
         curves = self.curves(context, lambda draw: retained(context, self.batch, draw))
         return self.values("", curves)
 
-    def images_processed(self, context: Context) -> int:
-        """Return the images of all curves."""
-        return self.images_of_curves(context, self.batch, self.draws)
+    def _batches(self, context: Context) -> list[int]:
+        return [self.batch] * self.draws
 
 
 @checked
 @dataclass(frozen=True)
 class Adaptive(Relearning):
-    """Resets the forgotten head rows first, then fine-tunes as `KShot`.
+    """Resets the forgotten head rows by k (`shots`) images first, then fine-tunes as `KShot`.
 
-    Each forgotten row is set to the direction of the mean feature of k images, with the retained
-    rows' mean norm and mean bias, so that no gradient has to pass a saturated row. An oracle's
-    features separate unseen classes, too, but its new row also takes retained images: the values
-    are A_f minus the loss of A_r, before the first step (`net`) and as the area over the steps
-    (`net_area`). A mask has the original's.
-
-    Args:
-        shots: k.
+    So no gradient has to pass a saturated row. An oracle's features separate unseen classes, too,
+    but its new row also takes retained images: the values are A_f minus the loss of A_r, before the
+    first step (`net`) and as the area over the steps (`net_area`). A mask has the original's.
 
     Source:
         Ours; nearest to the classification of features in arXiv 2604.08271.
@@ -149,20 +130,16 @@ class Adaptive(Relearning):
             "retain_curve": list(retain),
         }
 
-    def images_processed(self, context: Context) -> int:
-        """Return the images of all curves."""
-        return self.images_of_curves(context, 2 * self.shots * len(context.forget), self.draws)
+    def _batches(self, context: Context) -> list[int]:
+        return [2 * self.shots * len(context.forget)] * self.draws
 
 
 @checked
 @dataclass(frozen=True)
 class OwnProxies(Relearning):
-    """Fine-tunes on the stored proxies, no real image: what model and proxies know together.
+    """Fine-tunes on the stored proxies, no real image: what model and proxies know together (ours).
 
     Oracles are attacked with the same proxies, so that a faster return is knowledge of the model.
-
-    Source:
-        Ours.
     """
 
     needs: ClassVar[frozenset[Part]] = frozenset({"proxies"})
@@ -186,9 +163,8 @@ class OwnProxies(Relearning):
 
         return self.values("", self.curves(context, batches))
 
-    def images_processed(self, context: Context) -> int:
-        """Return the images of all curves."""
+    def _batches(self, context: Context) -> list[int]:
         if context.proxies is None:
-            return 0
+            return []
         mine = torch.isin(context.proxies.labels.cpu(), torch.tensor(context.forget))
-        return self.images_of_curves(context, 2 * int(mine.sum()), self.draws)
+        return [2 * int(mine.sum())] * self.draws

@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 from geniu_lightning.errors import SettingError
-from geniu_lightning.evaluation.attacks.membership import auc
+from geniu_lightning.evaluation.attacks.membership import FEW_RETAINED, auc
 from geniu_lightning.evaluation.context import Context, log_softmax
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
-from geniu_lightning.evaluation.metrics.accuracy import lacking
+from geniu_lightning.evaluation.metrics.accuracy import NO_ORACLE, lacking
 from geniu_lightning.evaluation.references import EPSILON_AREA
 from geniu_lightning.settings.checked import PositiveInt, checked
 
@@ -24,33 +24,20 @@ class RetainedAttack(Metric):
     """Accuracy of a classifier that tells the model from an oracle by retained probabilities.
 
     On the test images of all forgotten classes, with q the probabilities renormalised over retained
-    classes, so that the forgotten logits are hidden from the attack.
-
-    - `auc`: `attack` on log q, mean over oracles, in [0, 1].
-    - `distance`: `distance` between the mean q, mean over oracles, in [0, 1].
-
-    Any two models differ: one oracle is told from another well above 0.5.
+    classes: `auc`, `attack` on log q, and `distance` between the mean q, means over oracles. Any
+    two models differ: one oracle is told from another well above 0.5.
 
     Source: that neighbouring classes betray the forgotten one, arXiv 2506.20893; the two-model
     form is a classifier two-sample test, arXiv 1610.06545.
-
-    Blind to features and head, to the forgotten logits, and, being linear, to differences that no
-    linear rule on log q shows.
-
-    Args:
-        folds: Parts of the images; each is scored by a rule fitted on the others.
-        images: Most images that the classifier sees, the same for all models. The distance takes
-            all.
     """
 
     needs = frozenset({"oracles"})
-    infos: ClassVar[dict[str, MetricInfo]] = {
-        "auc": MetricInfo("oracle", None, EPSILON_AREA),
-        "distance": MetricInfo("oracle", None, EPSILON_AREA),
-    }
+    infos: ClassVar[dict[str, MetricInfo]] = dict.fromkeys(
+        ("auc", "distance"), MetricInfo("oracle", None, EPSILON_AREA)
+    )
 
-    folds: Annotated[int, Field(ge=2)] = 5
-    images: PositiveInt = 1000
+    folds: Annotated[int, Field(ge=2)] = 5  # each is scored by a rule fitted on the others
+    images: PositiveInt = 1000  # most that the classifier sees, the same for all models
 
     def __post_init__(self) -> None:
         if self.folds > self.images:
@@ -58,13 +45,16 @@ class RetainedAttack(Metric):
 
     def __call__(self, context: Context) -> Values:
         """Attack the model with each oracle."""
-        nothing = self._lacking(context)
+        retained = list(context.retained)
+        nothing = lacking(context, "test", context.forget)
+        if not context.oracles:
+            nothing = NO_ORACLE
+        if len(retained) < 2:
+            nothing = FEW_RETAINED
         if nothing is not None:
             return dict.fromkeys(self.infos, nothing)
         ours, *theirs = (
-            retained_logs(
-                context.outputs(network, "test").of(context.forget).logits, context.retained
-            )
+            log_softmax(context.outputs(network, "test").of(context.forget).logits[:, retained])
             for network in (context.unlearned, *context.oracles)
         )
         distances = [distance(ours, oracle) for oracle in theirs]
@@ -78,23 +68,6 @@ class RetainedAttack(Metric):
         areas = [attack(ours[drawn], oracle[drawn], folds) for oracle in theirs]
         return values | {"auc": statistics.fmean(areas)}
 
-    def _lacking(self, context: Context) -> Absent | None:
-        if len(context.retained) < 2:
-            return Absent("with fewer than two retained classes nothing is left to compare")
-        if not context.oracles:
-            return Absent("there is no oracle to compare with")
-        return lacking(context, "test", context.forget)
-
-
-def retained_logs(logits: Tensor, retained: tuple[int, ...]) -> Tensor:
-    """Return log q over retained classes, float64, nats, finite, shape `(N, R)`.
-
-    Args:
-        logits: Finite, shape `(N, K)`.
-        retained: Indices of R classes.
-    """
-    return log_softmax(logits[:, list(retained)])
-
 
 def attack(ours: Tensor, theirs: Tensor, folds: Tensor) -> float:
     """Return the area under the ROC curve of a logistic regression that tells two models apart.
@@ -105,10 +78,7 @@ def attack(ours: Tensor, theirs: Tensor, folds: Tensor) -> float:
     Args:
         ours: Features of images in one model, shape `(N, R)`.
         theirs: Of the same images in another, shape `(N, R)`.
-        folds: Fold of each image, shape `(N,)`, at least two different ones.
-
-    Returns:
-        In [0, 1], of the out-of-fold scores; exactly 0.5 for equal models.
+        folds: Fold of each image, shape `(N,)`.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -136,10 +106,5 @@ def attack(ours: Tensor, theirs: Tensor, folds: Tensor) -> float:
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
-    """Return the total variation ½ Σ |mean q - mean q'|, in [0, 1].
-
-    Args:
-        ours: log q of images in one model, shape `(N, R)`.
-        theirs: In another, shape `(N, R)`.
-    """
+    """Return the total variation ½ Σ |mean q - mean q'| of two log q `(N, R)`, in [0, 1]."""
     return float((ours.exp().mean(dim=0) - theirs.exp().mean(dim=0)).abs().sum() / 2)

@@ -20,11 +20,8 @@ def rmia(
     """Return the success of RMIA, offline form (arXiv 2312.03262).
 
     r(x) = p(y|x) / ½((1 + a) mean_s p_s(y|x) + 1 - a), and the score of x is the share of x' in a
-    population with r(x) / r(x') ≥ γ. Half of the unseen images are the population, the others
-    the non-members; then these halves, images at even and at odd places, change roles.
-
-    Where oracles give a forgotten class no probability, the denominator is the same for all
-    images, and the attack is about that on the model's confidence alone.
+    population with r(x) / r(x') ≥ γ. Half of the unseen images are the population, the others the
+    non-members; then these halves, images at even and at odd places, change roles.
 
     Args:
         members: log p(y|x) in nats of the evaluated model, training images, shape `(D,)`.
@@ -33,9 +30,6 @@ def rmia(
         unseen_references: Of the oracles on these, shape `(S, T)`.
         a: Slope of the approximate likelihood under a model that saw the image, in [0, 1].
         gamma: Likelihood ratio above which an image counts as likelier than another.
-
-    Returns:
-        `auc` and `tpr` at a false positive rate of at most 0.01.
     """
     ours = members - _reference(member_references, a)
     theirs = unseen - _reference(unseen_references, a)

@@ -13,22 +13,14 @@ VARIANCE_FLOOR = 0.05**2  # margins of models that all answer alike do not vary
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return φ = log(p_y / (1 - p_y)) = z_y - log Σ_{c≠y} exp z_c, float64, shape `(X,)`.
-
-    Args:
-        logits: Shape `(X, K)`, K ≥ 2.
-        labels: Classes y, int64, shape `(X,)`.
-    """
+    """Return φ = log(p_y / (1 - p_y)) = z_y - log Σ_{c≠y} exp z_c, float64, shape `(X,)`."""
     columns = labels[:, None]
     mine = logits.double().gather(1, columns).squeeze(1)
     return mine - logits.double().scatter(1, columns, -math.inf).logsumexp(dim=1)
 
 
 def retained_margin(logits: Tensor, retained: tuple[int, ...]) -> Tensor:
-    """Return `margin` among retained classes of the largest of them, shape `(X,)`.
-
-    It needs no label, and is not affected by the masked logit of a forgotten class.
-    """
+    """Return `margin` of the largest retained class among these, which no mask changes."""
     own = logits[:, list(retained)]
     return margin(own, own.argmax(dim=1))
 
@@ -36,21 +28,18 @@ def retained_margin(logits: Tensor, retained: tuple[int, ...]) -> Tensor:
 def u_lira(unlearned: Tensor, oracles: Tensor) -> Values:
     """Return the success of likelihood ratios at telling two kinds of models (arXiv 2403.01218).
 
-    For each image a normal law of the margin is fitted to half of each kind of models, the
-    score is log N(φ; unlearned) - log N(φ; oracles) on the other half, and the halves, models at
-    even and at odd places, change roles. With fewer than 16 models to fit, all images have one
-    variance together; fits of so few are rough.
-
-    Blind to joint changes of margins over images, and to features. A masked logit is found by its
-    depth alone; for the other logits use `retained_margin`.
+    For each image a normal law of the margin is fitted to half of each kind of models, the score is
+    log N(φ; unlearned) - log N(φ; oracles) on the other half, and the halves, models at even and at
+    odd places, change roles. With fewer than 16 models to fit, all images have one variance
+    together.
 
     Args:
         unlearned: Margins of images of one class, float64, shape `(N, X)`, N ≥ 4.
         oracles: Margins of the same images, shape `(M, X)`, M ≥ 4.
 
     Returns:
-        `auc` and `tpr` (at a false positive rate of at most 0.01) over pairs of image and
-        model, `accuracy`: balanced, of the ratio's sign, mean over images; ½ by chance.
+        `auc` and `tpr` (at a false positive rate of at most 0.01) over pairs of image and model,
+        `accuracy`: balanced, of the ratio's sign, mean over images; ½ by chance.
     """
     ours: list[Tensor] = []
     theirs: list[Tensor] = []
@@ -69,7 +58,6 @@ def u_lira(unlearned: Tensor, oracles: Tensor) -> Values:
 
 
 def _normal(margins: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of each image, shapes `(X,)`."""
     variance = margins.var(dim=0)
     if len(margins) < FEWEST_FOR_OWN_VARIANCE:
         variance = variance.mean().expand_as(variance)

@@ -14,40 +14,30 @@ from geniu_lightning.settings.checked import checked
 
 SplitName = Literal["test", "train", "validation"]
 NO_IMAGE = Absent("the split has no image of such a class")
+NO_ORACLE = Absent("there is no oracle to compare with")
 
 
 @checked
 @dataclass(frozen=True)
 class Accuracy(Metric):
-    """Accuracy profile on each split, all values in [0, 1].
+    """Accuracy profile on each split, all values in [0, 1]; classes without an image are left out.
 
     - `per_class`: a_c, share of a class's images that are classified right; an image with n largest
       logits counts 1/n, where argmax would credit the smallest index.
     - `forget` (A_f), `retain` (A_r): means of a_c over forgotten and over retained classes.
     - `retain_micro`: share of all images of retained classes that are right.
-    - `retain_by_frequency`: mean of a_c over retained classes, weighted by their numbers of
-      *training* images: what a stream of images with the imbalance of training would show.
-    - `retain_minority`, `retain_majority`: means of a_c over the retained classes that
-      `few_and_many` calls small and large.
+    - `retain_by_frequency`: mean of a_c over retained classes, weighted by *training* images.
+    - `retain_minority`, `retain_majority`: means over the retained classes by `few_and_many`.
     - `worst_retained`: smallest a_c among retained classes.
-
-    Where `train` and `test` are both named, `generalisation.forget` and
-    `generalisation.retain` are training accuracy minus test accuracy, in [-1, 1].
-
-    Means leave out classes without an image in a split. Blind to everything behind the largest
-    logit: a logit mask is perfect here.
-
-    Args:
-        splits: To measure on. The values of one that the run does not have are absent.
+    - `generalisation.forget`, `.retain`: training minus test accuracy, where both are named.
     """
 
     infos: ClassVar[dict[str, MetricInfo]] = {
         "forget": MetricInfo("oracle", 0.0),
-        "retain": MetricInfo("higher", 1.0),
-        "retain_micro": MetricInfo("higher", 1.0),
-        "retain_by_frequency": MetricInfo("higher", 1.0),
-        "retain_minority": MetricInfo("higher", 1.0),
-        "retain_majority": MetricInfo("higher", 1.0),
+        **dict.fromkeys(
+            ("retain", "retain_micro", "retain_by_frequency", "retain_minority", "retain_majority"),
+            MetricInfo("higher", 1.0),
+        ),
         "worst_retained": MetricInfo("higher", 1.0),
         "per_class": MetricInfo("oracle"),
     }
@@ -72,22 +62,15 @@ class Accuracy(Metric):
         if {"train", "test"} <= set(self.splits):
             for name in ("forget", "retain"):
                 seen, unseen = values[f"train.{name}"], values[f"test.{name}"]
+                gap = seen if isinstance(seen, Absent) else unseen
                 if isinstance(seen, float) and isinstance(unseen, float):
-                    values[f"generalisation.{name}"] = seen - unseen
-                else:
-                    values[f"generalisation.{name}"] = seen if isinstance(seen, Absent) else unseen
+                    gap = seen - unseen
+                values[f"generalisation.{name}"] = gap
         return values
 
 
 def shares(scores: Tensor) -> Tensor:
-    """Return the share of each answer that goes to each class: 1/n to each of n largest.
-
-    Args:
-        scores: Logits or log-probabilities, shape `(N, K)`; a row of NaN answers no class.
-
-    Returns:
-        float64, shape `(N, K)`.
-    """
+    """Return the share of each answer that goes to each class: 1/n to each of n largest."""
     largest = scores == scores.max(dim=1, keepdim=True).values
     return largest.double() / largest.sum(dim=1, keepdim=True).clamp(min=1)
 
@@ -112,12 +95,7 @@ def confusion(outputs: Outputs, classes: int) -> Tensor:
 
 
 def mean_over(each: Tensor, classes: tuple[int, ...]) -> float | Absent:
-    """Return the mean of values of classes, without classes that have no images.
-
-    Args:
-        each: Values of classes, shape `(K,)`; NaN for one without images.
-        classes: Classes of the mean.
-    """
+    """Return the mean of values `(K,)` over classes, without those that are NaN (no images)."""
     mine = each[list(classes)]
     mine = mine[~mine.isnan()]
     return mine.mean().item() if len(mine) else NO_IMAGE
@@ -128,12 +106,8 @@ def few_and_many(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Divide classes into those with few and those with many training images.
 
-    Few is less than the median; where no class has less, as with one large class among equal
-    small ones, few is the median and many is more. Both are empty where all counts are equal.
-
-    Args:
-        counts: Training images of each class.
-        classes: To be divided.
+    Few is less than the median; where no class has less, as with one large class among equal small
+    ones, few is the median and many is more. Both are empty where all counts are equal.
     """
     numbers = [counts[k] for k in classes]
     if len(set(numbers)) < 2:
@@ -172,15 +146,9 @@ def profile(outputs: Outputs, context: Context) -> Values:
 
 
 def balanced_mean(values: Tensor, labels: Tensor, classes: tuple[int, ...]) -> Tensor:
-    """Return the mean over classes of the mean over the images of each class.
+    """Return the mean over classes of the mean over the images of each class, shape `(...)`.
 
-    Args:
-        values: One row an image, shape `(N, ...)`.
-        labels: int64, shape `(N,)`.
-        classes: Classes of the mean; those without images are left out.
-
-    Returns:
-        Shape `(...)`; NaN if none of them has images.
+    Of values `(N, ...)`; classes without images are left out, NaN if none has any.
     """
     means = [values[labels == k].mean(dim=0) for k in classes if (labels == k).any()]
     return torch.stack(means).mean(dim=0) if means else values[:0].mean(dim=0)

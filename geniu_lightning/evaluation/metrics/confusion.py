@@ -10,6 +10,7 @@ from torch import Tensor
 from geniu_lightning.evaluation.context import Context, Outputs, entropy, log_softmax
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
 from geniu_lightning.evaluation.metrics.accuracy import (
+    NO_ORACLE,
     SplitName,
     balanced_mean,
     lacking,
@@ -30,34 +31,19 @@ class Confusion(Metric):
     c's training images; q is softmax over the logits of retained classes alone.
 
     - `profile`: v, shape `(K,)`, sums to 1.
-    - `distance`: total variation ½ Σ_c abs(v_c - v_c of an oracle), mean over oracles, in
-      [0, 1]. Oracles differ from each other too, so 0 is not to be expected.
-    - `attractor`: Σ v_j over all retained classes j with the largest n, in [0, 1].
-    - `attractor_retained`: the same share among images of the other retained classes, mean over
-      these classes.
-    - `rank_correlation`: Spearman's, of v_c and n_c over retained classes, in [-1, 1].
-    - `retained_entropy`: mean entropy of q, in nats, in [0, log R].
-    - `retained_top1`: mean largest q, in [1/R, 1].
-
-    The profile and the attractor are blind to confidence, and the attractor to attraction by a
-    class that is not the largest. The shape of q shows a mask on a confident network, which leaves
-    q flat where an oracle's has a peak; it is blind to which class the peak is.
-
-    Args:
-        split: Images to measure on.
+    - `distance`: total variation ½ Σ_c abs(v_c - v_c of an oracle), mean over oracles.
+    - `attractor`: Σ v_j over all retained classes j with the largest n; `attractor_retained`: the
+      same share among images of the other retained classes, mean over these classes.
+    - `rank_correlation`: Spearman's, of v_c and n_c over retained classes.
+    - `retained_entropy`: mean entropy of q, in nats. `retained_top1`: mean largest q.
     """
 
     needs = frozenset({"oracles"})
     infos: ClassVar[dict[str, MetricInfo]] = {
         name: MetricInfo("oracle")
         for name in (
-            "profile",
-            "distance",
-            "attractor",
-            "attractor_retained",
-            "rank_correlation",
-            "retained_entropy",
-            "retained_top1",
+            *("profile", "distance", "attractor", "attractor_retained", "rank_correlation"),
+            *("retained_entropy", "retained_top1"),
         )
     }
 
@@ -75,6 +61,10 @@ class Confusion(Metric):
         profile = answers(forgotten, context.forget)
         retained = list(context.retained)
         restricted = log_softmax(forgotten.logits[:, retained])
+
+        def mean(values: Tensor) -> float:
+            return balanced_mean(values, forgotten.labels, context.forget).item()
+
         return {
             "profile": profile.tolist(),
             "distance": self._distance(forgotten, context),
@@ -82,17 +72,13 @@ class Confusion(Metric):
             "rank_correlation": rank_correlation(
                 profile[retained], [context.class_counts[k] for k in retained]
             ),
-            "retained_entropy": balanced_mean(
-                entropy(restricted), forgotten.labels, context.forget
-            ).item(),
-            "retained_top1": balanced_mean(
-                restricted.max(dim=1).values.exp(), forgotten.labels, context.forget
-            ).item(),
+            "retained_entropy": mean(entropy(restricted)),
+            "retained_top1": mean(restricted.max(dim=1).values.exp()),
         }
 
     def _distance(self, forgotten: Outputs, context: Context) -> float | Absent:
         if not context.oracles:
-            return Absent("there is no oracle to compare with")
+            return NO_ORACLE
         found = []
         for oracle in context.oracles:
             theirs = context.outputs(oracle, self.split).of(context.forget)
@@ -106,11 +92,7 @@ class Confusion(Metric):
 
 
 def answers(outputs: Outputs, classes: tuple[int, ...]) -> Tensor:
-    """Return the share of images of some classes that is answered as each class.
-
-    Returns:
-        float64, shape `(K,)`, mean over the classes, sums to 1.
-    """
+    """Return the share of images answered as each class, `(K,)`, mean over some true classes."""
     return balanced_mean(shares(outputs.logits), outputs.labels, classes)
 
 
@@ -120,13 +102,7 @@ def total_variation(one: Tensor, other: Tensor) -> float:
 
 
 def attraction(outputs: Outputs, profile: Tensor, context: Context) -> dict[str, float | Absent]:
-    """Return `attractor` and `attractor_retained` as `Confusion` describes them.
-
-    Args:
-        outputs: On all images of the split.
-        profile: On those of forgotten classes, shape `(K,)`.
-        context: Holds the retained classes and their numbers of training images.
-    """
+    """Return `attractor` and `attractor_retained`; `profile` is that of forgotten images."""
     counts, retained = context.class_counts, context.retained
     most = max(counts[k] for k in retained)
     largest = [k for k in retained if counts[k] == most]
@@ -135,23 +111,15 @@ def attraction(outputs: Outputs, profile: Tensor, context: Context) -> dict[str,
         none = Absent("no retained class has more training images than another")
         return {"attractor": none, "attractor_retained": none}
     drawn = answers(outputs, others)[largest].sum().item()
+    unseen = Absent("the split has no image of the smaller retained classes")
     return {
         "attractor": profile[largest].sum().item(),
-        "attractor_retained": (
-            Absent("the split has no image of the smaller retained classes")
-            if math.isnan(drawn)
-            else drawn
-        ),
+        "attractor_retained": unseen if math.isnan(drawn) else drawn,
     }
 
 
 def rank_correlation(profile: Tensor, counts: list[int]) -> float | Absent:
-    """Return Spearman's correlation of shares and numbers of training images.
-
-    Args:
-        profile: Shares of some classes, shape `(R,)`.
-        counts: Training images of the same classes.
-    """
+    """Return Spearman's correlation of shares `(R,)` and numbers of training images."""
     from scipy.stats import spearmanr
 
     rounded = profile.numpy().round(DIGITS)

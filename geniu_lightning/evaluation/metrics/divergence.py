@@ -10,7 +10,12 @@ from torch import Tensor
 
 from geniu_lightning.evaluation.context import Context, Outputs, Split, outputs_of
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
-from geniu_lightning.evaluation.metrics.accuracy import balanced_mean, lacking, shares
+from geniu_lightning.evaluation.metrics.accuracy import (
+    NO_ORACLE,
+    balanced_mean,
+    lacking,
+    shares,
+)
 from geniu_lightning.settings.checked import PositiveInt, checked
 
 LOG2 = math.log(2)
@@ -20,32 +25,23 @@ GROUPS = ("test_forget", "train_forget", "test_retain")
 class Divergence(Metric):
     """Distances between the model's answers and each oracle's, in three groups of images.
 
-    For each image and each oracle o, with p the model's probabilities:
+    For each image and each oracle o, with p the model's probabilities, in nats:
 
-    - `js`: Jensen-Shannon divergence in nats, in [0, log 2].
-    - `kl`: KL(o to p) = Σ_c o_c log(o_c / p_c) in nats; `kl_median` is the median image's, for
-      a few saturated ones rule the mean.
-    - `kl_reverse`: KL(p to o), in nats.
+    - `js`: Jensen-Shannon divergence. `kl`: KL(o to p), `kl_reverse`: KL(p to o); `kl_median` is
+      the median image's KL(o to p), for a few saturated ones rule the mean.
     - `activation`: Euclidean norm of p - o, in [0, √2] (arXiv 2205.08096, activation distance).
-    - `agreement`: whether both answer the same class, in [0, 1].
+    - `agreement`: whether both answer the same class.
 
     Then the mean over images of each class, over classes, and over oracles. Oracles are never
     averaged into one distribution: a mixture of them is none of them.
-
-    The groups are `test_forget`, `train_forget` and `test_retain`. None has 0 as its ideal
-    (1 for agreement): two oracles differ as well. Blind to features and to the
-    head. A flat distribution is near to everything, so a small distance to the original is no
-    proof of memory.
     """
 
     needs = frozenset({"oracles"})
     infos: ClassVar[dict[str, MetricInfo]] = {
         "js": MetricInfo("oracle", epsilon=0.005),
-        "kl": MetricInfo("oracle"),
-        "kl_median": MetricInfo("oracle"),
-        "kl_reverse": MetricInfo("oracle"),
-        "activation": MetricInfo("oracle"),
-        "agreement": MetricInfo("oracle"),
+        **dict.fromkeys(
+            ("kl", "kl_median", "kl_reverse", "activation", "agreement"), MetricInfo("oracle")
+        ),
     }
 
     def __call__(self, context: Context) -> Values:
@@ -54,21 +50,15 @@ class Divergence(Metric):
         for group in GROUPS:
             split, _, kind = group.partition("_")
             classes = context.forget if kind == "forget" else context.retained
-            nothing = lacking(context, split, classes)
-            if nothing is None and not context.oracles:
-                nothing = Absent("there is no oracle to compare with")
+            nothing = lacking(context, split, classes) or (None if context.oracles else NO_ORACLE)
             if nothing is not None:
                 values |= {f"{group}.{name}": nothing for name in self.infos}
                 continue
             model = context.outputs(context.unlearned, split).of(classes)
-            rows = [
-                compare(model, context.outputs(oracle, split).of(classes), classes)
-                for oracle in context.oracles
-            ]
-            values |= {
-                f"{group}.{name}": statistics.fmean(row[name] for row in rows)
-                for name in self.infos
-            }
+            oracles = [context.outputs(oracle, split).of(classes) for oracle in context.oracles]
+            rows = [compare(model, oracle, classes) for oracle in oracles]
+            for name in self.infos:
+                values[f"{group}.{name}"] = statistics.fmean(row[name] for row in rows)
         return values
 
 
@@ -77,22 +67,15 @@ class Divergence(Metric):
 class RandomTeacher(Metric):
     """Zero retrain forgetting (ZRF): similarity of the answers to an untrained network's.
 
-    1 - JS(p, t) / log 2 as `normalised`, in [0, 1], and 1 - JS(p, t) in nats as `nats`, in
-    [1 - log 2, 1], t being an untrained network's probabilities: the mean over test images of each
-    forgotten class, over these classes, and over several such networks (arXiv 2205.08096).
-
-    Not better when higher: an oracle is confident about classes that it has never seen, and is
-    well below 1. Blind to forgetting itself, as it rewards noise: a model that guesses is at 1.
-
-    Args:
-        teachers: Number of untrained networks.
+    1 - JS(p, t) / log 2 as `normalised` and 1 - JS(p, t) in nats as `nats`, t being an untrained
+    network's probabilities: the mean over test images of each forgotten class, over these classes,
+    and over several such `teachers` (arXiv 2205.08096). Rewards noise: not better when higher.
     """
 
     needs = frozenset({"fresh"})
-    infos: ClassVar[dict[str, MetricInfo]] = {
-        "normalised": MetricInfo("oracle"),
-        "nats": MetricInfo("oracle"),
-    }
+    infos: ClassVar[dict[str, MetricInfo]] = dict.fromkeys(
+        ("normalised", "nats"), MetricInfo("oracle")
+    )
 
     teachers: PositiveInt = 3
 
@@ -109,13 +92,10 @@ class RandomTeacher(Metric):
         if nothing is not None:
             return dict.fromkeys(self.infos, nothing)
         model = context.outputs(context.unlearned, "test").of(context.forget)
+        teachers = (self._teacher(context, k) for k in range(self.teachers))
+        each = (js(model.log_probabilities, one.log_probabilities) for one in teachers)
         divergence = statistics.fmean(
-            balanced_mean(
-                js(model.log_probabilities, teacher.log_probabilities),
-                model.labels,
-                context.forget,
-            ).item()
-            for teacher in (self._teacher(context, k) for k in range(self.teachers))
+            balanced_mean(one, model.labels, context.forget).item() for one in each
         )
         return {"normalised": 1 - divergence / LOG2, "nats": 1 - divergence}
 
@@ -137,31 +117,18 @@ class RandomTeacher(Metric):
 
 
 def kl(first: Tensor, second: Tensor) -> Tensor:
-    """Return KL(p to q) = Σ_c p_c log(p_c / q_c) of each image, the expectation being p's.
+    """Return KL(p to q) = Σ_c p_c log(p_c / q_c) of each image, in nats, shape `(N,)`.
 
-    Args:
-        first: Logarithms of p, float64, shape `(N, K)`; may be minus infinity.
-        second: Logarithms of q, likewise.
-
-    Returns:
-        In nats, shape `(N,)`; infinite where q excludes what p does not.
+    Of logarithms of p and q, float64, `(N, K)`, which may be minus infinity.
     """
     _check(first, second)
     return _terms(first, second).sum(dim=1).clamp(min=0)  # rounding
 
 
 def js(first: Tensor, second: Tensor) -> Tensor:
-    """Return ½ KL(p to m) + ½ KL(q to m) of each image, m = (p + q) / 2.
+    """Return ½ KL(p to m) + ½ KL(q to m) of each image, m = (p + q) / 2, in nats, shape `(N,)`.
 
-    Computed from logarithms, so that no small probability becomes 0. This is the divergence, not
-    the distance that is its root.
-
-    Args:
-        first: Logarithms of p, float64, shape `(N, K)`; may be minus infinity.
-        second: Logarithms of q, likewise.
-
-    Returns:
-        In nats, in [0, log 2], shape `(N,)`.
+    From logarithms, so that no small probability becomes 0; not the distance that is its root.
     """
     _check(first, second)
     middle = torch.logaddexp(first, second) - LOG2
@@ -170,29 +137,14 @@ def js(first: Tensor, second: Tensor) -> Tensor:
 
 
 def activation_distance(first: Tensor, second: Tensor) -> Tensor:
-    """Return the Euclidean norm of p - q of each image, in [0, √2], shape `(N,)`.
-
-    In spite of its name it compares probabilities. A mean of it is a mean of norms.
-
-    Args:
-        first: Logarithms of p, float64, shape `(N, K)`.
-        second: Logarithms of q, likewise.
-    """
+    """Return the norm of p - q of each image, of their logarithms; a mean of it is one of norms."""
     _check(first, second)
     distance: Tensor = torch.linalg.vector_norm(first.exp() - second.exp(), dim=1)
     return distance
 
 
 def agreement(first: Tensor, second: Tensor) -> Tensor:
-    """Return the chance that two models answer the same class, ties being drawn by lot.
-
-    Args:
-        first: Log-probabilities, shape `(N, K)`.
-        second: Likewise.
-
-    Returns:
-        In [0, 1], shape `(N,)`.
-    """
+    """Return the chance `(N,)` that two models answer the same class, ties being drawn by lot."""
     return (shares(first) * shares(second)).sum(dim=1)
 
 
@@ -208,10 +160,8 @@ def compare(model: Outputs, oracle: Outputs, classes: tuple[int, ...]) -> dict[s
         "agreement": agreement(ours, theirs),
     }
     values = {k: balanced_mean(v, model.labels, classes).item() for k, v in each.items()}
-    found = [forward[model.labels == k] for k in classes]
-    values["kl_median"] = statistics.fmean(
-        statistics.median(part.tolist()) for part in found if len(part)
-    )
+    found = [forward[model.labels == k].tolist() for k in classes]
+    values["kl_median"] = statistics.fmean(statistics.median(part) for part in found if part)
     return values
 
 

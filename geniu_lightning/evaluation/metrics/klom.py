@@ -13,16 +13,9 @@ LARGEST_MARGIN = 100.0
 def klom(unlearned: Tensor, oracles: Tensor) -> Tensor:
     """Return KL(unlearned to oracles) of each image's margins (KLoM, arXiv 2410.23232).
 
-    Margins are clipped to ±100. By `histogram_kl` with at least 50 models on both sides, by
-    `gaussian_kl` below. Not 0 for equal laws: compare with the floor. Blind to features and to
-    joint changes of margins over images.
-
-    Args:
-        unlearned: Margins, shape `(N, X)`, N ≥ 2.
-        oracles: Margins, shape `(M, X)`, M ≥ 2.
-
-    Returns:
-        In nats, shape `(X,)`.
+    Margins `(N, X)` and `(M, X)` are clipped to ±100. By `histogram_kl` with at least 50 models on
+    both sides, by `gaussian_kl` below. In nats, shape `(X,)`. Not 0 for equal laws: compare with
+    the floor.
     """
     few = min(len(unlearned), len(oracles)) < FEWEST_FOR_HISTOGRAM
     estimate = gaussian_kl if few else histogram_kl
@@ -33,11 +26,7 @@ def klom(unlearned: Tensor, oracles: Tensor) -> Tensor:
 def histogram_kl(first: Tensor, second: Tensor) -> Tensor:
     """Return Σ_b P_b log(P_b / Q_b) over 20 equal bins of the pooled range, shape `(X,)`.
 
-    The largest value is in the last bin, and ½ is added to each count, so that it stays finite.
-
-    Args:
-        first: Draws of P, shape `(N, X)`.
-        second: Draws of Q, shape `(M, X)`.
+    Of draws `(N, X)` of P and `(M, X)` of Q; ½ is added to each count, so that it stays finite.
     """
     low = torch.minimum(first.amin(dim=0), second.amin(dim=0))
     high = torch.maximum(first.amax(dim=0), second.amax(dim=0))
@@ -54,11 +43,7 @@ def histogram_kl(first: Tensor, second: Tensor) -> Tensor:
 def gaussian_kl(first: Tensor, second: Tensor) -> Tensor:
     """Return KL of normal laws, ½(log(v₂/v₁) + (v₁ + (m₁ - m₂)²)/v₂ - 1), shape `(X,)`.
 
-    Variances have the divisor N - 1 and are at least 0.05².
-
-    Args:
-        first: Draws of the first law, shape `(N, X)`, N ≥ 2.
-        second: Draws of the second, shape `(M, X)`, M ≥ 2.
+    Variances of the draws `(N, X)` have the divisor N - 1 and are at least 0.05².
     """
     ours, theirs = (draws.var(dim=0).clamp(min=VARIANCE_FLOOR) for draws in (first, second))
     apart = (first.mean(dim=0) - second.mean(dim=0)) ** 2

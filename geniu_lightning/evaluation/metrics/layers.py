@@ -23,18 +23,11 @@ GRID = 4  # places a side of a pooled map
 
 
 class Layers(Metric):
-    """Nearest class mean by cosine behind each part of the network, the first to the last.
+    """Nearest class mean by cosine behind each part of the network, the first (`1`) to the last.
 
-    As `Prototype` with all images, on the output of a part in place of penultimate features: a map
-    `(N, C, H, W)` averaged down to at most 4 × 4 places, tokens `(N, T, D)` to one. For the parts
-    see `parts_of`; those of a network without `blocks` are coarse, down to one.
-
-    - `1.recall`, `2.recall`, ...: share of a forgotten class's images that go to its mean, mean
-      over these classes.
-    - `....retain`: the same over retained classes.
-
-    Early parts separate classes that look different, in oracles too: only recall above the oracles'
-    behind the same part is memory. Blind to what class means do not show.
+    As `Prototype` with all images, on the output of a part (`parts_of`) in place of penultimate
+    features: a map `(N, C, H, W)` averaged down to at most 4 × 4 places, tokens `(N, T, D)` to one.
+    Early parts separate classes that look different, in oracles too.
 
     Source:
         Ours; of intermediate layers after Alain and Bengio, arXiv 1610.01644.
@@ -54,27 +47,24 @@ class Layers(Metric):
         if isinstance(places, Absent):
             return {f"{part + 1}.{name}": places for part in range(count) for name in RECALLS}
         split, fit, score = places
-        means = self._means(network, context.splits[split], fit, len(context.class_names))
+        sums = class_sums(network, context.splits[split], fit, len(context.class_names))
         scores: list[list[Tensor]] = [[] for _ in range(count)]
         labels = context.splits["test"].labels[score]
         for behind, _ in features_by_part(network, context.splits["test"], score):
             for part, features in behind.items():
-                scores[part].append(cosines(features, means[part]))
-        found: Values = {}
-        for part, own in enumerate(scores):
-            row = _row(own, labels, context)
-            found |= {f"{part + 1}.{name}": value for name, value in row.items()}
-        return found
+                scores[part].append(cosines(features, sums[part]))
+        rows = {part + 1: _row(own, labels, context) for part, own in enumerate(scores)}
+        return {f"{part}.{name}": v for part, row in rows.items() for name, v in row.items()}
 
-    @staticmethod
-    def _means(network: nn.Module, split: Split, rows: Tensor, classes: int) -> dict[int, Tensor]:
-        """Return sums of unit features of each class, `(K, D)`; cosines need no division."""
-        sums: dict[int, Tensor] = {}
-        for behind, labels in features_by_part(network, split, rows):
-            members = F.one_hot(labels, classes).double()
-            for part, features in behind.items():
-                sums[part] = sums.get(part, 0) + members.T @ unit(features)
-        return sums
+
+def class_sums(network: nn.Module, split: Split, rows: Tensor, classes: int) -> dict[int, Tensor]:
+    """Return sums of unit features of each class, `(K, D)`; cosines need no division."""
+    sums: dict[int, Tensor] = {}
+    for behind, labels in features_by_part(network, split, rows):
+        members = F.one_hot(labels, classes).double()
+        for part, features in behind.items():
+            sums[part] = sums.get(part, 0) + members.T @ unit(features)
+    return sums
 
 
 def _row(scores: list[Tensor], labels: Tensor, context: Context) -> Values:
@@ -90,16 +80,10 @@ def _row(scores: list[Tensor], labels: Tensor, context: Context) -> Values:
 def features_by_part(
     network: nn.Module, split: Split, rows: Tensor
 ) -> Iterator[tuple[dict[int, Tensor], Tensor]]:
-    """Yield the features behind each part of a network, a chunk of images at a time.
+    """Yield the features behind each part of a network and the labels, a chunk of images at a time.
 
-    Args:
-        network: A classifier in evaluation mode.
-        split: Images.
-        rows: Positions in it, int64, shape `(M,)`.
-
-    Yields:
-        Features `(N, D)` by the number of the part, from 0, float32, on the CPU, for all parts that
-        the network runs as modules; and the images' labels `(N,)`.
+    Features `(N, D)`, float32, on the CPU, by the number of the part, for all parts that the
+    network runs as modules; of the images at the positions `rows`.
     """
     seen: dict[int, Tensor] = {}
 
@@ -123,11 +107,7 @@ def features_by_part(
 
 
 def pooled(output: Tensor) -> Tensor:
-    """Return the output of a part as features, shape `(N, D)`.
-
-    Args:
-        output: A map `(N, C, H, W)`, tokens `(N, T, D)` or features `(N, D)`.
-    """
+    """Return a map `(N, C, H, W)`, tokens `(N, T, D)` or features as one row an image, `(N, D)`."""
     if output.dim() == 4:
         height, width = output.shape[2:]
         output = F.adaptive_avg_pool2d(output, (min(GRID, height), min(GRID, width)))

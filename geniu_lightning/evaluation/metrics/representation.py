@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from geniu_lightning.evaluation.context import Context, drawn
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
+from geniu_lightning.evaluation.metrics.accuracy import NO_ORACLE
 from geniu_lightning.settings.checked import checked
 
 RESOLUTION = 1e-6  # a smaller relative spread of 32-bit features is rounding
@@ -21,15 +22,10 @@ RESOLUTION = 1e-6  # a smaller relative spread of 32-bit features is rounding
 class CKA(Metric):
     """Similarity of feature geometries by debiased linear centred kernel alignment.
 
-    - `test_forget.original`, `test_forget.oracle`: with the original, and with an oracle (mean
-      over these), on test images of a forgotten class, mean over these classes.
-    - `test_retain.original`, `test_retain.oracle`: on test images of retained classes together.
-
-    At most 1; 1 is the same geometry up to rotation and scale. Oracles, too, are similar to the
-    original. Blind to small directions, even to those that decide an answer.
-
-    Args:
-        images: At most so many of each forgotten class, and of retained classes together.
+    With the `original`, and with an `oracle` (mean over these), on test images of a forgotten
+    class, mean over these classes (`test_forget`), and of retained classes together
+    (`test_retain`). 1 is the same geometry up to rotation and scale. Oracles, too, are similar to
+    the original.
 
     Source:
         Kornblith et al., Similarity of Neural Network Representations Revisited, arXiv 1905.00414,
@@ -37,12 +33,11 @@ class CKA(Metric):
     """
 
     needs = frozenset({"original", "oracles"})
-    infos: ClassVar[dict[str, MetricInfo]] = {
-        "original": MetricInfo("oracle"),
-        "oracle": MetricInfo("oracle"),
-    }
+    infos: ClassVar[dict[str, MetricInfo]] = dict.fromkeys(
+        ("original", "oracle"), MetricInfo("oracle")
+    )
 
-    images: Annotated[int, Field(ge=4)] = 1000
+    images: Annotated[int, Field(ge=4)] = 1000  # most of each group
 
     def __call__(self, context: Context) -> Values:
         """Measure the unlearned model."""
@@ -60,7 +55,7 @@ class CKA(Metric):
         self, context: Context, sets: tuple[tuple[int, ...], ...], others: tuple[nn.Module, ...]
     ) -> float | Absent:
         if not others:
-            return Absent("there is no oracle to compare with")
+            return NO_ORACLE
         if not sets or "test" not in context.splits:
             return Absent("there is no test image of such a class")
         found = []
@@ -80,26 +75,17 @@ class CKA(Metric):
 def cka(first: Tensor, second: Tensor) -> float:
     """Return linear CKA: ‖A'B‖² / (‖A'A‖ ‖B'B‖), Frobenius norms of centred features.
 
-    Biased upwards where there are fewer images than dimensions. Source: arXiv 1905.00414.
-
-    Args:
-        first: Features A of N images, shape `(N, D)`.
-        second: Features B of the same images, shape `(N, E)`.
-
-    Returns:
-        In [0, 1]; NaN where features do not vary.
+    Of features `(N, D)` and `(N, E)`; in [0, 1], NaN where features do not vary. Biased upwards
+    where there are fewer images than dimensions. Source: arXiv 1905.00414.
     """
     return _aligned(first, second, lambda products: products)
 
 
 def cka_debiased(first: Tensor, second: Tensor) -> float:
-    """Return linear CKA from unbiased estimates of the three inner products.
+    """Return linear CKA from unbiased estimates of the three inner products, in [-1, 1].
 
-    Each is Σ_{i≠j} of U-centred Gram matrices' products; 0 is expected of unrelated features, and
-    below 0 can come out. Arguments as `cka`.
-
-    Returns:
-        In [-1, 1]; NaN where features do not vary, or with fewer than four images.
+    Each is Σ_{i≠j} of U-centred Gram matrices' products; 0 is expected of unrelated features. NaN
+    where features do not vary, or with fewer than four images.
 
     Source:
         Song et al., Feature Selection via Dependence Maximization, JMLR 2012 (the estimate);

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from geniu_lightning.evaluation.attacks.membership import own, sides
 from geniu_lightning.evaluation.context import Context, Outputs
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
-from geniu_lightning.evaluation.metrics.accuracy import lacking, mean_over, per_class
+from geniu_lightning.evaluation.metrics.accuracy import (
+    NO_ORACLE,
+    lacking,
+    mean_over,
+    per_class,
+)
 
 NO_PAIR = Absent("no forgotten class has both training and test images")
 
@@ -19,24 +24,19 @@ class Scores(Metric):
     """ToW, AUS and NoMUS, with accuracies that are means over classes, in [0, 1].
 
     **None of them tells forgetting from hiding.** A logit mask gets the full score in all of them,
-    the untouched original in NoMUS if it does not overfit, and a model that memorises its
-    training images in AUS. A model that answers one class, whatever it sees, is not at 0.
-    Never report them alone.
+    the untouched original in NoMUS if it does not overfit, and a model that memorises its training
+    images in AUS. Never report them alone.
 
-    Names: A_f and A_r are accuracies on forgotten and retained classes, D training and T test
-    images, o the original, u the model, Δ the difference to the oracles' mean.
+    A_f and A_r are accuracies on forgotten and retained classes, D training and T test images, o
+    the original, u the model, Δ the difference to the oracles' mean.
 
-    - `tow` (arXiv 2406.01257): (1 - abs ΔA_f(D)) (1 - abs ΔA_r(D)) (1 - abs ΔA_r(T)), in [0, 1].
-      The paper has plain accuracies and all test images; means over retained classes show a lost
-      minority, and a class that oracles never answer is no part of utility.
-    - `tow_mia`: its first factor is 1 - abs ΔM. M is the area under the curve of the attack that
-      calls images with a low loss members, within each forgotten class.
-    - `aus` (arXiv 2312.02052, removal of classes): (1 - (A_r(T; o) - A_r(T; u))) divided by
-      (1 + A_f(T; u)); may exceed 1. It knows no oracle. The paper's other denominator is for
-      removal of images of all classes, and would give an ideal model about ½.
-    - `nomus` (arXiv 2311.02240, λ = ½): ½ A_r(T) + ½ (1 - 2 abs(a - ½)), in [0, 1], a as
-      `attack_accuracy` finds it between training and test images of one class, so that
-      the class itself gives nothing away; mean over forgotten classes.
+    - `tow` (arXiv 2406.01257): (1 - abs ΔA_f(D)) (1 - abs ΔA_r(D)) (1 - abs ΔA_r(T)). The paper has
+      plain accuracies and all test images.
+    - `tow_mia`: its first factor is 1 - abs ΔM, M the area under the curve of the attack that calls
+      images with a low loss members, within each forgotten class.
+    - `aus` (arXiv 2312.02052, removal of classes): (1 - (A_r(T; o) - A_r(T; u))) / (1 + A_f(T; u)).
+    - `nomus` (arXiv 2311.02240, λ = ½): ½ A_r(T) + ½ (1 - 2 abs(a - ½)), a as `attack_accuracy`
+      finds it between training and test images of one class; mean over forgotten classes.
     """
 
     needs = frozenset({"original", "oracles"})
@@ -68,12 +68,7 @@ class Scores(Metric):
 
 
 def tow(model: Sequence[float], oracles: Sequence[Sequence[float]]) -> float:
-    """Return Π_i (1 - abs(m_i - mean over oracles of o_i)).
-
-    Args:
-        model: Measures in [0, 1], such as accuracies on D_f, D_r and T_r.
-        oracles: The same measures of each oracle.
-    """
+    """Return Π_i (1 - abs(m_i - mean over oracles of o_i)) of measures m and o in [0, 1]."""
     score = 1.0
     for value, theirs in zip(model, zip(*oracles, strict=True), strict=True):
         score *= 1 - abs(value - statistics.fmean(theirs))
@@ -93,18 +88,11 @@ def nomus(retained: float, attack: float) -> float:
 def attack_accuracy(members: Tensor, non_members: Tensor, generator: torch.Generator) -> float:
     """Return how well a threshold tells members, on images that had no say in choosing it.
 
-    Both sides are halved. On one half of each the threshold, and the side of it that is called
-    members, are those with the largest balanced accuracy ½ (TPR + TNR), the lowest of equally good
-    ones; the other halves score it. Then the halves change places, and the mean is taken. Chosen
-    and scored on the same images, it would be above ½ for equal laws too.
-
-    Args:
-        members: A score of each, shape `(N,)`, at least two; not changed.
-        non_members: Likewise, shape `(M,)`.
-        generator: Draws the halves.
-
-    Returns:
-        In [0, 1]; ½ knows nothing.
+    Both sides are halved by the generator. On one half of each the threshold, and the side of it
+    that is called members, are those with the largest balanced accuracy ½ (TPR + TNR), the lowest
+    of equally good ones; the other halves score it. Then the halves change places, and the mean is
+    taken; ½ by chance. Chosen and scored on the same images, it would be above ½ for equal laws
+    too.
     """
     one, other = _halves(members, generator), _halves(non_members, generator)
     first, second = (one[0], other[0]), (one[1], other[1])
@@ -173,7 +161,7 @@ def _sides(context: Context, network: nn.Module) -> list[tuple[int, Outputs, Out
 
 def _tow(context: Context) -> Values:
     if not context.oracles:
-        return dict.fromkeys(("tow", "tow_mia"), Absent("there is no oracle to compare with"))
+        return dict.fromkeys(("tow", "tow_mia"), NO_ORACLE)
     networks = (context.unlearned, *context.oracles)
     forgotten = [_accuracy(context, network, "train", context.forget) for network in networks]
     rest = [
@@ -182,12 +170,9 @@ def _tow(context: Context) -> Values:
     ]
     areas = [_area(context, network) for network in networks]
     known = [area for area in areas if isinstance(area, float)]
-    return {
-        "tow": _product(forgotten, rest),
-        "tow_mia": _product(known, rest) if known else NO_PAIR,
-    }
 
+    def product(firsts: list[float]) -> float:
+        model, *oracles = ([first, *row] for first, row in zip(firsts, rest, strict=True))
+        return tow(model, oracles)
 
-def _product(firsts: list[float], rests: list[list[float]]) -> float:
-    rows = [[first, *rest] for first, rest in zip(firsts, rests, strict=True)]
-    return tow(rows[0], rows[1:])
+    return {"tow": product(forgotten), "tow_mia": product(known) if known else NO_PAIR}

@@ -78,16 +78,6 @@ def test_one_copy_among_many_shows_in_the_smallest_ratio() -> None:
     assert found["pixel.forget.ratio"] > 0.5
 
 
-def test_proxies_drawn_from_the_same_law_are_no_copies() -> None:
-    for train, test in ((60, 60), (100, 30), (20, 100)):
-        found = measured(Copying(), clouds(proxies_of(6, 300), train, test))
-        for group in GROUPS:
-            assert found[f"{group}.nearer"] == pytest.approx(0.5, abs=0.1)
-            low, high = (found[f"{group}.nearer_{side}"] for side in ("low", "high"))
-            assert low < found[f"{group}.nearer"] < high
-            assert found[f"{group}.exemplar"] == pytest.approx(0.0, abs=0.1)
-
-
 def test_images_in_both_splits_are_ties_in_spite_of_rounding() -> None:
     class Uneven(Small):
         """As some kernels do, it rounds by what else is in the batch."""

@@ -18,7 +18,6 @@ from geniu_lightning.evaluation.attacks.membership import (
     SCORES,
     Membership,
     auc,
-    leak,
     mean_of,
     modified_entropy,
     scores,
@@ -49,59 +48,14 @@ def drawn(
     return outputs(logits, labels)
 
 
-def test_rigged_models_are_as_leaky_as_is_known() -> None:
-    """Area and rate at few false positives, of the loss."""
-    for name, (area, rate) in {
-        "original": (0.5, 0.0),
-        "oracle": (0.5, 0.0),
-        "mask": (0.5, 0.0),
-        "uniform": (0.5, 0.0),
-        "memoriser": (1.0, 1.0),
-        "collapsed": (0.5, 0.0),
-    }.items():
-        found = measured(Membership(), context_of(rigged()[name]))
-        assert found["loss.auc"] == pytest.approx(area, abs=1e-4), name
-        assert found["loss.tpr"] == pytest.approx(rate, abs=1e-4), name
-        for score in SCORES:
-            assert found[f"{score}.leak"] == pytest.approx(leak(area), abs=1e-4), score
-        assert found["retained_control.auc"] == found["retained_control.leak"] == 0.5
-        assert found["standard_error"] == pytest.approx(0.0409, abs=1e-4)
-        names = {f"{score}.{value}" for score in SCORES for value in ("auc", "leak", "tpr")}
-        assert found.keys() == names | {
-            *("standard_error", "retained_control.auc", "retained_control.leak")
-        }
+def test_a_memory_shows_at_any_temperature_and_constant_answers_show_nothing() -> None:
     memoriser = rigged()["memoriser"]
-    found = measured(Membership(), context_of(memoriser))
-    for score in ("confidence", "entropy", "retained_confidence", "retained_entropy"):
-        # it is surest of what it never saw, so the order is reversed
-        assert (found[f"{score}.auc"], found[f"{score}.leak"]) == (0.0, 1.0), score
     cooler = Rigged(memoriser.table, memoriser.head.weight / 2, memoriser.head.bias / 2)
     assert measured(Membership(), context_of(cooler))["loss.auc"] == 1.0
     for answer in (0, 3):
         found = measured(Membership(), context_of(saturated(answer)))
         for score in SCORES:
             assert (found[f"{score}.auc"], found[f"{score}.tpr"]) == (0.5, 0.0), score
-
-
-def test_unequal_sides_of_one_law_give_half() -> None:
-    for members, others in ((1000, 1000), (4000, 1000), (100, 2000)):
-        train = drawn(1, (members, 50, 50, 50), 2.0)
-        found = attack(train, drawn(101, (others, 50, 50, 50), 2.0))
-        assert found["standard_error"] == standard_error(members, others)
-        for score in SCORES:
-            assert abs(found[f"{score}.auc"] - 0.5) < 3 * found["standard_error"], score
-            assert found[f"{score}.tpr"] < 0.06, score
-
-
-def test_non_members_are_of_the_same_class() -> None:
-    train, test = drawn(1, (300,) * 4), drawn(2, (300,) * 4)
-    for side in (train, test):
-        side.logits[side.labels == 0, 0] -= 20.0
-    found = attack(train, test)
-    assert abs(found["loss.auc"] - 0.5) < 3 * found["standard_error"]
-    # against all test images the class itself would be detected in this harmless model
-    pooled = [scores(part, (1, 2, 3))["loss"] for part in (train.of((0,)), test)]
-    assert auc(*pooled) < 0.2
 
 
 def test_forgotten_classes_are_attacked_one_by_one_and_the_control_on_retained_ones() -> None:
@@ -122,16 +76,6 @@ def test_forgotten_classes_are_attacked_one_by_one_and_the_control_on_retained_o
     assert found["retained_control.auc"] == pytest.approx(2 / 3)
     assert found["retained_control.leak"] == 1.0
     assert abs(found["loss.auc"] - 0.5) < 3 * found["standard_error"]
-
-
-def test_retained_scores_see_behind_a_mask() -> None:
-    train, test = drawn(1, (200, 50, 50, 50)), drawn(2, (200, 50, 50, 50))
-    train.logits[train.labels == 0, 1] += 9
-    for side in (train, test):
-        side.logits[:, 0] = 1e4  # hides all differences of other logits from p
-    found = attack(train, test)
-    assert found["confidence.auc"] == found["entropy.auc"] == 0.5
-    assert min(found["retained_confidence.auc"], found["retained_entropy.auc"]) > 0.95
 
 
 def test_a_value_without_enough_images_is_absent_with_its_reason() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
@@ -21,10 +21,8 @@ from geniu_lightning.evaluation.attacks import retained_attack as module
 from geniu_lightning.evaluation.attacks.retained_attack import (
     RetainedAttack,
     attack,
-    distance,
-    retained_logs,
 )
-from geniu_lightning.evaluation.context import Context, Outputs
+from geniu_lightning.evaluation.context import Context, Outputs, log_softmax
 from geniu_lightning.evaluation.metric import Absent
 from tests.evaluation.worlds import (
     NO_IMAGE,
@@ -60,32 +58,12 @@ def zeros(count: int) -> Tensor:
     return torch.zeros(count, dtype=torch.int64)
 
 
-def test_known_models_are_told_from_the_oracle_and_none_from_itself() -> None:
-    for name, area, apart in (
-        ("original", 1.0, 0.7990),
-        ("oracle", 0.5, 0.0),
-        ("mask", 1.0, 0.7990),
-        ("uniform", 1.0, 0.7990),
-        ("memoriser", 0.5, 0.0),
-        ("collapsed", 1.0, 0.8989),
-    ):
-        found = attacked(context_of(rigged()[name]))
-        assert found == pytest.approx({"distance": apart, "auc": area}, abs=1e-4), name
-        itself = attacked(context_of(rigged()[name], rigged()[name]))
-        assert itself == {"distance": 0.0, "auc": 0.5}, name
+def test_models_that_differ_are_told_apart_and_none_from_itself() -> None:
     other = attacked(context_of(saturated(3), saturated(4)))
     assert other == {"distance": 1.0, "auc": 1.0}
     # with more classes than images a rule knows each image it was fitted on
     ours = {"test": random(1, zeros(40), classes=80)}
     assert attacked(world(ours, ours))["auc"] == 0.5
-
-
-def test_a_shift_is_found_and_models_of_one_law_are_alike() -> None:
-    for seed in range(3):
-        context = world({"test": random(seed, zeros(600))}, {"test": random(seed + 50, zeros(600))})
-        assert attacked(context)["auc"] == pytest.approx(0.5, abs=0.05)
-    shifted = world({"test": random(1, zeros(300), shift=1.5)}, {"test": random(2, zeros(300))})
-    assert attacked(shifted)["auc"] > 0.75
 
 
 def test_it_sees_all_forgotten_images_no_other_and_no_forgotten_logit() -> None:
@@ -131,17 +109,6 @@ def test_the_area_is_that_of_a_grouped_cross_validation(seed: int, images: int, 
     assert found == pytest.approx(roc_auc_score(origin, expected))
 
 
-def test_logs_and_distance_match_scipy() -> None:
-    for scale in (0.1, 3.0, 200.0):
-        logits = (scale * np.random.default_rng(1).normal(size=(2, 15, 6))).astype(np.float32)
-        retained = (1, 2, 5)
-        ours, theirs = (retained_logs(torch.tensor(side), retained) for side in logits)
-        expected = log_softmax(logits.astype(np.float64)[:, :, retained], axis=2)
-        np.testing.assert_allclose(ours.numpy(), expected[0], rtol=1e-12, atol=1e-14)
-        means = np.exp(expected).mean(axis=1)
-        assert distance(ours, theirs) == pytest.approx(np.abs(means[0] - means[1]).sum() / 2)
-
-
 def test_images_are_drawn_once_for_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
     def rows_given(context: Context, **settings: int) -> list[Tensor]:
         given_rows: list[Tensor] = []
@@ -160,7 +127,7 @@ def test_images_are_drawn_once_for_all_models(monkeypatch: pytest.MonkeyPatch) -
     assert torch.equal(first, second)
     assert torch.equal(first, other)  # both rows of a pair are of one image
     assert folds.bincount().tolist() == [10, 10, 10]
-    rows = retained_logs(ours["test"].logits, (1, 2, 3, 4, 5))
+    rows = log_softmax(ours["test"].logits[:, 1:])
     chosen = [int((rows == row).all(dim=1).nonzero()) for row in first]
     assert len(set(chosen)) == 30
     assert chosen != sorted(chosen)

@@ -29,7 +29,6 @@ from tests.evaluation.worlds import (
     NO_IMAGE,
     NO_ORACLE,
     context_of,
-    measured,
     outputs,
     random_outputs,
     rigged,
@@ -38,37 +37,9 @@ from tests.evaluation.worlds import (
 )
 
 NAMES = ("js", "kl", "kl_median", "kl_reverse", "activation", "agreement")
-DISTANCES = ("js", "kl", "activation", "agreement")
-KNOWN = {  # by `DISTANCES`, all on forgotten test images
-    "original": (0.6011, 4.0106, 1.2721, 0.0),
-    "oracle": (0.0, 0.0, 0.0, 1.0),
-    "mask": (0.3674, 1.7080, 0.8475, 0.1111),
-    "uniform": (0.3844, 1.8134, 0.8540, 0.1),
-    "memoriser": (0.0, 0.0, 0.0, 1.0),
-    "collapsed": (0.5786, 3.9612, 1.2642, 0.0),
-}
 
 
-def test_rigged_models_are_as_far_from_the_oracle_as_is_known() -> None:
-    for name, known in KNOWN.items():
-        found = measured(Divergence(), context_of(rigged()[name]))
-        seen = KNOWN["original" if name == "memoriser" else name]  # on training images
-        for k, column in enumerate(DISTANCES):
-            assert found[f"test_forget.{column}"] == pytest.approx(known[k], abs=1e-4), name
-            assert found[f"train_forget.{column}"] == pytest.approx(seen[k], abs=1e-4), name
-        assert found["test_forget.kl_median"] == pytest.approx(known[1], abs=1e-4)
-        assert found.keys() == {f"{group}.{column}" for group in GROUPS for column in NAMES}
-        itself = Divergence()(context_of(rigged()[name], rigged()[name]))
-        distances = [itself[f"test_forget.{n}"] for n in NAMES[:5]]
-        assert distances == pytest.approx([0.0] * 5, abs=1e-12)
-    for name, far, agrees in (("mask", 0.0, 1.0), ("uniform", 0.3844, 0.1)):
-        found = Divergence()(context_of(rigged()[name]))
-        assert found["test_retain.js"] == pytest.approx(far, abs=1e-4)
-        assert found["test_retain.agreement"] == pytest.approx(agrees, abs=1e-4)
-    # near to the original is no proof of memory
-    for name, far in (("oracle", 0.6011), ("mask", 0.5256), ("uniform", 0.3681)):
-        found = Divergence()(context_of(rigged()[name], rigged()["original"]))
-        assert found["test_forget.js"] == pytest.approx(far, abs=1e-4)
+def test_saturated_models_are_as_far_apart_as_they_can_be() -> None:
     apart = Divergence()(context_of(saturated(3), saturated(5)))
     expected = [0.693147, 400.0, 400.0, 400.0, 1.414214, 0.0]
     for group in GROUPS:
@@ -91,20 +62,10 @@ def test_pairs_have_their_known_distances() -> None:
     assert js(first, second).item() == pytest.approx(0.571527, abs=1e-6)
     assert js(*nine_tenths(100)).item() == pytest.approx(0.6167, abs=1e-4)
     assert kl(first, second).item() == pytest.approx(3.906177, abs=1e-6)
-    assert activation_distance(first, second).item() == pytest.approx(1.257079, abs=1e-6)
-    assert agreement(first, second).item() == 0.0
     for distance in (js, kl, activation_distance, agreement):
-        repeated = distance(first.repeat(7, 1), second.repeat(7, 1))
-        assert repeated.tolist() == pytest.approx([distance(first, second).item()] * 7)
         none = torch.full((1, 90), -torch.inf).double()  # classes without mass change nothing
         wider = distance(*(torch.cat([x, none], dim=1) for x in (first, second)))
         assert wider.item() == pytest.approx(distance(first, second).item())
-    oracle, model = logs([0.5, 0.5]), logs([0.25, 0.75])
-    assert kl(oracle, model).item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
-    sides = ({"test": outputs(x, [0])} for x in (model, oracle))
-    found = Divergence()(world(*sides, counts=(1, 1)))
-    assert found["test_forget.kl"] == pytest.approx(0.143841, abs=1e-6)
-    assert found["test_forget.kl_reverse"] == pytest.approx(0.130812, abs=1e-6)
     for distance in (js, kl, activation_distance):
         for pair in ((first.exp(), second), (first, second.exp())):
             with pytest.raises(AssertionError, match="no log-probabilities"):
@@ -225,20 +186,7 @@ def with_teachers(nursery: Nursery, name: str = "original", **more: int) -> Cont
     return dataclasses.replace(context_of(rigged()[name], fresh=nursery, **more), forget=(0, 3))
 
 
-def test_a_uniform_teacher_rewards_noise() -> None:
-    for name, known in {  # divided by log 2, and in nats
-        "original": (0.4690, 0.6319),
-        "oracle": (0.4454, 0.6156),
-        "mask": (0.9481, 0.9640),
-        "uniform": (1.0, 1.0),
-        "collapsed": (0.4690, 0.6319),
-    }.items():
-        context = context_of(rigged()[name], fresh=lambda seed: rigged()["uniform"])
-        found = measured(RandomTeacher(), context)
-        assert list(found.items()) == [
-            ("normalised", pytest.approx(known[0], abs=1e-4)),
-            ("nats", pytest.approx(known[1], abs=1e-4)),
-        ]
+def test_values_are_means_over_teachers() -> None:
     teachers = iter([rigged()["uniform"], rigged()["original"]])
     context = context_of(rigged()["original"], fresh=lambda seed: next(teachers))
     assert RandomTeacher(2)(context)["nats"] == pytest.approx((0.6319 + 1) / 2, abs=1e-4)

@@ -53,16 +53,9 @@ def test_the_histogram_is_that_of_numpy() -> None:
             p, q = p / p.sum(), q / q.sum()
             expected.append((p * np.log(p / q)).sum())
         np.testing.assert_allclose(histogram_kl(ours, theirs).numpy(), expected, atol=1e-12)
-    # all in the lowest bin against half in the lowest and half in the highest
-    one, both = torch.zeros(50, 1), torch.tensor([0.0, 1.0]).repeat(25)[:, None]
-    p, q = [50.5, 0.5], [25.5, 25.5]
-    forward = sum(a / 60 * math.log(a / b) for a, b in zip(p, q, strict=True))
-    backward = sum(b / 60 * math.log(b / a) for a, b in zip(p, q, strict=True))
-    assert klom(one, both).item() == pytest.approx(forward)
-    assert klom(both, one).item() == pytest.approx(backward)
 
 
-def test_the_estimate_follows_the_smaller_side_and_has_a_floor() -> None:
+def test_the_estimate_follows_the_smaller_side() -> None:
     for ours, theirs, estimate in (
         (50, 50, histogram_kl),
         (49, 80, gaussian_kl),
@@ -70,11 +63,3 @@ def test_the_estimate_follows_the_smaller_side_and_has_a_floor() -> None:
     ):
         first, second = normal(1, ours, 3), normal(2, theirs, 3)
         assert torch.equal(klom(first, second), estimate(first, second))
-    for models, estimate, floor in (
-        (20, gaussian_kl, 0.118),
-        (100, gaussian_kl, 0.021),
-        (20, histogram_kl, 0.40),
-        (100, histogram_kl, 0.15),
-    ):
-        found = estimate(normal(1, models, 2000), normal(2, models, 2000)).mean().item()
-        assert found == pytest.approx(floor, rel=0.06)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from geniu_lightning.evaluation.attacks.probing import cosines, prototypes
 from geniu_lightning.evaluation.context import Context, Split
 from geniu_lightning.evaluation.metric import Absent
-from geniu_lightning.evaluation.metrics.layers import Layers, features_by_part, pooled
+from geniu_lightning.evaluation.metrics.layers import Layers, class_sums, features_by_part, pooled
 from geniu_lightning.models.allcnn import AllCNN
 from tests.evaluation.worlds import context_of, measured, rigged
 
@@ -91,7 +91,7 @@ def test_the_sums_have_the_means_cosines() -> None:
     labels = torch.arange(300) % CLASSES
     images = torch.randn(300, 1, 16, 16) + labels[:, None, None, None]
     split, rows = Split(labels, lambda positions: images[positions]), torch.arange(300)
-    sums = Layers._means(network, split, rows, CLASSES)
+    sums = class_sums(network, split, rows, CLASSES)
     assert len(sums) == 8
     h = images
     for part, block in enumerate(network.blocks):
