@@ -85,9 +85,6 @@ class Unlearner(LightningModule):
             the first process's share, unless `trainer.sync_batchnorm` is set.
         seed: Unlearning seed.
         log_every_n_steps: Steps between two entries in the logs.
-
-    Raises:
-        SettingError: If a setting is unknown or out of range.
     """
 
     access: Access = Access.NONE  # of the class, or of an instance whose settings decide

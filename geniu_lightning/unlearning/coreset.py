@@ -70,7 +70,6 @@ class Coreset(Retrain):
             holds all retained images.
         training_seed: Seed of initialisation, order and draw; `None` derives it from `seed` and
             the kit's training seed.
-        **settings: Those of `Retrain`.
 
     Raises:
         UserError: In `prepare`, as `coreset_size`, or as in retraining.
@@ -103,7 +102,7 @@ class Coreset(Retrain):
         whole = self.stored == retained_images(kit, self.forget)
         self.follow_recipe(
             kit,
-            lambda batch_size: sources.retain(batch_size, seed, limit=self.stored),
+            lambda batch_size: sources.open(Access.RETAIN, batch_size, seed, self.stored),
             0 if whole else self.min_steps,
         )
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.settings.checked import NonNegative
-from geniu_lightning.unlearning.batches import Batches, RepeatBatch, UnlearnBatch, labelled_batch
+from geniu_lightning.unlearning.batches import Batches, StepBatches, UnlearnBatch, labelled_batch
 from geniu_lightning.unlearning.losses import (
     MaxMargin,
     bounded_reciprocal,
@@ -17,7 +17,6 @@ from geniu_lightning.unlearning.losses import (
     masked_target,
     uniform_target,
 )
-from geniu_lightning.unlearning.networks import Teacher
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Source, Tuning
 
@@ -53,10 +52,6 @@ class Geniu(Tuning):
         retain_term: As above.
         retain_weight: w.
         max_margin: Margin from which the reciprocal continues as its tangent, in nats.
-        **settings: Those of `Tuning`.
-
-    Raises:
-        SettingError: If a setting is out of range.
 
     Source:
         GENIU, arXiv 2406.07885, Eq. 7. Departures: the bound of the reciprocal; the terms not
@@ -65,6 +60,7 @@ class Geniu(Tuning):
     """
 
     sides = Access.FORGET | Access.RETAIN
+    distils = True
 
     def __init__(
         self,
@@ -84,16 +80,12 @@ class Geniu(Tuning):
         self.proxy = proxy
         self.max_margin = max_margin
 
-    def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Copy the original as teacher, and make the batch."""
-        self.teacher = Teacher(kit.classifier)
-        super().prepare(kit, sources)
-
     def make_batches(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Batches:
         """Return the one batch of all proxies, for every step; with `data` batches of images."""
         if self.source == "data":
             return super().make_batches(kit, sources, sides, steps)
-        return RepeatBatch(self.all_proxies(kit), steps)
+        batch = self.all_proxies(kit)
+        return StepBatches(lambda step: batch, steps)
 
     def all_proxies(self, kit: Kit) -> UnlearnBatch:
         """Return the proxies of all classes, forget and retain, in one batch."""

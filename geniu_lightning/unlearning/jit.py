@@ -23,7 +23,6 @@ class Jit(Tuning):
     Args:
         draws: N, noisy neighbours of an image in each step.
         sigma: σ, in units of normalised images.
-        **settings: Those of `Tuning`.
 
     Raises:
         SettingError: If a setting is out of range, or `batch_norm` is `train`: logits would depend

@@ -19,10 +19,6 @@ class LogitMask(Unlearner):
 
     Args:
         offset: The bias, negated; finite, for minus infinity breaks cross-entropy and export.
-        **settings: Those of the base.
-
-    Raises:
-        SettingError: If a setting is out of range.
 
     Source:
         Folklore.

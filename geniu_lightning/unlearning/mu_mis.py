@@ -23,7 +23,6 @@ class MuMis(Tuning):
 
     Args:
         irrelevant_weight: w.
-        **settings: Those of `Tuning`.
 
     Raises:
         SettingError: If a setting is out of range, or `batch_norm` is `train`: a logit would depend

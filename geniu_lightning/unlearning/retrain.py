@@ -57,7 +57,7 @@ class Retrain(Unlearner):
         """Build a fresh network and take the recipe from the kit."""
         seed = kit.info.seed if self.training_seed is None else self.training_seed
         self.classifier = fresh_classifier(kit, seed)
-        self.follow_recipe(kit, lambda batch_size: sources.retain(batch_size, seed))
+        self.follow_recipe(kit, lambda batch_size: sources.open(Access.RETAIN, batch_size, seed))
 
     def follow_recipe(
         self, kit: Kit, retained: Callable[[int], Batches], min_steps: int = 0

@@ -39,10 +39,6 @@ class Ssd(Tuning):
         lower: Factor of the ratio, λ.
         loss: `cross_entropy` or `logit_norm`.
         chunk: Images whose gradients are in memory at once, of `per_sample` alone.
-        **settings: Those of `Tuning`.
-
-    Raises:
-        SettingError: If a setting is out of range.
 
     Source:
         SSD, arXiv 2308.07707: its code has alpha 10 (ResNet-18) or 5 (ViT), λ = 1, batch means,

@@ -18,7 +18,6 @@ class ZeroHead(Unlearner):
 
     Args:
         renormalise: Centre the retained rows.
-        **settings: Those of the base.
 
     Source:
         Folklore.
