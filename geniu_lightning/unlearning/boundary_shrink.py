@@ -44,15 +44,7 @@ class BoundaryShrink(Tuning):
         self.spec = kit.info.spec
 
     def attacked(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return images moved one signed step towards an error of the original.
-
-        Args:
-            images: Normalised, shape `(N, C, H, W)`.
-            labels: True classes, int64, shape `(N,)`.
-
-        Returns:
-            Normalised images whose pixels lie in [0, 1].
-        """
+        """Return normalised images moved one signed step towards an error of the original."""
         std = images.new_tensor(self.spec.std).view(1, -1, 1, 1)
         mean = images.new_tensor(self.spec.mean).view(1, -1, 1, 1)
         pixels = (images * std + mean).detach().requires_grad_(True)

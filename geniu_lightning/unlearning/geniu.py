@@ -47,9 +47,6 @@ class Geniu(Tuning):
 
     Args:
         source: `proxies` of the kit; `data` tunes on training images as a control.
-        proxy: As above.
-        forget_term: As above.
-        retain_term: As above.
         retain_weight: w.
         max_margin: Margin from which the reciprocal continues as its tangent, in nats.
 
@@ -125,11 +122,7 @@ class Geniu(Tuning):
 
     @torch.no_grad()
     def _decoded_noise(self, kit: Kit) -> UnlearnBatch:
-        """Return decoded noise, labelled by the original: at most as many a class as prompts.
-
-        Raises:
-            UserError: If no draw is labelled with a forget class, or none with a retained one.
-        """
+        """Return decoded noise, labelled by the original: at most as many a class as prompts."""
         prompts = kit.prompts_of(kit.info.remaining[:1], self.proxies_per_class).images
         per_class, *shape = prompts.shape
         draws = torch.randn(NOISE_DRAWS * len(kit.info.class_names), *shape)

@@ -30,7 +30,6 @@ class GradientAscent(Tuning):
     accuracy falls too.
 
     Args:
-        loss_term: As above.
         cap: Largest cross-entropy that an image is pushed to, in multiples of log K, the chance
             level; `None` is no cap. Of `negative` alone; the others are bounded below.
         max_margin: Margin from which the reciprocal continues as its tangent, in nats.

@@ -150,11 +150,6 @@ def post_filter(logits: Tensor, forget: Sequence[int], threshold: float) -> Tens
     """Return logits in which forget classes above a probability are lowered to the minimum.
 
     The sum of what is removed is added evenly to the retained classes, so the sum of logits stays.
-
-    Args:
-        logits: Of the original classifier, shape `(N, K)`.
-        forget: Forget classes.
-        threshold: Probability above which a forget class is lowered.
     """
     logits = logits.float()
     forgotten = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)

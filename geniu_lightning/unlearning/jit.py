@@ -24,10 +24,6 @@ class Jit(Tuning):
         draws: N, noisy neighbours of an image in each step.
         sigma: σ, in units of normalised images.
 
-    Raises:
-        SettingError: If a setting is out of range, or `batch_norm` is `train`: logits would depend
-            on the batch, and the ratio would measure its noise.
-
     Source:
         An Information Theoretic Approach to Machine Unlearning (Zero-Shot Machine Unlearning at
         Scale via Lipschitz Regularization), arXiv 2402.01401. Its code has N = 25, one pass over
@@ -42,7 +38,7 @@ class Jit(Tuning):
 
     def __init__(self, *, draws: PositiveInt = 5, sigma: Positive = 0.5, **settings: Any) -> None:
         super().__init__(**settings)
-        if self.batch_norm == "train":
+        if self.batch_norm == "train":  # the ratio would measure the noise of the batch
             raise SettingError("must be frozen or frozen_affine, got 'train'", key="batch_norm")
         self.draws = draws
         self.sigma = sigma

@@ -25,9 +25,6 @@ class LogitAdjust(Unlearner):
             an earlier request removed counts.
         offset: The masked bias, negated.
 
-    Raises:
-        UserError: If a setting is out of range, or, in `prepare`, if the kit lacks counts.
-
     Source:
         Menon et al., Long-tail learning via logit adjustment, arXiv 2007.07314, post-hoc form; the
         mask is ours.

@@ -61,10 +61,6 @@ class Regrow(Unlearner):
         batch_size: Copies in a step.
         **settings: Those of the base but `batch_norm`.
 
-    Raises:
-        UserError: If a setting is out of range; in `prepare`, if the network has fewer parts, or
-            the kit lacks counts or the record of its training.
-
     Source:
         Ours. Loss: Zhou et al., arXiv 2503.23751, on other inputs; τ: Menon et al., arXiv
         2007.07314; pasting: CutMix, arXiv 1905.04899, without its labels; long distillation on

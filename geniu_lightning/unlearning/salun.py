@@ -67,12 +67,7 @@ class SalUn(RandomLabel):
 def largest(tensors: list[Tensor], share: float) -> list[Tensor]:
     """Return masks of the share of all entries together with the largest absolute values.
 
-    Args:
-        tensors: Of any shapes.
-        share: In [0, 1]; rounded to whole entries, and at equal values the first are taken.
-
-    Returns:
-        Masks of the same shapes, bool.
+    The share is rounded to whole entries, and at equal values the first are taken.
     """
     flat = torch.cat([t.abs().flatten() for t in tensors])
     order = flat.sort(descending=True, stable=True).indices

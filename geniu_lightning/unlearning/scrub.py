@@ -27,12 +27,6 @@ class Scrub(Tuning):
     differ between two kinds of processor.
 
     Args:
-        rounds: How many.
-        max_rounds: How many of them have max steps.
-        max_steps: Max steps in such a round.
-        min_steps: Min steps in each round.
-        alpha: α.
-        gamma: γ.
         temperature: T.
         **settings: Those of `Tuning`, without `steps`.
 

@@ -137,14 +137,7 @@ class Ssd(Tuning):
 
 
 def dampening(forget: Tensor, reference: Tensor, alpha: float, lower: float) -> Tensor:
-    """Return the factor of each weight: 1 where the weight is not selected.
-
-    Args:
-        forget: I_f, at least 0; where it is 0 no weight is selected.
-        reference: I, at least 0, of the same shape.
-        alpha: Threshold of the ratio.
-        lower: λ.
-    """
+    """Return the factor of each weight: 1 where it is not selected, as where I_f is 0."""
     ratio = (lower * reference / forget).clamp(max=1.0)
     return torch.where(forget > alpha * reference, ratio, torch.ones_like(ratio))
 

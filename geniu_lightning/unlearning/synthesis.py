@@ -206,13 +206,7 @@ class SyntheticBatches(StepBatches):
 
 
 def synthetic_batch(images: Tensor, logits: Tensor, forget: Sequence[int]) -> UnlearnBatch:
-    """Return a batch labelled by the teacher; each image weighs 1/N, both sets together.
-
-    Args:
-        images: Normalised, shape `(N, C, H, W)`; N may be 0.
-        logits: The teacher's, shape `(N, K)`.
-        forget: Forget classes.
-    """
+    """Return a batch labelled by the teacher's logits; each of N >= 0 images weighs 1/N."""
     labels = logits.argmax(dim=1)
     forgotten = torch.isin(labels, torch.tensor(list(forget), device=labels.device))
     weights = torch.full_like(labels, 1 / max(1, len(labels)), dtype=torch.float32)

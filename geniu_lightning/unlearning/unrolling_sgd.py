@@ -31,10 +31,6 @@ class UnrollingSgd(Tuning):
             statistics, 0 and 1, let activations vanish from layer to layer, and nearly all of the
             gradient is that of two biases.
 
-    Raises:
-        UserError: If a setting is out of range, or, in `prepare`, if the kit's initial weights or
-            recipe are not known.
-
     Source:
         Thudi et al., Unrolling SGD, arXiv 2109.13398, single-gradient unlearning. Its experiments
         fine-tune a pre-trained network on few images; forgetting a class of one trained from

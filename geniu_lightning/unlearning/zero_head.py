@@ -18,9 +18,6 @@ class ZeroHead(Unlearner):
 
     Args:
         renormalise: Centre the retained rows.
-
-    Source:
-        Folklore.
     """
 
     def __init__(self, *, renormalise: bool = False, **settings: Any) -> None:
