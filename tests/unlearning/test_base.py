@@ -17,7 +17,7 @@ from geniu_lightning.errors import SettingError, TrainingDivergedError, UserErro
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning import base
 from geniu_lightning.unlearning.base import Clock, Unlearner
-from geniu_lightning.unlearning.batches import RepeatBatch, UnlearnBatch, labelled_batch
+from geniu_lightning.unlearning.batches import StepBatches, UnlearnBatch, labelled_batch
 from geniu_lightning.unlearning.sources import Sources
 from tests.unlearning.helpers import TrainerOf, no_trainer, run
 
@@ -38,7 +38,8 @@ class Toy(Unlearner):
         super().prepare(kit, sources)
         proxies = kit.proxies()
         images, labels = kit.info.spec.normalise(proxies.images), (proxies.labels + 1) % 5
-        self.batches = RepeatBatch(labelled_batch(images, labels, (0,)), self.steps)
+        batch = labelled_batch(images, labels, (0,))
+        self.batches = StepBatches(lambda step: batch, self.steps)
         self.batches.shard = lambda *share: self.shares.append(share)
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
@@ -246,16 +247,16 @@ def test_the_clock_counts_preparing_batches_steps_and_finishing_but_not_setting_
     now = [0.0]
     monkeypatch.setattr(base, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
-    class Made(RepeatBatch):
-        def __iter__(self) -> Any:
-            for batch in super().__iter__():
-                now[0] += 0.5
-                yield batch
-
     class Slow(Toy):
         def prepare(self, kit: Kit, sources: Sources) -> None:
             super().prepare(kit, sources)
-            self.batches = Made(self.batches.batch, self.steps)
+            made = self.batches.batch_of
+
+            def slowly_made(step: int) -> UnlearnBatch:
+                now[0] += 0.5
+                return made(step)
+
+            self.batches.batch_of = slowly_made
             now[0] += 1
 
         def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:

@@ -20,9 +20,11 @@ from geniu_lightning.errors import AccessError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import NetworkSpec, state_digest
 from geniu_lightning.settings.configs import CONF, method_settings
-from geniu_lightning.unlearning import gkt, ispf, warps
+from geniu_lightning.unlearning import warps
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.batches import UnlearnBatch
+from geniu_lightning.unlearning.gkt import Gkt
+from geniu_lightning.unlearning.ispf import Ispf
 from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
 from geniu_lightning.unlearning.sources import Access
 from tests.unlearning.every_method import CONFIGS, built, digest
@@ -56,8 +58,8 @@ every_method = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.st
 def _narrow_generators() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(warps, "PROBES", 64)
-        for module in (gkt, ispf):
-            patch.setattr(module, "WIDTHS", (8, 8, 8))
+        for kind in (Gkt, Ispf):
+            patch.setattr(kind, "widths", (8, 8, 8))
         yield
 
 

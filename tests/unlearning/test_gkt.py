@@ -14,7 +14,7 @@ from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.models.resnet import ResNet18
-from geniu_lightning.unlearning import gkt as module
+from geniu_lightning.unlearning import synthesis
 from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.gkt import Gkt, attend
 from geniu_lightning.unlearning.sources import Access
@@ -26,7 +26,7 @@ adam = partial(torch.optim.Adam, lr=1e-2)
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WIDTHS", (8, 8, 8))
+    monkeypatch.setattr(Gkt, "widths", (8, 8, 8))
 
 
 class Watched(Gkt):
@@ -236,7 +236,7 @@ def test_a_network_without_blocks_is_told_what_to_set(
             return self.head(images.flatten(1))
 
     kit.classifier = Plain().eval()
-    monkeypatch.setattr(module, "fresh_classifier", lambda kit, seed: Plain())
+    monkeypatch.setattr(synthesis, "fresh_classifier", lambda kit, seed: Plain())
     with pytest.raises(UserError, match=r"Plain has no sequence.*set unlearner.attention_weight=0"):
         ready(kit, archive)
     run(gkt(attention_weight=0.0, threshold=0.9), kit, archive, trainer_of)

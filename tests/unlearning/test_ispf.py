@@ -10,7 +10,6 @@ from scipy.special import entr, log_softmax, rel_entr, softmax
 from torch import Tensor, nn
 
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.unlearning import ispf as module
 from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.ispf import (
     Ispf,
@@ -31,7 +30,7 @@ TERMS = ("bn", "one_hot", "balance", "adversarial")
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WIDTHS", (8, 8, 8))
+    monkeypatch.setattr(Ispf, "widths", (8, 8, 8))
 
 
 class Watched(Ispf):

@@ -75,12 +75,11 @@ def test_the_neighbours_have_no_gradient_and_a_flat_answer_has_a_finite_one(
         Jit(forget=(1,), batch_norm="train")
 
 
-@pytest.mark.parametrize("source", ["data", "proxies"])
 def test_thirty_steps_flatten_the_classifier_and_forget(
-    kit: Kit, archive: Any, trainer_of: TrainerOf, source: str
+    kit: Kit, archive: Any, trainer_of: TrainerOf
 ) -> None:
     steep = partial(torch.optim.SGD, lr=0.03, momentum=0.9)
-    settings: Any = {"source": source, "steps": 30, "max_gradient_norm": 1.0}
+    settings: Any = {"steps": 30, "max_gradient_norm": 1.0}
     result = run(Jit(forget=GONE, optimizer=steep, **settings), kit, archive, trainer_of)
     torch.manual_seed(1)
     images = archive.images[torch.isin(archive.labels, torch.tensor(GONE))]

@@ -9,11 +9,7 @@ from torch import Tensor
 
 from geniu_lightning.errors import SettingError
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.unlearning.batches import (
-    ChainBatches,
-    RepeatBatch,
-    UnlearnBatch,
-)
+from geniu_lightning.unlearning.batches import CombinedBatches, UnlearnBatch
 from geniu_lightning.unlearning.phases import TwoPhases
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
@@ -32,8 +28,9 @@ class Toy(TwoPhases, Tuning):
         self.seen: list[tuple[bool, float, bool]] = []
 
     def make_batches(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Any:
-        counts = ((Access.FORGET, self.impair_steps), (Access.RETAIN, self.repair_steps))
-        return ChainBatches([RepeatBatch(self.proxies(kit, side), count) for side, count in counts])
+        make = super().make_batches
+        parts = [make(kit, sources, side, steps) for side in sides]
+        return CombinedBatches(parts, [[0]] * self.impair_steps + [[1]] * self.repair_steps)
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         optimizer = self.trainer.optimizers[0]
