@@ -57,7 +57,6 @@ class Coreset(Retrain):
 
     Args:
         budget: As in `coreset_size`.
-        bytes: In place of the budget.
         min_steps: Smallest number of steps: epochs are added to the recipe's, unless the budget
             holds all retained images.
         training_seed: Seed of initialisation, order and draw; `None` derives it from `seed` and

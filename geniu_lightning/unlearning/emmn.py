@@ -30,11 +30,9 @@ class Emmn(TwoPhases):
     Args:
         images_per_class: Noise images of each class.
         noise_steps: Steps of Adam on the noise.
-        noise_rate: Its learning rate.
         penalty: λ.
         batch_size: Images in a step, rounded down to a multiple of the classes; at least one of
             each.
-        **settings: Those of `TwoPhases`.
 
     Source:
         Chundawat et al., Zero-Shot Machine Unlearning, arXiv 2201.05629; the authors' code has the

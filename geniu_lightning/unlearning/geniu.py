@@ -47,8 +47,6 @@ class Geniu(Tuning):
 
     Args:
         source: `proxies` of the kit; `data` tunes on training images as a control.
-        retain_weight: w.
-        max_margin: Margin from which the reciprocal continues as its tangent, in nats.
 
     Source:
         GENIU, arXiv 2406.07885, Eq. 7. Departures: the bound of the reciprocal; the terms not

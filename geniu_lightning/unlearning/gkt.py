@@ -51,7 +51,6 @@ class Gkt(Synthesis):
         mask: Mask the head after the last step, as `logit_mask` does.
         batch_size: Images synthesised in a step, before the gate.
         seek_steps: As above; 0 is the reference's.
-        **settings: Those of `Synthesis`.
 
     Source:
         Chundawat et al., Zero-Shot Machine Unlearning, arXiv 2201.05629, and its public notebook:

@@ -32,13 +32,6 @@ class ImpairRepair(TwoPhases, Tuning):
 
     Repair: mean CE over the retain set.
 
-    Args:
-        forget_term: As above.
-        max_margin: Margin from which the reciprocal continues as its tangent, in nats.
-        impair_steps: Steps on the forget set.
-        repair_steps: Steps on the retain set.
-        repair_rate: Learning rate of the latter.
-
     Source:
         GENIU, arXiv 2406.07885, where I-R is the name of a full-access baseline and, on proxies, of
         an ablation (Table 5). Its losses, steps, rates and optimizer are not published; this form
@@ -60,9 +53,8 @@ class ImpairRepair(TwoPhases, Tuning):
 
     def make_batches(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Batches:
         """Return all batches of the forget set, then all of the retain set."""
-        parts = [
-            super(ImpairRepair, self).make_batches(kit, sources, side, steps) for side in sides
-        ]
+        make = super().make_batches
+        parts = [make(kit, sources, side, steps) for side in sides]
         plan = [[0]] * self.impair_steps + [[1]] * self.repair_steps
         return CombinedBatches(parts, plan)
 

@@ -33,12 +33,8 @@ class Ispf(Synthesis):
     Args:
         target: `post_filter` (the paper's) or `mask`, its limit.
         threshold: ε of the post-filter, a probability in [0, 1].
-        bn_weight: w_bn; without effect on a network without batch norm.
-        one_hot_weight: w_oh.
-        balance_weight: w_bal.
-        adversarial_weight: w_adv.
+        bn_weight: w_bn, as the others' w; without effect on a network without batch norm.
         warm_up_steps: Steps of the generator alone, at the beginning.
-        **settings: Those of `Synthesis`.
 
     Source:
         Toward Efficient Data-Free Unlearning, AAAI 2025, arXiv 2412.13790, and its public code:

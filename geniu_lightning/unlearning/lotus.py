@@ -26,7 +26,6 @@ class Lotus(Tuning):
     forgotten is relearned, and training oscillates.
 
     Args:
-        alpha: α.
         support: Classes of the targets: `all` (the paper's), or `retained` ones alone, with which
             it converges.
         temperature_every: Steps between two measurements of Δ.

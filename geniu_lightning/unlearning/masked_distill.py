@@ -38,7 +38,6 @@ class MaskedDistill(Tuning):
         source: `proxies` of the kit; training `data`; `noise`, N(0, I) in normalised space, fresh
             in every step; `mix`, λx + (1 - λ)x' of two random proxies of any class, λ uniform in
             [0, 1], fresh in every step. Noise needs no generator.
-        retain_weight: w.
         **settings: Those of `Tuning`; `batch_size` is that of noise or mixtures, too.
 
     Source:

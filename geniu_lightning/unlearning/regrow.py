@@ -50,15 +50,12 @@ class Regrow(Unlearner):
         label_agreement: Fraction of warped copies (not mixed, pasted or noisy) that the original
             must classify as their image, or the geometric warps are weakened by tenths; 0: never.
         keep: Parts taken over: blocks, and the stem before them.
-        proxies_per_class: Number of the kit's prompts of each class to use; `None` is all.
         answers: `hard` or `soft`, the probabilities of all retained classes.
         drop_fraction: Fraction, rounded, of a step's copies of one label that is not taught.
         forget_logit_fraction: Steps with F's logits in the student's softmax, as a fraction of the
             steps of retraining (by the kit's record and counts), spread evenly; at least one step,
             at most all. `None` is all steps, and needs no record.
-        temperature: T.
         tau: τ, how much of the imbalance is removed; what an earlier request removed counts.
-        batch_size: Copies in a step.
         **settings: Those of the base but `batch_norm`.
 
     Source:

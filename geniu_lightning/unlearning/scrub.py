@@ -27,7 +27,6 @@ class Scrub(Tuning):
     differ between two kinds of processor.
 
     Args:
-        temperature: T.
         **settings: Those of `Tuning`, without `steps`.
 
     Source:

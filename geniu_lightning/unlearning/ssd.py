@@ -37,7 +37,6 @@ class Ssd(Tuning):
         alpha: Ratio above which a weight is dampened; `None` takes the percentile
             `100 − ln(1 + 100 |D_f| / |D|)` of all ratios.
         lower: Factor of the ratio, λ.
-        loss: `cross_entropy` or `logit_norm`.
         chunk: Images whose gradients are in memory at once, of `per_sample` alone.
 
     Source:

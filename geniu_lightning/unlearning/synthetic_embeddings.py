@@ -36,7 +36,6 @@ class SyntheticEmbeddings(Unlearner):
         per_class: Features of each class.
         max_draws: Approximate limit of draws for each class before the fallback.
         batch_size: Features in a step, drawn at random from all.
-        retain_weight: w.
 
     Source:
         A Universal Source-Free Class Unlearning Framework via Synthetic Embeddings, TMLR 2026;

@@ -26,9 +26,7 @@ class Unsir(TwoPhases, Tuning):
     Args:
         noise_images: Noise images of each forget class.
         noise_steps: Steps of Adam on the noise.
-        noise_rate: Its learning rate.
         penalty: λ of the noise (see `learned_noise`).
-        **settings: Those of `TwoPhases` and `Tuning`.
 
     Source:
         Tarun et al., Fast Yet Effective Machine Unlearning, arXiv 2111.08947. The public notebook

@@ -137,33 +137,6 @@ def test_a_trainer_of_ones_own_gives_the_same_weights(
     assert all(equal(expected.state_dict().values(), found.state_dict().values()))
 
 
-def test_what_a_method_draws_follows_from_its_seed_alone(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
-    class Drawing(Toy):
-        def prepare(self, kit: Kit, sources: Sources) -> None:
-            super().prepare(kit, sources)
-            self.draws = [torch.rand(3)]
-
-        def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
-            self.draws.append(torch.rand(3))
-            return super().loss_terms(batch)
-
-        def finish(self) -> None:
-            self.draws.append(torch.rand(3))
-
-    def drawn(seed: int, random_state: int) -> list[Tensor]:
-        torch.manual_seed(random_state)
-        method = toy(Drawing, seed=seed)
-        run(method, kit, archive, trainer_of)
-        return method.draws
-
-    first = drawn(1, 0)
-    assert len(first) == 1 + 3 + 1
-    assert all(equal(first, drawn(1, 8)))
-    assert not any(equal(first, drawn(2, 0)))
-
-
 def test_wrong_settings_are_refused_in_a_sentence_that_names_them() -> None:
     for settings, sentence in [
         ({"forget": ()}, "forget must name at least one class"),

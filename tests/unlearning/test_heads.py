@@ -33,7 +33,8 @@ COUNTS = (900, 50, 30, 700, 7)
 def images(archive: Any) -> Tensor:
     """Return images of every class, mixtures of two, and noise of every size."""
     noise = torch.randn(60, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    mixed = (archive.images[:, None] + archive.images[None]).flatten(0, 1) / 2
+    some = archive.images[::2]
+    mixed = (some[:, None] + some[None]).flatten(0, 1) / 2
     loud = noise * torch.linspace(0.1, 1000, 60).view(-1, 1, 1, 1)
     return torch.cat([archive.images, mixed, loud])
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, softmax
-from torch import Tensor, nn
+from torch import nn
 
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.unlearning.batches import UnlearnBatch, labelled_batch
+from geniu_lightning.unlearning.batches import labelled_batch
 from geniu_lightning.unlearning.lotus import Lotus
 from tests.unlearning.helpers import (
     FORGOTTEN,
@@ -94,17 +94,13 @@ def test_lotus_measures_every_few_steps_on_a_bounded_number_of_unaugmented_image
         def prepare(self, *given: Any) -> None:
             super().prepare(*given)
             self.found: list[float] = []
-            self.modes: list[bool] = []
 
         def forget_accuracy(self) -> float:
             before = [t.clone() for t in self.classifier.buffers()]
             self.found.append(super().forget_accuracy())
             assert all(map(torch.equal, before, self.classifier.buffers()))
+            self.classifier_was_training = self.classifier.training
             return self.found[-1]
-
-        def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
-            self.modes.append(self.classifier.training)
-            return super().loss_terms(batch)
 
     settings: Any = {"steps": 5, "optimizer": adam, "batch_size": 6, "batch_norm": "train"}
     for every, measured in ((2, 3), (5, 1)):
@@ -114,6 +110,6 @@ def test_lotus_measures_every_few_steps_on_a_bounded_number_of_unaugmented_image
         run(method, kit, archive, trainer_of)
         assert len(method.found) == measured
         assert method.found[0] == 1.0  # the kit's classifier knows every image
-        assert method.modes == [True] * 5  # measuring restores the mode
+        assert method.classifier_was_training  # measuring restores the mode
         assert [split for split, _, seed in archive.opened if seed is None] == ["forget"]
         assert len(archive.read) == 30 + 27 + 12 * measured  # an epoch of 27 is in even batches

@@ -55,21 +55,6 @@ def test_one_phase_ends_before_the_other_begins_and_each_has_its_rate(
         assert list(states) == expected
 
 
-def test_both_phases_are_two_runs_with_an_optimizer_each(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
-    momentum = partial(torch.optim.SGD, lr=1e-2, momentum=0.9)
-    both, first = (
-        run(Toy(impair_steps=3, repair_steps=n, optimizer=momentum), kit, archive, trainer_of)
-        for n in (3, 0)
-    )
-    kit.classifier = first
-    second = partial(momentum, lr=5e-4)
-    method = Toy(impair_steps=0, repair_steps=3, optimizer=second)
-    for name, tensor in run(method, kit, archive, trainer_of).state_dict().items():
-        torch.testing.assert_close(both.state_dict()[name], tensor, rtol=1e-5, atol=1e-7)
-
-
 def test_rates_and_steps_below_their_bounds_are_refused(
     kit: Kit, archive: Any, trainer_of: TrainerOf
 ) -> None:
