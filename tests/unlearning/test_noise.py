@@ -55,7 +55,7 @@ def test_images_do_not_interact_and_the_kit_stays_as_it_was(
     in_pieces = learned(kit, GONE, "max")[0]
     torch.testing.assert_close(together[:3], alone, rtol=0, atol=1e-3)
     torch.testing.assert_close(together, in_pieces, rtol=0, atol=1e-3)
-    steep, _ = learned(kit, GONE, "max", steps=80, rate=1.0)
+    steep, _ = learned(kit, GONE, "max", steps=30, rate=1.0)
     assert steep.isfinite().all()  # the penalty bounds it
     assert digest(kit) == before
     assert all(p.grad is None for p in kit.classifier.parameters())
