@@ -22,10 +22,6 @@ class BadTeacher(Tuning):
     Args:
         teacher: The ignorant teacher: a `random` network (the paper's), which answers nearly alike
             for every image, perhaps with a forget class; or `uniform` over retained classes.
-        **settings: Those of `Tuning`.
-
-    Raises:
-        SettingError: If a setting is out of range.
 
     Source:
         Chundawat et al., Can Bad Teaching Induce Forgetting?, arXiv 2205.08096. Public code: one
@@ -36,21 +32,21 @@ class BadTeacher(Tuning):
     """
 
     sides = Access.FORGET | Access.RETAIN
+    distils = True
 
     def __init__(self, *, teacher: Ignorant = "random", **settings: Any) -> None:
         super().__init__(**settings)
         self.kind = teacher
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Copy the original as good teacher, and draw the ignorant one."""
-        self.good = Teacher(kit.classifier)
+        """Draw the ignorant teacher."""
         self.ignorant = Teacher(fresh_classifier(kit, stream("bad_teacher", self.seed)))
         super().prepare(kit, sources)
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return both terms, in nats."""
         logits = self.classifier(batch.images).float()
-        good = self.good(batch.images).softmax(dim=1)
+        good = self.teacher(batch.images).softmax(dim=1)
         bad = (
             uniform_target(logits, self.forget)
             if self.kind == "uniform"

@@ -29,7 +29,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._since: float | None = None
+        self._since = 0.0
 
     def start(self) -> None:
         """Start a span."""
@@ -38,10 +38,8 @@ class Clock:
 
     def stop(self) -> None:
         """End the span."""
-        assert self._since is not None  # stop follows start
         _synchronise()
         self.seconds += time.perf_counter() - self._since
-        self._since = None
 
     def __enter__(self) -> None:
         self.start()
@@ -71,24 +69,15 @@ class Unlearner(LightningModule):
         classifier = unlearner.end()
 
     The clock measures `prepare`, the steps from first to last, and `finish`. Loading the kit and
-    Lightning's own set-up are not counted.
-
-    Defaults of a class are its source's, or neutral; tuned values are in its yaml.
+    Lightning's own set-up are not counted. Defaults are the source's, or neutral; tuned values are
+    in the method's yaml.
 
     Args:
         forget: Forget classes, by index.
-        steps: Updates.
-        optimizer: Factory; `None` for a method without updates.
-        schedule: Learning rate schedule.
-        max_gradient_norm: Bound of the gradient's norm; `None` is no bound.
+        optimizer: Factory; `None` for a method without steps.
         batch_norm: `frozen` uses and keeps the running statistics and tunes scale and shift,
             `frozen_affine` keeps these too, `train` uses and changes batch statistics: those of
             the first process's share, unless `trainer.sync_batchnorm` is set.
-        seed: Unlearning seed.
-        log_every_n_steps: Steps between two entries in the logs.
-
-    Raises:
-        SettingError: If a setting is unknown or out of range.
     """
 
     access: Access = Access.NONE  # of the class, or of an instance whose settings decide
@@ -155,7 +144,7 @@ class Unlearner(LightningModule):
         """Unlearn, and return the classifier in evaluation mode without gradients.
 
         Args:
-            kit: What training left; unchanged afterwards.
+            kit: Unchanged afterwards.
             sources: Training images as far as `access` goes.
             trainer: Makes a trainer for a number of steps; not called without steps.
 
@@ -169,22 +158,14 @@ class Unlearner(LightningModule):
         return self.end()
 
     def begin(self, kit: Kit, sources: Sources) -> None:
-        """Prepare under the unlearning seed; what ran before in this process has no effect.
-
-        Raises:
-            AccessError: If the method reads what it did not declare.
-        """
+        """Prepare under the unlearning seed; what ran before in this process has no effect."""
         with self.clock:
             torch.manual_seed(stream("unlearn", self.seed))
             self.prepare(kit, sources)
             self._set_batch_norm()
 
     def end(self) -> nn.Module:
-        """Finish, and return the classifier in evaluation mode without gradients.
-
-        Raises:
-            TrainingDivergedError: If loss or weights are non-finite.
-        """
+        """Finish, and return the classifier in evaluation mode without gradients."""
         self.guard.stop_if_bad()
         with self.clock:
             self.finish()
@@ -252,10 +233,7 @@ class Unlearner(LightningModule):
         return loss
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
         """Bound the gradient before the optimizer sees it."""
         if self.max_gradient_norm is not None:

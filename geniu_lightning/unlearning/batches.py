@@ -1,13 +1,10 @@
 """Batches that methods learn from: one batch, and sequences made of several."""
 
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-
-from geniu_lightning.seeds import generator
 
 
 class UnlearnBatch(NamedTuple):
@@ -45,7 +42,7 @@ def labelled_batch(
     """Return a batch of images with class labels.
 
     Args:
-        images: Normalised, shape `(N, C, H, W)`.
+        images: Normalised.
         labels: int64, shape `(N,)`.
         forget: Forget classes.
         share: Weight of this process's mean in the mean over processes.
@@ -56,12 +53,7 @@ def labelled_batch(
 
 
 def unlabelled_batch(images: Tensor, share: float = 1.0) -> UnlearnBatch:
-    """Return a batch of images without a class: label -1, none in the forget set.
-
-    Args:
-        images: Normalised, shape `(N, C, H, W)`.
-        share: As in `labelled_batch`.
-    """
+    """Return a batch of images without a class: label -1, none in the forget set."""
     labels = torch.full((len(images),), -1, device=images.device)
     return labelled_batch(images, labels, (), share)
 
@@ -79,126 +71,54 @@ class Batches(Protocol):
         """Take the share of one of `world` processes."""
 
 
-class WholeBatches:
-    """Base of batches that every process makes alike and takes whole.
+class StepBatches:
+    """Batches made by a function of the step, which every process takes whole.
 
     Gradients are then equal on all processes, and a share would gain nothing.
     """
+
+    def __init__(self, batch_of: Callable[[int], UnlearnBatch], steps: int) -> None:
+        self.batch_of = batch_of
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[UnlearnBatch]:
+        return map(self.batch_of, range(self.steps))
 
     def shard(self, rank: int, world: int) -> None:
         """Leave every batch whole."""
 
 
-class RepeatBatch(WholeBatches):
-    """The same batch in every step.
+class CombinedBatches:
+    """The next batch of one part, or of several, in each step; a part that ends starts again.
 
     Args:
-        batch: The batch.
-        steps: Number of repetitions in an epoch.
+        parts: Batches, each of which takes its own share. No part may be empty.
+        plan: For each step the indices of the parts whose batches are concatenated.
     """
 
-    def __init__(self, batch: UnlearnBatch, steps: int) -> None:
-        self.batch = batch
-        self.steps = steps
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[UnlearnBatch]:
-        for _ in range(self.steps):
-            yield self.batch
-
-
-class GaussianBatches(WholeBatches):
-    """Fresh Gaussian noise N(0, I) in every step.
-
-    Args:
-        shape: Shape of a batch, `(N, C, H, W)`.
-        steps: Batches in an epoch.
-        seed: Seed of the draws.
-        device: Device of the batches.
-    """
-
-    def __init__(
-        self, shape: tuple[int, int, int, int], steps: int, seed: int, device: torch.device
-    ) -> None:
-        self.shape = shape
-        self.steps = steps
-        self.seed = seed
-        self.device = device
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[UnlearnBatch]:
-        for step in range(self.steps):
-            random = generator("distill_noise", self.seed, step)
-            yield unlabelled_batch(torch.randn(self.shape, generator=random).to(self.device))
-
-
-class _Combined:
-    """Base of batches made of several parts, each of which takes its own share."""
-
-    def __init__(self, parts: Sequence[Batches]) -> None:
+    def __init__(self, parts: Sequence[Batches], plan: Sequence[Sequence[int]]) -> None:
         self.parts = parts
+        self.plan = plan
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[UnlearnBatch]:
+        endless = [_endless(part) for part in self.parts]
+        for step in self.plan:
+            batches = [next(endless[part]) for part in step]
+            if len(batches) == 1:  # the same object: a teacher caches by it
+                yield batches[0]
+            else:
+                yield UnlearnBatch(*(torch.cat(column) for column in zip(*batches, strict=True)))
 
     def shard(self, rank: int, world: int) -> None:
         """Take a share of every part."""
         for part in self.parts:
             part.shard(rank, world)
-
-
-class ZipBatches(_Combined):
-    """One batch of every part in each step, concatenated; a part that ends starts again.
-
-    Args:
-        parts: Batches of the forget set, the retain set, or both. No part may be empty.
-        steps: Batches in an epoch.
-    """
-
-    def __init__(self, parts: Sequence[Batches], steps: int) -> None:
-        super().__init__(parts)
-        self.steps = steps
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[UnlearnBatch]:
-        endless = [_endless(part) for part in self.parts]
-        for _ in range(self.steps):
-            batches = [next(part) for part in endless]
-            yield UnlearnBatch(*(torch.cat(column) for column in zip(*batches, strict=True)))
-
-
-class ChainBatches(_Combined):
-    """All batches of one part, then all of the next: the phases of a method."""
-
-    def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
-
-    def __iter__(self) -> Iterator[UnlearnBatch]:
-        return chain.from_iterable(self.parts)
-
-
-class AlternateBatches(_Combined):
-    """The next batch of one of several parts in each step.
-
-    Args:
-        parts: Each has as many batches as `order` asks for.
-        order: Index of the part of each step.
-    """
-
-    def __init__(self, parts: Sequence[Batches], order: Sequence[int]) -> None:
-        super().__init__(parts)
-        self.order = order
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __iter__(self) -> Iterator[UnlearnBatch]:
-        iterators = [iter(part) for part in self.parts]
-        for part in self.order:
-            yield next(iterators[part])
 
 
 def _endless(batches: Batches) -> Iterator[UnlearnBatch]:

@@ -18,9 +18,6 @@ class BoundaryExpand(Tuning):
     Images are then classified by the K rows: those of forget classes are only as low as they were
     pushed, so some images may be classified as before.
 
-    Args:
-        **settings: Those of `Tuning`.
-
     Source:
         Chen et al., Boundary Unlearning, arXiv 2303.11570; public code has SGD at 1e-5 with
         momentum 0.9, 10 epochs, batch 64, the new row Xavier normal with bias 0; all weights are

@@ -9,7 +9,6 @@ from geniu_lightning.kit.file import Kit
 from geniu_lightning.settings.checked import Fraction
 from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.losses import cross_entropy, margin, masked_target
-from geniu_lightning.unlearning.networks import Teacher
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 
@@ -22,10 +21,6 @@ class BoundaryShrink(Tuning):
 
     Args:
         epsilon: ε, as a fraction of the range of a pixel. 0 takes the image as it is.
-        **settings: Those of `Tuning`.
-
-    Raises:
-        SettingError: If a setting is out of range.
 
     Source:
         Chen et al., Boundary Unlearning, arXiv 2303.11570; public code has ε 0.1, SGD at 1e-5 with
@@ -37,27 +32,19 @@ class BoundaryShrink(Tuning):
     """
 
     sides = Access.FORGET
+    distils = True
 
     def __init__(self, *, epsilon: Fraction = 0.1, **settings: Any) -> None:
         super().__init__(**settings)
         self.epsilon = epsilon
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Copy the original, which is attacked."""
-        self.teacher = Teacher(kit.classifier)
-        self.spec = kit.info.spec
+        """Note how images are normalised."""
         super().prepare(kit, sources)
+        self.spec = kit.info.spec
 
     def attacked(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return images moved one signed step towards an error of the original.
-
-        Args:
-            images: Normalised, shape `(N, C, H, W)`.
-            labels: True classes, int64, shape `(N,)`.
-
-        Returns:
-            Normalised images whose pixels lie in [0, 1].
-        """
+        """Return normalised images moved one signed step towards an error of the original."""
         std = images.new_tensor(self.spec.std).view(1, -1, 1, 1)
         mean = images.new_tensor(self.spec.mean).view(1, -1, 1, 1)
         pixels = (images * std + mean).detach().requires_grad_(True)

@@ -24,17 +24,10 @@ def retained_images(kit: Kit, forget: tuple[int, ...]) -> int:
 def coreset_size(kit: Kit, forget: tuple[int, ...], budget: Budget, size: int | None) -> int:
     """Return how many 8-bit images fit a budget, at most all retained ones.
 
-    Args:
-        kit: What the images would replace.
-        forget: Forget classes.
-        budget: `kit` is the bytes of generator and prompts, those of the forget classes included,
-            though none of their images is drawn: a coreset stored before the request is known
-            would hold fewer of the others. `proxies` is as many images as there are prompts of
-            retained classes: a kit that decodes deterministically holds no more.
-        size: Bytes, in place of the budget.
-
-    Raises:
-        UserError: If the kit has no generator, or the budget is smaller than an image.
+    `size` in bytes stands in place of the budget. The budget `kit` is the bytes of generator and
+    prompts, those of the forget classes included, though none of their images is drawn: a coreset
+    stored before the request is known would hold fewer of the others. `proxies` is as many images
+    as there are prompts of retained classes: a kit that decodes deterministically holds no more.
     """
     spec = kit.info.spec
     image = spec.channels * spec.size**2
@@ -63,17 +56,11 @@ class Coreset(Retrain):
     real ones, which is less private than a kit.
 
     Args:
-        forget: Forget classes, by index.
         budget: As in `coreset_size`.
-        bytes: In place of the budget.
         min_steps: Smallest number of steps: epochs are added to the recipe's, unless the budget
             holds all retained images.
         training_seed: Seed of initialisation, order and draw; `None` derives it from `seed` and
             the kit's training seed.
-        **settings: Those of `Retrain`.
-
-    Raises:
-        UserError: In `prepare`, as `coreset_size`, or as in retraining.
 
     Source:
         Ours.
@@ -103,21 +90,13 @@ class Coreset(Retrain):
         whole = self.stored == retained_images(kit, self.forget)
         self.follow_recipe(
             kit,
-            lambda batch_size: sources.retain(batch_size, seed, limit=self.stored),
+            lambda batch_size: sources.open(Access.RETAIN, batch_size, seed, self.stored),
             0 if whole else self.min_steps,
         )
 
 
 class CoresetTune(FineTune):
-    """Fine-tunes the original on a coreset, and masks the forget classes.
-
-    Args:
-        budget: As in `coreset_size`.
-        bytes: In place of the budget.
-        **settings: Those of `Tuning`, without `source`.
-
-    Raises:
-        UserError: In `prepare`, as `coreset_size`.
+    """Fine-tunes the original on a coreset, drawn as by `Coreset`, and masks the forget classes.
 
     Source:
         Ours. It is the mask that forgets, so the class is suppressed, not forgotten.

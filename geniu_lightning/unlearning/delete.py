@@ -2,11 +2,9 @@
 
 from torch import Tensor
 
-from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.losses import divergence, masked_target
-from geniu_lightning.unlearning.networks import Teacher
-from geniu_lightning.unlearning.sources import Access, Sources
+from geniu_lightning.unlearning.sources import Access
 from geniu_lightning.unlearning.tuning import Tuning
 
 
@@ -15,9 +13,6 @@ class Delete(Tuning):
 
     The original's probabilities of the retained classes stay the target, which preserves these
     classes although no image of the retain set is read.
-
-    Args:
-        **settings: Those of `Tuning`.
 
     Source:
         Zhou et al., Decoupled Distillation to Erase, arXiv 2503.23751; its code has SGD with
@@ -30,15 +25,9 @@ class Delete(Tuning):
     """
 
     sides = Access.FORGET
-
-    def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Copy the original as teacher."""
-        self.teacher = Teacher(kit.classifier)
-        super().prepare(kit, sources)
+    distils = True
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return the divergence on the forget set, in nats."""
         target = masked_target(self.teacher(batch.images), self.forget)
-        return {
-            "forget": batch.forget_mean(divergence(target, self.classifier(batch.images))),
-        }
+        return {"forget": batch.forget_mean(divergence(target, self.classifier(batch.images)))}

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.settings.checked import NonNegative, NonNegativeInt, Positive, PositiveInt
-from geniu_lightning.unlearning.batches import ChainBatches, UnlearnBatch, ZipBatches
+from geniu_lightning.unlearning.batches import CombinedBatches, UnlearnBatch
 from geniu_lightning.unlearning.losses import cross_entropy
-from geniu_lightning.unlearning.noise import NoiseBatches, learned_noise
+from geniu_lightning.unlearning.noise import learned_noise, noise_batches
 from geniu_lightning.unlearning.phases import TwoPhases
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import BatchSize
@@ -30,17 +30,9 @@ class Emmn(TwoPhases):
     Args:
         images_per_class: Noise images of each class.
         noise_steps: Steps of Adam on the noise.
-        noise_rate: Its learning rate.
         penalty: λ.
         batch_size: Images in a step, rounded down to a multiple of the classes; at least one of
             each.
-        impair_steps: Steps on all noise.
-        repair_steps: Steps on the retained classes' noise.
-        repair_rate: Learning rate of these.
-        **settings: Those of the base.
-
-    Raises:
-        SettingError: If a setting is out of range.
 
     Source:
         Chundawat et al., Zero-Shot Machine Unlearning, arXiv 2201.05629; the authors' code has the
@@ -61,17 +53,9 @@ class Emmn(TwoPhases):
         noise_rate: Positive = 0.1,
         penalty: NonNegative = 0.1,
         batch_size: BatchSize = 64,
-        impair_steps: NonNegativeInt = 100,
-        repair_steps: NonNegativeInt = 0,
-        repair_rate: Positive = 1e-3,
         **settings: Any,
     ) -> None:
-        super().__init__(
-            impair_steps=impair_steps,
-            repair_steps=repair_steps,
-            repair_rate=repair_rate,
-            **settings,
-        )
+        super().__init__(**settings)
         self.images_per_class = images_per_class
         self.noise_steps = noise_steps
         self.noise_rate = noise_rate
@@ -94,12 +78,14 @@ class Emmn(TwoPhases):
         wrong = learned(self.forget, "max", penalty=self.penalty)
         right = learned(retained, "min", penalty=0.0)
         both = torch.cat([wrong[0], right[0]]), torch.cat([wrong[1], right[1]])
-        impair, repair = (
-            NoiseBatches(*noise, self.forget, self.batch_size, self.seed) for noise in (both, right)
-        )
-        self.batches = ChainBatches(
-            [ZipBatches([impair], self.impair_steps), ZipBatches([repair], self.repair_steps)]
-        )
+        phases = [
+            noise_batches(
+                *noise, self.forget, batch_size=self.batch_size, steps=steps, seed=self.seed
+            )
+            for noise, steps in ((both, self.impair_steps), (right, self.repair_steps))
+        ]
+        plan = [[0]] * self.impair_steps + [[1]] * self.repair_steps
+        self.batches = CombinedBatches(phases, plan)
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return the mean over all noise of the batch, in nats."""

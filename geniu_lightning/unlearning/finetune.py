@@ -13,9 +13,6 @@ class FineTune(Tuning):
 
     No term acts on the forget class: a large learning rate makes it fade, a small one hardly does.
 
-    Args:
-        **settings: Those of `Tuning`.
-
     Source:
         Folklore. Public code uses SGD 0.01 with momentum 0.9 for 10 epochs (SCRUB's notebook);
         ours counts steps, independent of the size of the data, bounds the gradient, and keeps the

@@ -8,7 +8,7 @@ from torch import Tensor
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.settings.checked import NonNegative
-from geniu_lightning.unlearning.batches import Batches, RepeatBatch, UnlearnBatch, labelled_batch
+from geniu_lightning.unlearning.batches import Batches, StepBatches, UnlearnBatch, labelled_batch
 from geniu_lightning.unlearning.losses import (
     MaxMargin,
     bounded_reciprocal,
@@ -17,7 +17,6 @@ from geniu_lightning.unlearning.losses import (
     masked_target,
     uniform_target,
 )
-from geniu_lightning.unlearning.networks import Teacher
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Source, Tuning
 
@@ -48,15 +47,6 @@ class Geniu(Tuning):
 
     Args:
         source: `proxies` of the kit; `data` tunes on training images as a control.
-        proxy: As above.
-        forget_term: As above.
-        retain_term: As above.
-        retain_weight: w.
-        max_margin: Margin from which the reciprocal continues as its tangent, in nats.
-        **settings: Those of `Tuning`.
-
-    Raises:
-        SettingError: If a setting is out of range.
 
     Source:
         GENIU, arXiv 2406.07885, Eq. 7. Departures: the bound of the reciprocal; the terms not
@@ -65,6 +55,7 @@ class Geniu(Tuning):
     """
 
     sides = Access.FORGET | Access.RETAIN
+    distils = True
 
     def __init__(
         self,
@@ -84,16 +75,12 @@ class Geniu(Tuning):
         self.proxy = proxy
         self.max_margin = max_margin
 
-    def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Copy the original as teacher, and make the batch."""
-        self.teacher = Teacher(kit.classifier)
-        super().prepare(kit, sources)
-
     def make_batches(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Batches:
         """Return the one batch of all proxies, for every step; with `data` batches of images."""
         if self.source == "data":
             return super().make_batches(kit, sources, sides, steps)
-        return RepeatBatch(self.all_proxies(kit), steps)
+        batch = self.all_proxies(kit)
+        return StepBatches(lambda step: batch, steps)
 
     def all_proxies(self, kit: Kit) -> UnlearnBatch:
         """Return the proxies of all classes, forget and retain, in one batch."""
@@ -133,11 +120,7 @@ class Geniu(Tuning):
 
     @torch.no_grad()
     def _decoded_noise(self, kit: Kit) -> UnlearnBatch:
-        """Return decoded noise, labelled by the original: at most as many a class as prompts.
-
-        Raises:
-            UserError: If no draw is labelled with a forget class, or none with a retained one.
-        """
+        """Return decoded noise, labelled by the original: at most as many a class as prompts."""
         prompts = kit.prompts_of(kit.info.remaining[:1], self.proxies_per_class).images
         per_class, *shape = prompts.shape
         draws = torch.randn(NOISE_DRAWS * len(kit.info.class_names), *shape)

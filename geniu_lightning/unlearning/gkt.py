@@ -1,25 +1,17 @@
 """GKT: distil into a new network on synthesised images that pass a gate against forget classes."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.fitting.distributed import least_over_ranks
-from geniu_lightning.fitting.optim import OptimizerFactory
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.seeds import stream
-from geniu_lightning.settings.checked import (
-    Fraction,
-    NonNegative,
-    NonNegativeInt,
-    Positive,
-    PositiveInt,
-)
-from geniu_lightning.unlearning.base import Unlearner
+from geniu_lightning.settings.checked import Fraction, NonNegative, NonNegativeInt, Positive
 from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.logit_mask import mask_head
 from geniu_lightning.unlearning.losses import (
@@ -27,22 +19,13 @@ from geniu_lightning.unlearning.losses import (
     divergence_by_class,
     log_forget_probability,
 )
-from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
-from geniu_lightning.unlearning.sources import Access, Sources
-from geniu_lightning.unlearning.synthesis import (
-    NoiseToImage,
-    Rounds,
-    SyntheticBatches,
-    batch_mean,
-    synthetic_batch,
-)
-from geniu_lightning.unlearning.tuning import BatchSize
+from geniu_lightning.unlearning.sources import Sources
+from geniu_lightning.unlearning.synthesis import Synthesis, batch_mean, synthetic_batch
 
-WIDTHS = (128, 128, 64)
 MIN_PASSED = 4  # fewer images are no sample for the student's batch norm
 
 
-class Gkt(Unlearner):
+class Gkt(Synthesis):
     """Distils the original into a new student; a gate stops images that look like forget classes.
 
     A generator G seeks images on which student S and original T differ. The gate passes those whose
@@ -67,17 +50,7 @@ class Gkt(Unlearner):
         kl_scale: c; `None` is 1/K for K classes, see below.
         mask: Mask the head after the last step, as `logit_mask` does.
         batch_size: Images synthesised in a step, before the gate.
-        student_steps: Steps of the student in a round.
-        seek_steps: Largest number of further steps of the generator in a round in which fewer than
-            4 images pass; 0 is the reference's.
-        latent: Dimension of the noise.
-        generator_optimizer: Factory for the generator's optimizer.
-        **settings: Those of the base but `batch_norm`, which is `train`. `max_gradient_norm` bounds
-            the generator's gradient too.
-
-    Raises:
-        UserError: If a setting is out of range, a network has no `blocks` for the attention, or no
-            image passed in any step.
+        seek_steps: As above; 0 is the reference's.
 
     Source:
         Chundawat et al., Zero-Shot Machine Unlearning, arXiv 2201.05629, and its public notebook:
@@ -94,59 +67,37 @@ class Gkt(Unlearner):
         generator's KL is not divided by K (Adam does not feel it).
     """
 
-    access = Access.NONE
+    widths = (128, 128, 64)
+    sigmoid = False
+    one_noise = True
+    least = MIN_PASSED
 
     def __init__(
         self,
         *,
-        generator_optimizer: OptimizerFactory,
         threshold: Fraction = 0.01,
         attention_weight: NonNegative = 250.0,
         kl_scale: Positive | None = None,
         mask: bool = False,
-        batch_size: BatchSize = 64,
-        student_steps: PositiveInt = 10,
+        batch_size: Annotated[int, Field(ge=MIN_PASSED)] = 64,
         seek_steps: NonNegativeInt = 100,
-        latent: PositiveInt = 128,
         **settings: Any,
     ) -> None:
-        super().__init__(batch_norm="train", **settings)
-        self.rounds = Rounds(
-            self.steps,
-            student_steps,
-            batch_size,
-            reuse=True,
-            least=MIN_PASSED,
-            seek_steps=seek_steps,
-            seed=self.seed,
-        )
+        super().__init__(batch_size=batch_size, **settings)
         self.threshold = threshold
         self.attention_weight = attention_weight
         self.kl_scale = kl_scale
         self.mask = mask
-        self.latent = latent
-        self.generator_optimizer = generator_optimizer
+        self.seek_steps = seek_steps
         self.taught = 0  # steps that updated the student
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
         """Build the student and the generator."""
-        self.teacher = Teacher(kit.classifier)
-        self.classifier = fresh_classifier(kit, stream("student", self.seed))
+        super().prepare(kit, sources)
         if self.attention_weight:
             _blocks_of(self.classifier)
         self.scale = 1 / len(kit.info.class_names) if self.kl_scale is None else self.kl_scale
         self.taught = 0
-        if self.steps:
-            spec = kit.info.spec
-            self.batches = SyntheticBatches(
-                NoiseToImage(spec.channels, spec.size, self.latent, WIDTHS),
-                self.generator_optimizer,
-                self.classifier,
-                self.generator_loss,
-                self.batch_of,
-                self.rounds,
-                self.max_gradient_norm,
-            )
 
     def passes(self, logits: Tensor) -> Tensor:
         """Return which images pass the gate, by the original's logits `(N, K)`."""
@@ -166,7 +117,7 @@ class Gkt(Unlearner):
         """
         expected = self.teacher.network(images)
         passed = self.passes(expected)
-        if self.rounds.seek_steps and passed.sum() < MIN_PASSED:
+        if self.seek_steps and passed.sum() < MIN_PASSED:
             return log_forget_probability(expected, self.forget).mean()
         if not passed.any():
             return None
@@ -206,9 +157,9 @@ class Gkt(Unlearner):
         """Refuse a student that was never taught; mask its head if `mask` is set."""
         if self.steps and not self.taught:
             raise UserError(
-                f"in none of {self.steps} steps did {MIN_PASSED} of {self.rounds.batch_size} images"
+                f"in none of {self.steps} steps did {MIN_PASSED} of {self.batch_size} images"
                 " pass the gate: raise unlearner.threshold or unlearner.seek_steps, got"
-                f" {self.threshold} and {self.rounds.seek_steps}"
+                f" {self.threshold} and {self.seek_steps}"
             )
         if self.mask:
             mask_head(self.classifier, self.forget)

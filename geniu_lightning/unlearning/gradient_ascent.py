@@ -30,14 +30,8 @@ class GradientAscent(Tuning):
     accuracy falls too.
 
     Args:
-        loss_term: As above.
         cap: Largest cross-entropy that an image is pushed to, in multiples of log K, the chance
             level; `None` is no cap. Of `negative` alone; the others are bounded below.
-        max_margin: Margin from which the reciprocal continues as its tangent, in nats.
-        **settings: Those of `Tuning`.
-
-    Raises:
-        SettingError: If a setting is out of range.
 
     Source:
         Folklore. Public code on SalUn (arXiv 2310.12508) has SGD at 1e-4 for 5 epochs to forget a

@@ -5,8 +5,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.settings.checked import NonNegativeInt, Positive
-from geniu_lightning.unlearning.batches import Batches, ChainBatches, UnlearnBatch
+from geniu_lightning.unlearning.batches import Batches, CombinedBatches, UnlearnBatch
 from geniu_lightning.unlearning.losses import (
     MaxMargin,
     bounded_reciprocal,
@@ -33,17 +32,6 @@ class ImpairRepair(TwoPhases, Tuning):
 
     Repair: mean CE over the retain set.
 
-    Args:
-        forget_term: As above.
-        max_margin: Margin from which the reciprocal continues as its tangent, in nats.
-        impair_steps: Steps on the forget set.
-        repair_steps: Steps on the retain set.
-        repair_rate: Learning rate of the latter.
-        **settings: Those of `Tuning`.
-
-    Raises:
-        SettingError: If a setting is out of range.
-
     Source:
         GENIU, arXiv 2406.07885, where I-R is the name of a full-access baseline and, on proxies, of
         an ablation (Table 5). Its losses, steps, rates and optimizer are not published; this form
@@ -57,25 +45,18 @@ class ImpairRepair(TwoPhases, Tuning):
         *,
         forget_term: ForgetTerm = "reciprocal",
         max_margin: MaxMargin = 5.0,
-        impair_steps: NonNegativeInt = 25,
-        repair_steps: NonNegativeInt = 75,
-        repair_rate: Positive = 3e-4,
         **settings: Any,
     ) -> None:
-        super().__init__(
-            impair_steps=impair_steps,
-            repair_steps=repair_steps,
-            repair_rate=repair_rate,
-            **settings,
-        )
+        super().__init__(**settings)
         self.forget_term = forget_term
         self.max_margin = max_margin
 
     def make_batches(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Batches:
         """Return all batches of the forget set, then all of the retain set."""
-        impair = super().make_batches(kit, sources, Access.FORGET, self.impair_steps)
-        repair = super().make_batches(kit, sources, Access.RETAIN, self.repair_steps)
-        return ChainBatches([impair, repair])
+        make = super().make_batches
+        parts = [make(kit, sources, side, steps) for side in sides]
+        plan = [[0]] * self.impair_steps + [[1]] * self.repair_steps
+        return CombinedBatches(parts, plan)
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return the term of the batch's phase."""

@@ -8,34 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geniu_lightning.fitting.optim import OptimizerFactory
-from geniu_lightning.kit.file import Kit
-from geniu_lightning.seeds import stream
-from geniu_lightning.settings.checked import (
-    Fraction,
-    NonNegative,
-    NonNegativeInt,
-    PositiveInt,
-)
-from geniu_lightning.unlearning.base import Unlearner
+from geniu_lightning.settings.checked import Fraction, NonNegative, NonNegativeInt, PositiveInt
 from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.losses import divergence, divergence_by_class, masked_target
-from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
-from geniu_lightning.unlearning.sources import Access, Sources
-from geniu_lightning.unlearning.synthesis import (
-    NoiseToImage,
-    Rounds,
-    SyntheticBatches,
-    batch_mean,
-    synthetic_batch,
-)
-from geniu_lightning.unlearning.tuning import BatchSize
+from geniu_lightning.unlearning.synthesis import Synthesis, batch_mean, synthetic_batch
 
 Target = Literal["post_filter", "mask"]
-WIDTHS = (256, 128, 64)
 
 
-class Ispf(Unlearner):
+class Ispf(Synthesis):
     """Distils the filtered original into a new student, on all synthesised images.
 
     The student S minimises `KL(target ‖ p_S)` with the target of `post_filter` (or the softmax of
@@ -52,20 +33,8 @@ class Ispf(Unlearner):
     Args:
         target: `post_filter` (the paper's) or `mask`, its limit.
         threshold: ε of the post-filter, a probability in [0, 1].
-        bn_weight: w_bn; without effect on a network without batch norm.
-        one_hot_weight: w_oh.
-        balance_weight: w_bal.
-        adversarial_weight: w_adv.
+        bn_weight: w_bn, as the others' w; without effect on a network without batch norm.
         warm_up_steps: Steps of the generator alone, at the beginning.
-        batch_size: Images in a step.
-        student_steps: Steps of the student in a round.
-        latent: Dimension of the noise.
-        generator_optimizer: Factory for the generator's optimizer.
-        **settings: Those of the base but `batch_norm`, which is `train`. `max_gradient_norm` bounds
-            the generator's gradient too.
-
-    Raises:
-        SettingError: If a setting is out of range.
 
     Source:
         Toward Efficient Data-Free Unlearning, AAAI 2025, arXiv 2412.13790, and its public code:
@@ -80,12 +49,13 @@ class Ispf(Unlearner):
         the cosine ends at 0; the gradients are bounded.
     """
 
-    access = Access.NONE
+    widths = (256, 128, 64)
+    sigmoid = True
+    one_noise = False
 
     def __init__(
         self,
         *,
-        generator_optimizer: OptimizerFactory,
         target: Target = "post_filter",
         threshold: Fraction = 0.01,
         bn_weight: NonNegative = 1.0,
@@ -93,39 +63,19 @@ class Ispf(Unlearner):
         balance_weight: NonNegative = 1.0,
         adversarial_weight: NonNegative = 1.0,
         warm_up_steps: NonNegativeInt = 10,
-        batch_size: BatchSize = 64,
-        student_steps: PositiveInt = 10,
         latent: PositiveInt = 256,
         **settings: Any,
     ) -> None:
-        super().__init__(batch_norm="train", **settings)
+        super().__init__(latent=latent, **settings)
         self.weights = {
             "bn": bn_weight,
             "one_hot": one_hot_weight,
             "balance": balance_weight,
             "adversarial": adversarial_weight,
         }
-        self.rounds = Rounds(self.steps, student_steps, batch_size, warm_up_steps, seed=self.seed)
+        self.warm_up_steps = warm_up_steps
         self.target = target
         self.threshold = threshold
-        self.latent = latent
-        self.generator_optimizer = generator_optimizer
-
-    def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Build the student and the generator."""
-        self.teacher = Teacher(kit.classifier)
-        self.classifier = fresh_classifier(kit, stream("student", self.seed))
-        if self.steps:
-            spec = kit.info.spec
-            self.batches = SyntheticBatches(
-                NoiseToImage(spec.channels, spec.size, self.latent, WIDTHS, spec.normalise),
-                self.generator_optimizer,
-                self.classifier,
-                self.generator_loss,
-                self.batch_of,
-                self.rounds,
-                self.max_gradient_norm,
-            )
 
     def batch_of(self, images: Tensor) -> UnlearnBatch:
         """Return all images, labelled by the original."""
@@ -196,11 +146,6 @@ def post_filter(logits: Tensor, forget: Sequence[int], threshold: float) -> Tens
     """Return logits in which forget classes above a probability are lowered to the minimum.
 
     The sum of what is removed is added evenly to the retained classes, so the sum of logits stays.
-
-    Args:
-        logits: Of the original classifier, shape `(N, K)`.
-        forget: Forget classes.
-        threshold: Probability above which a forget class is lowered.
     """
     logits = logits.float()
     forgotten = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)

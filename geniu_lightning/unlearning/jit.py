@@ -23,11 +23,6 @@ class Jit(Tuning):
     Args:
         draws: N, noisy neighbours of an image in each step.
         sigma: σ, in units of normalised images.
-        **settings: Those of `Tuning`.
-
-    Raises:
-        SettingError: If a setting is out of range, or `batch_norm` is `train`: logits would depend
-            on the batch, and the ratio would measure its noise.
 
     Source:
         An Information Theoretic Approach to Machine Unlearning (Zero-Shot Machine Unlearning at
@@ -43,7 +38,7 @@ class Jit(Tuning):
 
     def __init__(self, *, draws: PositiveInt = 5, sigma: Positive = 0.5, **settings: Any) -> None:
         super().__init__(**settings)
-        if self.batch_norm == "train":
+        if self.batch_norm == "train":  # the ratio would measure the noise of the batch
             raise SettingError("must be frozen or frozen_affine, got 'train'", key="batch_norm")
         self.draws = draws
         self.sigma = sigma

@@ -24,10 +24,6 @@ class LogitAdjust(Unlearner):
         tau: Share of the log prior removed; 0 is `logit_mask`, 1 the rule for balanced error. What
             an earlier request removed counts.
         offset: The masked bias, negated.
-        **settings: Those of the base.
-
-    Raises:
-        UserError: If a setting is out of range, or, in `prepare`, if the kit lacks counts.
 
     Source:
         Menon et al., Long-tail learning via logit adjustment, arXiv 2007.07314, post-hoc form; the

@@ -16,16 +16,7 @@ class LogitMask(Unlearner):
 
     Features and membership of the class are unchanged, and a head row set to the mean feature of
     the class restores it: the class is suppressed, not forgotten.
-
-    Args:
-        offset: The bias, negated; finite, for minus infinity breaks cross-entropy and export.
-        **settings: Those of the base.
-
-    Raises:
-        SettingError: If a setting is out of range.
-
-    Source:
-        Folklore.
+    The bias is finite, for minus infinity breaks cross-entropy and export.
     """
 
     def __init__(self, *, offset: Positive = 1e4, **settings: Any) -> None:

@@ -1,7 +1,7 @@
 """Losses of more than one method, as pure functions of logits.
 
-Each returns one value a sample, shape `(N,)`, in nats unless said otherwise, and computes in
-32 bits whatever precision the network ran in.
+Of logits and targets `(N, K)` and labels `(N,)`, int64, each returns one value a sample, shape
+`(N,)`, in nats unless said otherwise, and computes in 32 bits whatever the network ran in.
 """
 
 import math
@@ -21,14 +21,6 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     `log_softmax` rounds to 0 what lies below 6e-8; softplus of the negative margin stays exact
     down to about e^-87, as a reciprocal needs.
-
-    Args:
-        logits: Shape `(N, K)`.
-        labels: int64, shape `(N,)`.
-
-    Example:
-        >>> float(cross_entropy(torch.tensor([[30.0, 0.0]]), torch.tensor([0]))) > 0
-        True
     """
     return F.softplus(-margin(logits, labels))
 
@@ -52,16 +44,8 @@ def bounded_reciprocal(logits: Tensor, labels: Tensor, max_margin: float) -> Ten
 
     The slope of the reciprocal grows as e^margin, so one confident proxy would outweigh all
     others, and the first step would be far too long. The tangent keeps the slope at its value at
-    `max_margin`. Unlike an added epsilon it does not weaken the gradient of confident proxies.
-
-    Args:
-        logits: Shape `(N, K)`.
-        labels: int64, shape `(N,)`.
-        max_margin: Margin at which the tangent begins, in nats, in (0, 40]; the largest slope is
-            about e^max_margin.
-
-    Returns:
-        Values in 1/nats, shape `(N,)`; positive, smaller the less likely the label.
+    `max_margin` (nats), about e^max_margin. Unlike an added epsilon it does not weaken the gradient
+    of confident proxies. Values are positive, in 1/nats.
 
     Source:
         GENIU, arXiv 2406.07885, Eq. 7, for the reciprocal; the continuation is ours.
@@ -73,12 +57,7 @@ def bounded_reciprocal(logits: Tensor, labels: Tensor, max_margin: float) -> Ten
 
 
 def divergence(target: Tensor, logits: Tensor) -> Tensor:
-    """Return KL(target ‖ softmax(logits)); a target probability of exactly 0 counts as 0.
-
-    Args:
-        target: Probabilities, shape `(N, K)`.
-        logits: Shape `(N, K)`.
-    """
+    """Return KL(target ‖ softmax(logits)); a target probability of exactly 0 counts as 0."""
     log_probabilities = logits.float().log_softmax(dim=1)
     return cast(Tensor, torch.special.xlogy(target, target) - target * log_probabilities).sum(dim=1)
 
@@ -87,23 +66,14 @@ def divergence_by_class(teacher: Tensor, student: Tensor) -> Tensor:
     """Return p_T (log p_T − log p_S) of each class, shape `(N, K)`; the sum is KL(p_T ‖ p_S).
 
     Unlike that of `divergence` its gradient towards the teacher is finite, even where a
-    probability is rounded to 0.
-
-    Args:
-        teacher: Logits, shape `(N, K)`.
-        student: Logits, same shape.
+    probability is rounded to 0. Both arguments are logits, shape `(N, K)`.
     """
     expected = teacher.float().log_softmax(dim=1)
     return expected.exp() * (expected - student.float().log_softmax(dim=1))
 
 
 def masked_target(logits: Tensor, forget: Sequence[int]) -> Tensor:
-    """Return the softmax over the retained classes, shape `(N, K)`; forget classes get 0.
-
-    Args:
-        logits: Of the original classifier, shape `(N, K)`.
-        forget: Forget classes.
-    """
+    """Return the softmax over the retained classes, shape `(N, K)`; forget classes get 0."""
     masked = logits.float().clone()
     masked[:, list(forget)] = -torch.inf
     return masked.softmax(dim=1)
@@ -120,12 +90,6 @@ def log_forget_probability(logits: Tensor, forget: Sequence[int]) -> Tensor:
 
 
 def random_retained_labels(count: int, classes: int, forget: Sequence[int]) -> Tensor:
-    """Return labels drawn uniformly from the retained classes, int64, CPU, shape `(count,)`.
-
-    Args:
-        count: Number of labels.
-        classes: Number of all classes.
-        forget: Forget classes, never drawn.
-    """
+    """Return labels drawn uniformly from the retained classes, int64, CPU, shape `(count,)`."""
     retained = torch.tensor([k for k in range(classes) if k not in forget])
     return retained[torch.randint(len(retained), (count,))]

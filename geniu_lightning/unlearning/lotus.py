@@ -10,7 +10,6 @@ from geniu_lightning.kit.file import Kit
 from geniu_lightning.models.frozen import frozen
 from geniu_lightning.settings.checked import Positive, PositiveInt
 from geniu_lightning.unlearning.batches import UnlearnBatch
-from geniu_lightning.unlearning.networks import Teacher
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 
@@ -27,16 +26,11 @@ class Lotus(Tuning):
     forgotten is relearned, and training oscillates.
 
     Args:
-        alpha: α.
         support: Classes of the targets: `all` (the paper's), or `retained` ones alone, with which
             it converges.
         temperature_every: Steps between two measurements of Δ.
         measured_images: Largest number of images of the forget set that Δ is measured on, drawn
             evenly over classes, not augmented.
-        **settings: Those of `Tuning`.
-
-    Raises:
-        SettingError: If a setting is out of range.
 
     Source:
         Spartalis et al., LoTUS, arXiv 2503.18314. Public code: α 32, AdamW 1e-4, decay 5e-4, 10
@@ -48,6 +42,7 @@ class Lotus(Tuning):
     """
 
     sides = Access.FORGET | Access.RETAIN
+    distils = True
 
     def __init__(
         self,
@@ -66,8 +61,7 @@ class Lotus(Tuning):
         self.temperature = 1.0
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Copy the original as teacher, and open the images that Δ is measured on."""
-        self.teacher = Teacher(kit.classifier)
+        """Open the images that Δ is measured on."""
         super().prepare(kit, sources)
         # not divided among processes, so that all measure the same temperature
         self.measured = self.single_pass(kit, sources, Access.FORGET, self.measured_images)

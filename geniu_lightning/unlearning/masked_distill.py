@@ -2,13 +2,19 @@
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from geniu_lightning.kit.file import Kit
+from geniu_lightning.seeds import generator
 from geniu_lightning.settings.checked import NonNegative
-from geniu_lightning.unlearning.batches import Batches, GaussianBatches, UnlearnBatch
+from geniu_lightning.unlearning.batches import (
+    Batches,
+    StepBatches,
+    UnlearnBatch,
+    unlabelled_batch,
+)
 from geniu_lightning.unlearning.losses import divergence, masked_target
-from geniu_lightning.unlearning.networks import Teacher
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 from geniu_lightning.unlearning.warps import WarpedBatches, Warps
@@ -32,11 +38,7 @@ class MaskedDistill(Tuning):
         source: `proxies` of the kit; training `data`; `noise`, N(0, I) in normalised space, fresh
             in every step; `mix`, λx + (1 - λ)x' of two random proxies of any class, λ uniform in
             [0, 1], fresh in every step. Noise needs no generator.
-        retain_weight: w.
         **settings: Those of `Tuning`; `batch_size` is that of noise or mixtures, too.
-
-    Raises:
-        SettingError: If a setting is out of range.
 
     Source:
         The loss of Zhou et al., Decoupled Distillation to Erase, arXiv 2503.23751, there on the
@@ -44,6 +46,7 @@ class MaskedDistill(Tuning):
     """
 
     sides = Access.FORGET | Access.RETAIN
+    distils = True
 
     def __init__(
         self, *, source: Inputs = "proxies", retain_weight: NonNegative = 1.0, **settings: Any
@@ -52,17 +55,17 @@ class MaskedDistill(Tuning):
         self.inputs = source
         self.retain_weight = retain_weight
 
-    def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Copy the original as teacher."""
-        self.teacher = Teacher(kit.classifier)
-        super().prepare(kit, sources)
-
     def make_batches(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Batches:
         """Return batches of the inputs that are set."""
         if self.inputs == "noise":
             spec, device = kit.info.spec, next(kit.classifier.parameters()).device
             shape = (self.batch_size, spec.channels, spec.size, spec.size)
-            return GaussianBatches(shape, steps, self.seed, device)
+
+            def noise(step: int) -> UnlearnBatch:
+                random = generator("distill_noise", self.seed, step)
+                return unlabelled_batch(torch.randn(shape, generator=random).to(device))
+
+            return StepBatches(noise, steps)
         if self.inputs == "mix":
             images = self.proxies(kit, sides).images
             return WarpedBatches(images, Warps(mix=1.0), self.batch_size, steps, self.seed)

@@ -23,11 +23,6 @@ class MuMis(Tuning):
 
     Args:
         irrelevant_weight: w.
-        **settings: Those of `Tuning`.
-
-    Raises:
-        SettingError: If a setting is out of range, or `batch_norm` is `train`: a logit would depend
-            on all images of the batch.
 
     Source:
         Remaining-data-free Machine Unlearning by Suppressing Sample Contribution, arXiv 2402.15109.
@@ -41,7 +36,7 @@ class MuMis(Tuning):
 
     def __init__(self, *, irrelevant_weight: NonNegative = 1.0, **settings: Any) -> None:
         super().__init__(**settings)
-        if self.batch_norm == "train":
+        if self.batch_norm == "train":  # a logit would depend on all images of the batch
             raise SettingError("must be frozen or frozen_affine, got 'train'", key="batch_norm")
         self.irrelevant_weight = irrelevant_weight
 

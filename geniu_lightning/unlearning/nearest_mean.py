@@ -17,9 +17,6 @@ class NearestMean(Tuning):
     the majority's bias is removed too. Features are unchanged: the class is suppressed, not
     forgotten. On proxies it shows how good they are without any tuning.
 
-    Args:
-        **settings: Those of `Tuning`.
-
     Source:
         Folklore; the class-mean classifier of arXiv 2604.08271. Departure: features are not
         normalised, for a linear head cannot express that.

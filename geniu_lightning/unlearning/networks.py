@@ -1,13 +1,12 @@
-"""Networks made of the kit's classifier: frozen teachers, fresh ones, and parts taken over."""
+"""Networks made of the kit's classifier: frozen teachers and fresh ones; summed gradients."""
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from geniu_lightning.errors import SettingError
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.kit.networks import parts_of
 from geniu_lightning.seeds import stream
 
 
@@ -16,9 +15,6 @@ class Teacher:
 
     It is no `nn.Module`, so it is no part of the method that holds it: no optimizer, device move
     or change of mode reaches the copy.
-
-    Args:
-        network: A classifier.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -46,20 +42,11 @@ def fresh_classifier(kit: Kit, seed: int) -> nn.Module:
     return network.to(next(kit.classifier.parameters()).device)
 
 
-def take_over(student: nn.Module, original: nn.Module, keep: int) -> list[nn.Module]:
-    """Copy the first parts of the original into the student, frozen; return them.
-
-    Raises:
-        SettingError: If the network has fewer than `keep` parts.
-    """
-    own, theirs = parts_of(student), parts_of(original)
-    if keep > len(own):
-        raise SettingError(
-            f"is {keep}, and {type(original).__name__} has {len(own)} parts before its head: set"
-            " it lower; 0 takes over none",
-            key="unlearner.keep",
-        )
-    for part, other in zip(own[:keep], theirs, strict=False):
-        part.load_state_dict(other.state_dict())
-        part.requires_grad_(False)
-    return own[:keep]
+def summed_gradient(network: nn.Module, losses: Iterable[Tensor]) -> list[Tensor]:
+    """Return the gradient of the sum of scalar losses towards each parameter."""
+    parameters = list(network.parameters())
+    total = [torch.zeros_like(p) for p in parameters]
+    for loss in losses:
+        for sum_, part in zip(total, torch.autograd.grad(loss, parameters), strict=True):
+            sum_.add_(part)
+    return total

@@ -1,6 +1,6 @@
 """Learned noise: images on which a classifier's error is as large, or as small, as possible."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import generator
-from geniu_lightning.unlearning.batches import UnlearnBatch, WholeBatches, labelled_batch
+from geniu_lightning.unlearning.batches import StepBatches, UnlearnBatch, labelled_batch
 from geniu_lightning.unlearning.losses import cross_entropy
 from geniu_lightning.unlearning.networks import Teacher
 
@@ -38,7 +38,7 @@ def learned_noise(
 
     Args:
         kit: Its classifier is f, and stays as it is.
-        classes: Each gets noise of its own, labelled with itself.
+        classes: Each gets `images` images of its own, labelled with itself.
         error: `max` or `min`.
         images: Images of each class.
         steps: Steps of Adam; 0 leaves the noise as drawn.
@@ -71,8 +71,16 @@ def learned_noise(
     return noise.detach(), labels
 
 
-class NoiseBatches(WholeBatches):
-    """Shuffled learned noise, equally many images of each class in a batch.
+def noise_batches(
+    images: Tensor,
+    labels: Tensor,
+    forget: Sequence[int],
+    *,
+    batch_size: int,
+    steps: int,
+    seed: int,
+) -> StepBatches:
+    """Return batches of shuffled learned noise, equally many images of each class in each.
 
     Concatenated with training images, whose shares differ, the mean over processes is still that
     of the whole batch.
@@ -81,30 +89,19 @@ class NoiseBatches(WholeBatches):
         images: Shape `(N, C, H, W)`, equally many of each class, class by class.
         labels: int64, shape `(N,)`.
         forget: Forget classes.
-        batch_size: Images in a batch, rounded down to a multiple of the classes; at least one of
-            each.
+        batch_size: Rounded down to a multiple of the classes; at least one image of each.
+        steps: Number of batches.
         seed: Unlearning seed; the order is a function of it and the epoch.
     """
+    classes = len(labels.unique())
+    count = len(labels) // classes
+    parts = -(-count // max(1, batch_size // classes))
 
-    def __init__(
-        self, images: Tensor, labels: Tensor, forget: Sequence[int], batch_size: int, seed: int
-    ) -> None:
-        self.images = images
-        self.labels = labels
-        self.forget = forget
-        self.classes = len(labels.unique())
-        self.of_each = max(1, batch_size // self.classes)
-        self.seed = seed
-        self.epoch = 0
+    def batch_of(step: int) -> UnlearnBatch:
+        epoch, part = divmod(step, parts)
+        random = generator("unlearn_noise", seed, epoch)
+        orders = [k * count + torch.randperm(count, generator=random) for k in range(classes)]
+        chosen = torch.stack(orders).tensor_split(parts, dim=1)[part].flatten().to(images.device)
+        return labelled_batch(images[chosen], labels[chosen], forget)
 
-    def __len__(self) -> int:
-        return -(-(len(self.labels) // self.classes) // self.of_each)
-
-    def __iter__(self) -> Iterator[UnlearnBatch]:
-        random = generator("unlearn_noise", self.seed, self.epoch)
-        self.epoch += 1
-        count = len(self.labels) // self.classes
-        orders = [k * count + torch.randperm(count, generator=random) for k in range(self.classes)]
-        for part in torch.stack(orders).tensor_split(len(self), dim=1):
-            chosen = part.flatten().to(self.images.device)
-            yield labelled_batch(self.images[chosen], self.labels[chosen], self.forget)
+    return StepBatches(batch_of, steps)

@@ -14,17 +14,14 @@ from geniu_lightning.unlearning.batches import UnlearnBatch
 class TwoPhases(Unlearner):
     """Takes all steps of one phase, then all of another, each with its own learning rate.
 
-    The optimizer's state is cleared before the second phase, as if it were new. A method chains
-    its batches by `ChainBatches`; with `Tuning` as a second base this class comes first.
+    The optimizer's state is cleared before the second phase, as if it were new. With `Tuning` as a
+    second base this class comes first.
 
     Args:
         impair_steps: Steps of the first phase, at the optimizer's own rate.
         repair_steps: Steps of the second phase.
         repair_rate: Learning rate of the second phase.
         **settings: Those of the base, without `steps` and `schedule`.
-
-    Raises:
-        SettingError: If a setting is out of range.
     """
 
     def __init__(
@@ -42,11 +39,7 @@ class TwoPhases(Unlearner):
         self.repair_rate = repair_rate
 
     def lr_schedule(self, optimizer: Optimizer) -> LambdaLR:
-        """Return the optimizer's own rate in the first phase and `repair_rate` in the second.
-
-        Raises:
-            SettingError: If the optimizer's rate is not above 0.
-        """
+        """Return the optimizer's own rate in the first phase and `repair_rate` in the second."""
         rate = optimizer.param_groups[0]["lr"]
         if not rate > 0:
             raise SettingError(f"must be greater than 0, got {rate}", key="unlearner.optimizer.lr")

@@ -13,13 +13,6 @@ class RandomInit(Unlearner):
     """Returns a new network of the same kind with fresh weights; nothing is trained.
 
     It knows no class: nothing about the forget set can leak, and accuracy is 1/K.
-
-    Args:
-        forget: Forget classes, by index; without effect on the weights.
-        seed: Unlearning seed; the weights follow from it and the kit's training seed.
-
-    Source:
-        Folklore.
     """
 
     def __init__(self, *, forget: Sequence[int], seed: int = 0) -> None:

@@ -19,10 +19,6 @@ class RandomLabel(Tuning):
 
     Args:
         retain_weight: w; with 0 the retain set is not read.
-        **settings: Those of `Tuning`.
-
-    Raises:
-        SettingError: If a setting is out of range.
 
     Source:
         Golatkar et al., arXiv 1911.04933, and its many users. SalUn's public code (arXiv

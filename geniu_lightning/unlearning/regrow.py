@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import SettingError, UserError
 from geniu_lightning.kit.file import Kit
+from geniu_lightning.kit.networks import parts_of
 from geniu_lightning.seeds import generator, stream
 from geniu_lightning.settings.checked import (
     Fraction,
@@ -20,7 +21,7 @@ from geniu_lightning.settings.checked import (
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.losses import divergence, log_forget_probability, masked_target
-from geniu_lightning.unlearning.networks import Teacher, fresh_classifier, take_over
+from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
 from geniu_lightning.unlearning.retrain import steps_of_retraining
 from geniu_lightning.unlearning.sources import Sources
 from geniu_lightning.unlearning.tuning import BatchSize
@@ -49,20 +50,13 @@ class Regrow(Unlearner):
         label_agreement: Fraction of warped copies (not mixed, pasted or noisy) that the original
             must classify as their image, or the geometric warps are weakened by tenths; 0: never.
         keep: Parts taken over: blocks, and the stem before them.
-        proxies_per_class: Number of the kit's prompts of each class to use; `None` is all.
         answers: `hard` or `soft`, the probabilities of all retained classes.
         drop_fraction: Fraction, rounded, of a step's copies of one label that is not taught.
         forget_logit_fraction: Steps with F's logits in the student's softmax, as a fraction of the
             steps of retraining (by the kit's record and counts), spread evenly; at least one step,
             at most all. `None` is all steps, and needs no record.
-        temperature: T.
         tau: τ, how much of the imbalance is removed; what an earlier request removed counts.
-        batch_size: Copies in a step.
         **settings: Those of the base but `batch_norm`.
-
-    Raises:
-        UserError: If a setting is out of range; in `prepare`, if the network has fewer parts, or
-            the kit lacks counts or the record of its training.
 
     Source:
         Ours. Loss: Zhou et al., arXiv 2503.23751, on other inputs; τ: Menon et al., arXiv
@@ -107,11 +101,25 @@ class Regrow(Unlearner):
         # earlier requests: the student must not begin as its own teacher did
         begin = stream("student", kit.info.seed, self.seed, *kit.info.forgotten)
         self.classifier = fresh_classifier(kit, begin)
-        self.kept = take_over(self.classifier, kit.classifier, self.keep)
+        self.kept = self._take_over(kit.classifier)
         self.shift = self._logit_shift(kit)
         self.forget_logit_steps = self._forget_logit_steps(kit)
         if self.steps:
             self.batches = self._warped_proxies(kit)
+
+    def _take_over(self, original: nn.Module) -> list[nn.Module]:
+        """Copy the first parts of the original into the student, frozen; return them."""
+        own, theirs = parts_of(self.classifier), parts_of(original)
+        if self.keep > len(own):
+            raise SettingError(
+                f"is {self.keep}, and {type(original).__name__} has {len(own)} parts before its"
+                " head: set it lower; 0 takes over none",
+                key="unlearner.keep",
+            )
+        for part, other in zip(own[: self.keep], theirs, strict=False):
+            part.load_state_dict(other.state_dict())
+            part.requires_grad_(False)
+        return own[: self.keep]
 
     def _logit_shift(self, kit: Kit) -> Tensor:
         """Return what is subtracted from the original's logits, shape `(K,)`; note its τ."""

@@ -26,15 +26,9 @@ class Retrain(Unlearner):
     its width, and labels are not renumbered. Epochs are the original's, so steps are fewer.
 
     Args:
-        forget: Forget classes, by index.
         training_seed: Seed of initialisation, order and augmentation; `None` takes the kit's,
             which pairs the oracle with its original.
         seed: Unlearning seed, without effect.
-        log_every_n_steps: Steps between two entries in the logs.
-
-    Raises:
-        UserError: In `prepare`, if the kit has no record of its training, or one that may not be
-            followed.
     """
 
     access = Access.RETAIN
@@ -57,7 +51,7 @@ class Retrain(Unlearner):
         """Build a fresh network and take the recipe from the kit."""
         seed = kit.info.seed if self.training_seed is None else self.training_seed
         self.classifier = fresh_classifier(kit, seed)
-        self.follow_recipe(kit, lambda batch_size: sources.retain(batch_size, seed))
+        self.follow_recipe(kit, lambda batch_size: sources.open(Access.RETAIN, batch_size, seed))
 
     def follow_recipe(
         self, kit: Kit, retained: Callable[[int], Batches], min_steps: int = 0
@@ -68,9 +62,6 @@ class Retrain(Unlearner):
             kit: Holds the record of its training.
             retained: Opens the retain set, given a batch size.
             min_steps: Smallest number of steps: epochs are added to the recipe's.
-
-        Raises:
-            UserError: If there is no record, or one that may not be followed.
         """
         recipe = kit.info.settings.get("training", {})
         epochs, batch_size = _whole(recipe, "epochs"), _whole(recipe, "batch_size")
@@ -95,9 +86,6 @@ def steps_of_retraining(kit: Kit, forget: Collection[int]) -> int:
 
     A kit of `KitCallback` without a recipe records its batches: retraining takes the fraction of
     them that the retain set is of all images.
-
-    Raises:
-        UserError: If the kit has no record of its training, or no class counts.
     """
     counts, settings = kit.info.class_counts, kit.info.settings
     retained = sum(count for k, count in enumerate(counts) if k not in forget)
@@ -110,11 +98,7 @@ def steps_of_retraining(kit: Kit, forget: Collection[int]) -> int:
 
 
 def _whole(record: Any, name: str) -> int:  # a kit may come from anyone
-    """Return a positive integer of a kit's record.
-
-    Raises:
-        UserError: If there is none.
-    """
+    """Return a positive integer of a kit's record."""
     value = record[name] if isinstance(record, dict) and name in record else None
     if not isinstance(value, int) or value < 1:
         raise UserError(f"the kit does not say how it was trained: {name!r} is {value!r}")

@@ -9,6 +9,7 @@ from torch import Tensor
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.losses import cross_entropy
+from geniu_lightning.unlearning.networks import summed_gradient
 from geniu_lightning.unlearning.random_label import RandomLabel
 from geniu_lightning.unlearning.sources import Access, Sources
 
@@ -24,10 +25,6 @@ class SalUn(RandomLabel):
     Args:
         share: Fraction of all parameters together; exactly `round(share * parameters)` are
             trained.
-        **settings: Those of `RandomLabel`.
-
-    Raises:
-        SettingError: If a setting is out of range.
 
     Source:
         SalUn, arXiv 2310.12508; its code has share 0.5 (0.1 to 0.9 are tried), and otherwise what
@@ -44,13 +41,12 @@ class SalUn(RandomLabel):
     def prepare(self, kit: Kit, sources: Sources) -> None:
         """Measure saliency at the original weights, and choose the weights to train."""
         super().prepare(kit, sources)
-        parameters = list(self.classifier.parameters())
-        total = [torch.zeros_like(p) for p in parameters]
-        for batch in self.single_pass(kit, sources, Access.FORGET):
-            loss = cross_entropy(self.classifier(batch.images), batch.labels).sum()
-            for sum_, part in zip(total, torch.autograd.grad(loss, parameters), strict=True):
-                sum_.add_(part)
-        self.originals = [p.detach().clone() for p in parameters]
+        losses = (
+            cross_entropy(self.classifier(batch.images), batch.labels).sum()
+            for batch in self.single_pass(kit, sources, Access.FORGET)
+        )
+        total = summed_gradient(self.classifier, losses)
+        self.originals = [p.detach().clone() for p in self.classifier.parameters()]
         self.masks = largest(total, self.share)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -71,12 +67,7 @@ class SalUn(RandomLabel):
 def largest(tensors: list[Tensor], share: float) -> list[Tensor]:
     """Return masks of the share of all entries together with the largest absolute values.
 
-    Args:
-        tensors: Of any shapes.
-        share: In [0, 1]; rounded to whole entries, and at equal values the first are taken.
-
-    Returns:
-        Masks of the same shapes, bool.
+    The share is rounded to whole entries, and at equal values the first are taken.
     """
     flat = torch.cat([t.abs().flatten() for t in tensors])
     order = flat.sort(descending=True, stable=True).indices

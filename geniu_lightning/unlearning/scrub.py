@@ -7,9 +7,8 @@ from torch import Tensor
 from geniu_lightning.errors import SettingError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.settings.checked import NonNegative, NonNegativeInt, Positive, PositiveInt
-from geniu_lightning.unlearning.batches import AlternateBatches, Batches, UnlearnBatch
+from geniu_lightning.unlearning.batches import Batches, CombinedBatches, UnlearnBatch
 from geniu_lightning.unlearning.losses import cross_entropy, divergence
-from geniu_lightning.unlearning.networks import Teacher
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 
@@ -28,17 +27,7 @@ class Scrub(Tuning):
     differ between two kinds of processor.
 
     Args:
-        rounds: How many.
-        max_rounds: How many of them have max steps.
-        max_steps: Max steps in such a round.
-        min_steps: Min steps in each round.
-        alpha: α.
-        gamma: γ.
-        temperature: T.
         **settings: Those of `Tuning`, without `steps`.
-
-    Raises:
-        SettingError: If a setting is out of range.
 
     Source:
         Kurmanji et al., Towards Unbounded Machine Unlearning, arXiv 2302.09880. Its small-scale
@@ -49,6 +38,7 @@ class Scrub(Tuning):
     """
 
     sides = Access.FORGET | Access.RETAIN
+    distils = True
 
     def __init__(
         self,
@@ -68,26 +58,18 @@ class Scrub(Tuning):
             )
         steps = max_rounds * max_steps + rounds * min_steps
         super().__init__(steps=steps, **settings)
-        self.order = [  # of each step: 0 is a max step, 1 a min step
-            side
-            for number in range(rounds)
-            for side in [0] * max_steps * (number < max_rounds) + [1] * min_steps
-        ]
+        # of each step: part 0 is a max step's batches, part 1 a min step's
+        with_max = [(0,)] * max_steps + [(1,)] * min_steps
+        self.plan = with_max * max_rounds + [(1,)] * min_steps * (rounds - max_rounds)
         self.alpha = alpha
         self.gamma = gamma
         self.temperature = temperature
 
-    def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Copy the original as teacher, and open both sets."""
-        self.teacher = Teacher(kit.classifier)
-        super().prepare(kit, sources)
-
     def make_batches(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Batches:
         """Return batches of one set each, in the order of the rounds."""
-        min_steps = sum(self.order)
-        forget = super().make_batches(kit, sources, Access.FORGET, steps - min_steps)
-        retain = super().make_batches(kit, sources, Access.RETAIN, min_steps)
-        return AlternateBatches([forget, retain], self.order)
+        make = super().make_batches
+        parts = [make(kit, sources, side, steps) for side in sides]
+        return CombinedBatches(parts, self.plan)
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return the term of a max step or those of a min step, in nats."""

@@ -1,8 +1,8 @@
-"""Training images that a method may read, and the objects that hand them out."""
+"""Training images that a method may read, and the object that hands them out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Flag, auto
-from typing import Any, Protocol
+from typing import Any
 
 from geniu_lightning.errors import AccessError
 from geniu_lightning.unlearning.batches import Batches, UnlearnBatch, labelled_batch
@@ -20,77 +20,53 @@ class Access(Flag):
         return " and ".join(parts) + " data" if parts else "no training data"
 
 
-class ImageBatches(Protocol):
-    """Batches of training images, as a data loader gives them."""
-
-    def __len__(self) -> int:
-        """Number of batches in an epoch."""
-
-    def __iter__(self) -> Iterator[Any]:  # objects with images, labels and weight
-        """Iterate over one epoch."""
-
-    def shard(self, rank: int, world: int) -> None:
-        """Take the share of one of `world` processes."""
-
-
-class OpenSplit(Protocol):
-    """Function that opens the training images of a split."""
-
-    def __call__(
-        self, split: str, batch_size: int, seed: int | None, limit: int | None
-    ) -> ImageBatches:
-        """Return batches of `forget` or `retain`; arguments as in `Sources.forget`."""
-
-
 class Sources:
     """Training images as far as a method declared that it reads them.
 
     Args:
         access: What the method declared.
         forget: Forget classes.
-        open_split: Called at the first request: a method without access opens no file.
+        open_split: Opens `forget` or `retain`, given batch size, seed and limit: a loader with
+            `shard`, whose batches have images, labels and weight. Called at the first request, so
+            a method without access opens no file.
     """
 
-    def __init__(self, access: Access, forget: tuple[int, ...], open_split: OpenSplit) -> None:
+    def __init__(
+        self,
+        access: Access,
+        forget: tuple[int, ...],
+        open_split: Callable[[str, int, int | None, int | None], Any],
+    ) -> None:
         self._access = access
         self._forget = forget
         self._open_split = open_split
 
-    def forget(self, batch_size: int, seed: int | None, limit: int | None = None) -> Batches:
-        """Return batches of the forget set.
+    def open(
+        self, side: Access, batch_size: int, seed: int | None, limit: int | None = None
+    ) -> Batches:
+        """Return batches of the forget set or of the retain set.
 
         Args:
+            side: `FORGET` or `RETAIN`.
             batch_size: Images in a batch, all processes together.
             seed: Seed of order and augmentation; `None` keeps the order and does not augment.
             limit: Largest number of images, drawn evenly over classes; `None` is all.
 
         Raises:
-            AccessError: If the method did not declare `Access.FORGET`.
+            AccessError: If the method did not declare this side.
         """
-        return self._open(Access.FORGET, "forget", batch_size, seed, limit)
-
-    def retain(self, batch_size: int, seed: int | None, limit: int | None = None) -> Batches:
-        """Return batches of the retain set; arguments as in `forget`.
-
-        Raises:
-            AccessError: If the method did not declare `Access.RETAIN`.
-        """
-        return self._open(Access.RETAIN, "retain", batch_size, seed, limit)
-
-    def _open(
-        self, needed: Access, split: str, batch_size: int, seed: int | None, limit: int | None
-    ) -> Batches:
-        if needed not in self._access:
+        if side not in self._access:
             raise AccessError(
-                f"the method asked for {needed}, but declares that it reads {self._access}"
+                f"the method asked for {side}, but declares that it reads {self._access}"
             )
+        split = "forget" if side is Access.FORGET else "retain"
         return _LabelledBatches(self._open_split(split, batch_size, seed, limit), self._forget)
 
 
 class _LabelledBatches:
     """Batches of a loader, each image assigned to the forget or the retain set."""
 
-    def __init__(self, loader: ImageBatches, forget: tuple[int, ...]) -> None:
+    def __init__(self, loader: Any, forget: tuple[int, ...]) -> None:
         self.loader = loader
         self.forget = forget
 

@@ -37,12 +37,7 @@ class Ssd(Tuning):
         alpha: Ratio above which a weight is dampened; `None` takes the percentile
             `100 − ln(1 + 100 |D_f| / |D|)` of all ratios.
         lower: Factor of the ratio, λ.
-        loss: `cross_entropy` or `logit_norm`.
         chunk: Images whose gradients are in memory at once, of `per_sample` alone.
-        **settings: Those of `Tuning`.
-
-    Raises:
-        SettingError: If a setting is out of range.
 
     Source:
         SSD, arXiv 2308.07707: its code has alpha 10 (ResNet-18) or 5 (ViT), λ = 1, batch means,
@@ -141,14 +136,7 @@ class Ssd(Tuning):
 
 
 def dampening(forget: Tensor, reference: Tensor, alpha: float, lower: float) -> Tensor:
-    """Return the factor of each weight: 1 where the weight is not selected.
-
-    Args:
-        forget: I_f, at least 0; where it is 0 no weight is selected.
-        reference: I, at least 0, of the same shape.
-        alpha: Threshold of the ratio.
-        lower: λ.
-    """
+    """Return the factor of each weight: 1 where it is not selected, as where I_f is 0."""
     ratio = (lower * reference / forget).clamp(max=1.0)
     return torch.where(forget > alpha * reference, ratio, torch.ones_like(ratio))
 

@@ -1,23 +1,24 @@
 """Image synthesis: a generator that learns while a student is taught on its images."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import cast
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from geniu_lightning.errors import SettingError
 from geniu_lightning.fitting.distributed import follow_first_rank
 from geniu_lightning.fitting.optim import OptimizerFactory
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.models.frozen import frozen
-from geniu_lightning.seeds import generator
-from geniu_lightning.settings.checked import NonNegativeInt, PositiveInt, checked
-from geniu_lightning.unlearning.batches import UnlearnBatch, WholeBatches
+from geniu_lightning.seeds import generator, stream
+from geniu_lightning.settings.checked import PositiveInt
+from geniu_lightning.unlearning.base import Unlearner
+from geniu_lightning.unlearning.batches import StepBatches, UnlearnBatch
+from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
+from geniu_lightning.unlearning.sources import Sources
 from geniu_lightning.unlearning.tuning import BatchSize
-
-Objective = Callable[[Tensor], Tensor | None]  # normalised images to a scalar; None: no step
 
 
 class NoiseToImage(nn.Module):
@@ -31,7 +32,7 @@ class NoiseToImage(nn.Module):
 
     Args:
         channels: Channels of an image.
-        size: Side of an image.
+        size: Its side.
         latent: Dimension of the noise.
         widths: Maps after the linear layer and after each of the first two convolutions.
         normalise: Normalises images in [0, 1], which a sigmoid then makes; `None` ends in batch
@@ -79,106 +80,101 @@ def _doubled(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.Upsample(scale_factor=2), convolution, _norm(outputs), nn.LeakyReLU(0.2)]
 
 
-@checked
-@dataclass(frozen=True)
-class Rounds:
-    """Schedule by which generator and student take steps.
+class Synthesis(Unlearner):
+    """Base of methods that teach a new student on images of a generator that learns meanwhile.
+
+    In a round the generator takes one step and the student `student_steps`. A method supplies
+    `batch_of` and `generator_loss`, and chooses by `one_noise` whether the student's steps of a
+    round share one batch, made of the noise that the generator stepped on, or have one each.
 
     Args:
-        steps: Steps of the student in all.
-        student_steps: Steps of the student in a round, after one step of the generator.
-        batch_size: Images in a batch.
-        warm_up_steps: Steps of the generator alone, before the first round.
-        reuse: Make one batch a round, from the noise that the generator stepped on; otherwise a
-            new batch for each of the student's steps.
-        least: Smallest number of images in a round's batch, with `reuse`.
-        seek_steps: Largest number of further steps of the generator in a round with too few
-            images.
-        seed: Seed of the noise.
-
-    Raises:
-        SettingError: If a setting is out of range.
+        generator_optimizer: Factory for the generator's optimizer.
+        batch_size: Images synthesised in a step.
+        student_steps: Steps of the student in a round.
+        latent: Dimension of the noise.
+        **settings: Those of the base but `batch_norm`, which is `train`. `max_gradient_norm` bounds
+            the generator's gradient too.
     """
 
-    steps: NonNegativeInt
-    student_steps: PositiveInt = 10
-    batch_size: BatchSize = 64
-    warm_up_steps: NonNegativeInt = 0
-    reuse: bool = False
-    least: NonNegativeInt = 0
-    seek_steps: NonNegativeInt = 0
-    seed: int = 0
+    widths: ClassVar[tuple[int, int, int]]
+    sigmoid: ClassVar[bool]  # how the generator's images are normalised
+    one_noise: ClassVar[bool]
+    warm_up_steps = 0  # of the generator alone, at the beginning
+    # with `one_noise`: most further steps of the generator in a round with fewer images
+    seek_steps, least = 0, 0
 
-    def __post_init__(self) -> None:
-        if self.batch_size < self.least:
-            raise SettingError(
-                f"must be greater than or equal to {self.least}, got {self.batch_size}",
-                key="batch_size",
+    def __init__(
+        self,
+        *,
+        generator_optimizer: OptimizerFactory,
+        batch_size: BatchSize = 64,
+        student_steps: PositiveInt = 10,
+        latent: PositiveInt = 128,
+        **settings: Any,
+    ) -> None:
+        super().__init__(batch_norm="train", **settings)
+        self.generator_optimizer = generator_optimizer
+        self.batch_size = batch_size
+        self.student_steps = student_steps
+        self.latent = latent
+
+    def prepare(self, kit: Kit, sources: Sources) -> None:
+        """Build the student and the generator."""
+        self.teacher = Teacher(kit.classifier)
+        self.classifier = fresh_classifier(kit, stream("student", self.seed))
+        if self.steps:
+            spec = kit.info.spec
+            normalise = spec.normalise if self.sigmoid else None
+            self.batches = SyntheticBatches(
+                self, NoiseToImage(spec.channels, spec.size, self.latent, self.widths, normalise)
             )
 
+    @abstractmethod
+    def batch_of(self, images: Tensor) -> UnlearnBatch:
+        """Return a batch of synthesised images, perhaps not of all."""
 
-class SyntheticBatches(WholeBatches):
+    @abstractmethod
+    def generator_loss(self, images: Tensor) -> Tensor | None:
+        """Return the generator's loss on normalised images; `None` for no step."""
+
+
+class SyntheticBatches(StepBatches):
     """Batches of synthesised images: in each round a step of the generator, then the student's.
 
     The generator's steps happen between two batches, so Lightning's optimizer holds the student
     alone. They see the student as it is at that time, frozen: its running statistics are used and
     kept, each layer's mode is restored, and no gradient is left on it.
 
-    Every process draws the same noise and makes the same steps. There is one pass: a second one
-    continues with the generator as it is.
-
-    Args:
-        image_generator: The generator.
-        optimizer: Factory for its optimizer.
-        student: Network that is taught, used by `objective`.
-        objective: Loss of the generator.
-        batch_of: Makes a batch of images.
-        rounds: Schedule.
-        max_gradient_norm: Bound of the generator's gradient norm; `None` is no bound.
+    Every process draws the same noise and makes the same steps.
     """
 
-    def __init__(
-        self,
-        image_generator: NoiseToImage,
-        optimizer: OptimizerFactory,
-        student: nn.Module,
-        objective: Objective,
-        batch_of: Callable[[Tensor], UnlearnBatch],
-        rounds: Rounds,
-        max_gradient_norm: float | None,
-    ) -> None:
-        self.generator = image_generator.to(next(student.parameters()).device)
-        self.optimizer = optimizer(self.generator.parameters())
-        self.student = student
-        self.objective = objective
-        self.batch_of = batch_of
-        self.rounds = rounds
-        self.max_gradient_norm = max_gradient_norm
+    def __init__(self, method: Synthesis, image_generator: NoiseToImage) -> None:
+        super().__init__(self._batch_at, method.steps)
+        self.method = method
+        self.device = next(method.classifier.parameters()).device
+        self.generator = image_generator.to(self.device)
+        self.optimizer = method.generator_optimizer(self.generator.parameters())
 
-    def __len__(self) -> int:
-        return self.rounds.steps
-
-    def __iter__(self) -> Iterator[UnlearnBatch]:
-        rounds = self.rounds
-        for index in range(rounds.warm_up_steps):
-            self._step(self._noise(index, 0))
-        for step in range(rounds.steps):
-            index, turn = divmod(step, rounds.student_steps)
-            if turn == 0:
-                noise = self._advance(rounds.warm_up_steps + index)
-                if rounds.reuse:
-                    batch = self._batch(noise)
-            if not rounds.reuse:
-                batch = self._batch(self._noise(rounds.warm_up_steps + index, turn + 1))
-            yield batch
+    def _batch_at(self, step: int) -> UnlearnBatch:
+        method = self.method
+        if step == 0:
+            for index in range(method.warm_up_steps):
+                self._step(self._noise(index, 0))
+        index, turn = divmod(step, method.student_steps)
+        index += method.warm_up_steps
+        if turn == 0:
+            noise = self._advance(index)
+            if method.one_noise:
+                self.batch = self._batch(noise)
+        return self.batch if method.one_noise else self._batch(self._noise(index, turn + 1))
 
     @torch.no_grad()
     def _advance(self, index: int) -> Tensor:
         """Step the generator, again while it makes too few images; return the last noise."""
-        for attempt in range(1 + self.rounds.seek_steps):
+        for attempt in range(1 + self.method.seek_steps):
             noise = self._noise(index, attempt)
             self._step(noise)
-            if not self.rounds.least or len(self._batch(noise).images) >= self.rounds.least:
+            if not self.method.least or len(self._batch(noise).images) >= self.method.least:
                 break
         # each process steps a generator of its own: rounding must not make them diverge
         follow_first_rank(self.generator.parameters())
@@ -186,37 +182,31 @@ class SyntheticBatches(WholeBatches):
 
     @torch.no_grad()
     def _batch(self, noise: Tensor) -> UnlearnBatch:
-        return self.batch_of(self.generator(noise))
+        return self.method.batch_of(self.generator(noise))
 
     def _noise(self, index: int, draw: int) -> Tensor:
         # drawn on the CPU, so that every device has the same
-        source = generator("synthesis", self.rounds.seed, index, draw)
-        noise = torch.randn(self.rounds.batch_size, self.generator.latent, generator=source)
-        return noise.to(next(self.generator.parameters()).device)
+        source = generator("synthesis", self.method.seed, index, draw)
+        shape = (self.method.batch_size, self.generator.latent)
+        return torch.randn(shape, generator=source).to(self.device)
 
     def _step(self, noise: Tensor) -> None:
         parameters = list(self.generator.parameters())
-        with torch.enable_grad(), frozen(self.student):
-            loss = self.objective(self.generator(noise))
+        with torch.enable_grad(), frozen(self.method.classifier):
+            loss = self.method.generator_loss(self.generator(noise))
             if loss is None:
                 return
             gradients = torch.autograd.grad(loss, parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        if self.max_gradient_norm is not None:
-            clip_grad_norm_(parameters, self.max_gradient_norm)
+        if self.method.max_gradient_norm is not None:
+            clip_grad_norm_(parameters, self.method.max_gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
 
 def synthetic_batch(images: Tensor, logits: Tensor, forget: Sequence[int]) -> UnlearnBatch:
-    """Return a batch labelled by the teacher; each image weighs 1/N, both sets together.
-
-    Args:
-        images: Normalised, shape `(N, C, H, W)`; N may be 0.
-        logits: The teacher's, shape `(N, K)`.
-        forget: Forget classes.
-    """
+    """Return a batch labelled by the teacher's logits; each of N >= 0 images weighs 1/N."""
     labels = logits.argmax(dim=1)
     forgotten = torch.isin(labels, torch.tensor(list(forget), device=labels.device))
     weights = torch.full_like(labels, 1 / max(1, len(labels)), dtype=torch.float32)

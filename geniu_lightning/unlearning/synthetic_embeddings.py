@@ -1,6 +1,5 @@
 """Synthetic embeddings: tune the head alone, on random features."""
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -11,7 +10,7 @@ from geniu_lightning.kit.networks import head_of
 from geniu_lightning.seeds import generator
 from geniu_lightning.settings.checked import NonNegative, PositiveInt
 from geniu_lightning.unlearning.base import Unlearner
-from geniu_lightning.unlearning.batches import UnlearnBatch, WholeBatches, labelled_batch
+from geniu_lightning.unlearning.batches import StepBatches, UnlearnBatch, labelled_batch
 from geniu_lightning.unlearning.losses import divergence, masked_target
 from geniu_lightning.unlearning.networks import Teacher
 from geniu_lightning.unlearning.sources import Sources
@@ -37,11 +36,6 @@ class SyntheticEmbeddings(Unlearner):
         per_class: Features of each class.
         max_draws: Approximate limit of draws for each class before the fallback.
         batch_size: Features in a step, drawn at random from all.
-        retain_weight: w.
-        **settings: Those of the base.
-
-    Raises:
-        SettingError: If a setting is out of range.
 
     Source:
         A Universal Source-Free Class Unlearning Framework via Synthetic Embeddings, TMLR 2026;
@@ -76,9 +70,15 @@ class SyntheticEmbeddings(Unlearner):
         self.teacher = Teacher(head_of(kit.classifier))
         if self.steps:
             features, labels = self.embeddings(head_of(kit.classifier))
-            self.batches = FeatureBatches(
-                features, labels, self.forget, self.batch_size, self.steps, self.seed
-            )
+
+            def drawn(step: int) -> UnlearnBatch:
+                random = generator("embedding_order", self.seed, step)
+                chosen = torch.randint(len(labels), (self.batch_size,), generator=random)
+                chosen = chosen.to(labels.device)
+                # UnlearnBatch.images holds features (N, D): the loss needs the head alone
+                return labelled_batch(features[chosen], labels[chosen], self.forget)
+
+            self.batches = StepBatches(drawn, self.steps)
 
     @torch.no_grad()
     def embeddings(self, head: nn.Linear) -> tuple[Tensor, Tensor]:
@@ -118,50 +118,9 @@ class SyntheticEmbeddings(Unlearner):
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return both terms, in nats."""
-        # the field named images holds features (N, D) here
         target = masked_target(self.teacher(batch.images), self.forget)
         loss = divergence(target, head_of(self.classifier)(batch.images))
         return {
             "forget": batch.forget_mean(loss),
             "retain": self.retain_weight * batch.retain_mean(loss),
         }
-
-
-class FeatureBatches(WholeBatches):
-    """Random features of a fixed set in every step.
-
-    Args:
-        features: Shape `(N, D)`.
-        labels: int64, shape `(N,)`.
-        forget: Forget classes.
-        batch_size: Features in a batch.
-        steps: Batches in an epoch.
-        seed: Seed of the draws.
-    """
-
-    def __init__(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        forget: tuple[int, ...],
-        batch_size: int,
-        steps: int,
-        seed: int,
-    ) -> None:
-        self.features = features
-        self.labels = labels
-        self.forget = forget
-        self.batch_size = batch_size
-        self.steps = steps
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[UnlearnBatch]:
-        for step in range(self.steps):
-            random = generator("embedding_order", self.seed, step)
-            chosen = torch.randint(len(self.labels), (self.batch_size,), generator=random)
-            chosen = chosen.to(self.labels.device)
-            # UnlearnBatch.images holds features (N, D): the loss needs the head alone
-            yield labelled_batch(self.features[chosen], self.labels[chosen], self.forget)

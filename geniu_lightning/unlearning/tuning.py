@@ -1,7 +1,7 @@
 """Base of methods that work on batches of training images, or on proxies in their place."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,11 +11,12 @@ from geniu_lightning.settings.checked import PositiveInt
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.batches import (
     Batches,
-    RepeatBatch,
+    CombinedBatches,
+    StepBatches,
     UnlearnBatch,
-    ZipBatches,
     labelled_batch,
 )
+from geniu_lightning.unlearning.networks import Teacher
 from geniu_lightning.unlearning.sources import Access, Sources
 
 Source = Literal["data", "proxies"]
@@ -28,19 +29,17 @@ class Tuning(Unlearner):
     A method declares in `sides` on which. With `source="data"` they are training images, and
     `sides` is its access; with `source="proxies"` the kit's proxies of the same classes take their
     place, all of them in one batch, and no image is read. A method with other inputs overrides
-    `make_batches`.
+    `make_batches`; one that `distils` finds the original in `self.teacher`.
 
     Args:
         source: `data` or `proxies`.
         batch_size: Images of each set in a step; proxies come all at once.
         proxies_per_class: Number of the kit's prompts of each class to use; `None` is all.
         **settings: Those of the base.
-
-    Raises:
-        SettingError: If a setting is out of range.
     """
 
     sides: Access  # of the class, or of an instance whose settings decide
+    distils: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -57,17 +56,21 @@ class Tuning(Unlearner):
         self.proxies_per_class = proxies_per_class
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Copy the classifier and open the batches."""
+        """Copy the classifier, as teacher too where the method distils, and open the batches."""
         super().prepare(kit, sources)
+        if self.distils:
+            self.teacher = Teacher(kit.classifier)
         if self.steps:
             self.batches = self.make_batches(kit, sources, self.sides, self.steps)
 
     def make_batches(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Batches:
         """Return `steps` batches of one set or of both: shuffled and augmented, or proxies."""
         if self.source == "proxies":
-            return RepeatBatch(self.proxies(kit, sides), steps)
+            batch = self.proxies(kit, sides)
+            return StepBatches(lambda step: batch, steps)
         seed = stream("unlearn_order", self.seed)
-        return ZipBatches([self._open(sources, side, seed) for side in sides], steps)
+        parts = [self._open(sources, side, seed) for side in sides]
+        return CombinedBatches(parts, [range(len(parts))] * steps)
 
     def single_pass(
         self, kit: Kit, sources: Sources, side: Access, limit: int | None = None
@@ -98,5 +101,4 @@ class Tuning(Unlearner):
     def _open(
         self, sources: Sources, side: Access, seed: int | None, limit: int | None = None
     ) -> Batches:
-        opened = sources.forget if side is Access.FORGET else sources.retain
-        return opened(self.batch_size, seed, limit)
+        return sources.open(side, self.batch_size, seed, limit)

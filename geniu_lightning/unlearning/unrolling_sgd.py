@@ -10,7 +10,7 @@ from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.settings.checked import NonNegative
 from geniu_lightning.unlearning.losses import cross_entropy
-from geniu_lightning.unlearning.networks import fresh_classifier
+from geniu_lightning.unlearning.networks import fresh_classifier, summed_gradient
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 
@@ -30,10 +30,6 @@ class UnrollingSgd(Tuning):
             public code, normalises each pass by itself, as training did; otherwise θ_0's running
             statistics, 0 and 1, let activations vanish from layer to layer, and nearly all of the
             gradient is that of two biases.
-
-    Raises:
-        UserError: If a setting is out of range, or, in `prepare`, if the kit's initial weights or
-            recipe are not known.
 
     Source:
         Thudi et al., Unrolling SGD, arXiv 2109.13398, single-gradient unlearning. Its experiments
@@ -65,15 +61,11 @@ class UnrollingSgd(Tuning):
                 " torch draws others"
             )
         first.train(self.batch_norm == "train")
-        parameters = list(first.parameters())
-        self.gradient: list[Tensor] = [torch.zeros_like(p) for p in parameters]
-        for batch in self.single_pass(kit, sources, Access.FORGET):
-            losses = cross_entropy(first(batch.images), batch.labels)
-            loss = (self._stands_for(kit, batch.labels) * losses).sum()
-            for total, part in zip(
-                self.gradient, torch.autograd.grad(loss, parameters), strict=True
-            ):
-                total.add_(part)
+        losses = (
+            (self._stands_for(kit, labels) * cross_entropy(first(images), labels)).sum()
+            for images, labels, *_ in self.single_pass(kit, sources, Access.FORGET)
+        )
+        self.gradient = summed_gradient(first, losses)
 
     def _stands_for(self, kit: Kit, labels: Tensor) -> Tensor:
         """Return how many training images each image of a batch counts for, shape `(N,)`."""

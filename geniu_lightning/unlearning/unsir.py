@@ -6,9 +6,9 @@ from torch import Tensor
 
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.settings.checked import NonNegative, NonNegativeInt, Positive, PositiveInt
-from geniu_lightning.unlearning.batches import Batches, ChainBatches, UnlearnBatch, ZipBatches
+from geniu_lightning.unlearning.batches import Batches, CombinedBatches, UnlearnBatch
 from geniu_lightning.unlearning.losses import cross_entropy
-from geniu_lightning.unlearning.noise import NoiseBatches, learned_noise
+from geniu_lightning.unlearning.noise import learned_noise, noise_batches
 from geniu_lightning.unlearning.phases import TwoPhases
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
@@ -26,15 +26,7 @@ class Unsir(TwoPhases, Tuning):
     Args:
         noise_images: Noise images of each forget class.
         noise_steps: Steps of Adam on the noise.
-        noise_rate: Its learning rate.
         penalty: λ of the noise (see `learned_noise`).
-        impair_steps: Steps with noise.
-        repair_steps: Steps without noise.
-        repair_rate: Learning rate of the latter.
-        **settings: Those of `Tuning`.
-
-    Raises:
-        SettingError: If a setting is out of range.
 
     Source:
         Tarun et al., Fast Yet Effective Machine Unlearning, arXiv 2111.08947. The public notebook
@@ -58,17 +50,9 @@ class Unsir(TwoPhases, Tuning):
         noise_steps: NonNegativeInt = 40,
         noise_rate: Positive = 0.1,
         penalty: NonNegative = 0.1,
-        impair_steps: NonNegativeInt = 50,
-        repair_steps: NonNegativeInt = 50,
-        repair_rate: Positive = 1e-3,
         **settings: Any,
     ) -> None:
-        super().__init__(
-            impair_steps=impair_steps,
-            repair_steps=repair_steps,
-            repair_rate=repair_rate,
-            **settings,
-        )
+        super().__init__(**settings)
         self.noise_images = noise_images
         self.noise_steps = noise_steps
         self.noise_rate = noise_rate
@@ -85,14 +69,18 @@ class Unsir(TwoPhases, Tuning):
             rate=self.noise_rate,
             penalty=self.penalty,
         )
-        noise = NoiseBatches(images, labels, self.forget, self.batch_size, self.seed)
-        retained = super().make_batches(kit, sources, sides, steps)
-        return ChainBatches(
-            [
-                ZipBatches([noise, retained], self.impair_steps),
-                ZipBatches([retained], self.repair_steps),
-            ]
+        noise = noise_batches(
+            images,
+            labels,
+            self.forget,
+            batch_size=self.batch_size,
+            steps=self.impair_steps,
+            seed=self.seed,
         )
+        retained = super().make_batches(kit, sources, sides, steps)
+        # twice: the second phase begins a new epoch
+        plan = [[0, 1]] * self.impair_steps + [[2]] * self.repair_steps
+        return CombinedBatches([noise, retained, retained], plan)
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return the retain term and, in the first phase, that of the noise, in nats."""

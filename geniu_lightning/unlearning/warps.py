@@ -1,7 +1,7 @@
 """Random warps of images: copies that are bent, mixed, pasted over and made noisy."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from geniu_lightning.seeds import generator
 from geniu_lightning.settings.checked import Fraction, NonNegative, checked
-from geniu_lightning.unlearning.batches import UnlearnBatch, unlabelled_batch
+from geniu_lightning.unlearning.batches import StepBatches, UnlearnBatch, unlabelled_batch
 
 GEOMETRIC = ("rotate", "scale", "shear", "shift", "elastic")
 KNOTS = 4  # side of the grid whose random shifts make the elastic warp
@@ -36,9 +36,6 @@ class Warps:
             [0, 1] of the image's before it is cut off at the edge.
         noise: Largest standard deviation of Gaussian noise, in units of normalised images; each
             image's is uniform in [0, noise].
-
-    Raises:
-        SettingError: If a value is out of range.
     """
 
     rotate: NonNegative = 0.0
@@ -126,14 +123,8 @@ def readable_strength(
     """Return the largest multiple of the geometric warps that leaves images readable.
 
     It is a multiple of 1/10 in [0, 1]. Copies are probed without mixing, pasting and noise, since
-    a mixture has no one label.
-
-    Args:
-        warps: The strongest warps allowed.
-        images: Normalised, shape `(N, C, H, W)`.
-        classify: Returns the classes `(M,)` of images `(M, C, H, W)`.
-        label_agreement: Fraction of copies that must be classified as their image, in [0, 1].
-        random: Generator on the CPU.
+    a mixture has no one label; the fraction `label_agreement` of them must be classified as their
+    image.
     """
     probes = images[torch.randint(len(images), (PROBES,), generator=random).to(images.device)]
     labels = classify(probes)
@@ -144,37 +135,25 @@ def readable_strength(
     return 0.0
 
 
-class WarpedBatches:
-    """Batches of warped copies of random images, divided evenly among processes.
-
-    Args:
-        images: Images to copy, normalised, shape `(N, C, H, W)`.
-        warps: Warps of the copies.
-        batch_size: Copies in a batch, all processes together.
-        steps: Batches in an epoch.
-        seed: Seed of the draws.
-    """
+class WarpedBatches(StepBatches):
+    """Batches of warped copies of random images, `batch_size` of all processes together."""
 
     def __init__(
         self, images: Tensor, warps: Warps, batch_size: int, steps: int, seed: int
     ) -> None:
+        super().__init__(self._batch_at, steps)
         self.images = images
         self.warps = warps
         self.batch_size = batch_size
-        self.steps = steps
         self.seed = seed
         self.rank, self.world = 0, 1
 
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[UnlearnBatch]:
-        for step in range(self.steps):
-            random = generator("warped", self.seed, step)
-            chosen = torch.randint(len(self.images), (self.batch_size,), generator=random)
-            copies = self.warps(self.images[chosen.to(self.images.device)], random)
-            own = copies[self.rank :: self.world]
-            yield unlabelled_batch(own, self.world * len(own) / self.batch_size)
+    def _batch_at(self, step: int) -> UnlearnBatch:
+        random = generator("warped", self.seed, step)
+        chosen = torch.randint(len(self.images), (self.batch_size,), generator=random)
+        copies = self.warps(self.images[chosen.to(self.images.device)], random)
+        own = copies[self.rank :: self.world]
+        return unlabelled_batch(own, self.world * len(own) / self.batch_size)
 
     def shard(self, rank: int, world: int) -> None:
         """Take every `world`-th copy; every process draws the whole batch, which is cheap."""

@@ -18,10 +18,6 @@ class ZeroHead(Unlearner):
 
     Args:
         renormalise: Centre the retained rows.
-        **settings: Those of the base.
-
-    Source:
-        Folklore.
     """
 
     def __init__(self, *, renormalise: bool = False, **settings: Any) -> None:

@@ -52,6 +52,7 @@ class Archive:
         self.labels = torch.arange(CLASSES).repeat(IMAGES_PER_CLASS)
         self.images = SPEC.normalise(pictures(self.labels, seed=11))
         self.opened: list[tuple[str, int, int]] = []
+        self.limits: list[int | None] = []
         self.read: list[int] = []  # labels, in the order of reading
         self.forget: tuple[int, ...] = ()
 
@@ -63,6 +64,7 @@ class Archive:
         self, split: str, batch_size: int, seed: int | None, limit: int | None = None
     ) -> IndexLoader:
         self.opened.append((split, batch_size, seed))
+        self.limits.append(limit)
         gone = torch.isin(self.labels, torch.tensor(self.forget))
         indices = {"forget": gone, "retain": ~gone}[split].nonzero().flatten()[:limit]
 

@@ -1,17 +1,21 @@
-"""Steps that many tests of methods share."""
+"""Steps, numbers and inputs that many tests of methods share."""
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import Trainer
-from torch import nn
+from scipy.special import rel_entr, softmax
+from torch import Tensor, nn
 
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.batches import UnlearnBatch
 
 GONE, KEPT = (1, 3), (0, 2, 4)
+LABELS = torch.tensor([1, 0, 3, 4, 1, 2])
+FORGOTTEN = np.isin(LABELS.numpy(), GONE)
 TrainerOf = Callable[[int], Trainer]
 
 
@@ -42,3 +46,34 @@ def move_head(method: Unlearner) -> None:
     with torch.no_grad():
         weight = method.classifier.head.weight
         weight.add_(0.5 * torch.randn_like(weight))
+
+
+def on_logits(method: Any, original: Tensor | None = None) -> Any:
+    """Return a method whose classifier passes its inputs on as logits, as may its teacher."""
+    method.classifier = nn.Identity()
+    method.teacher = lambda images: original
+    return method
+
+
+def same_but_the_head(result: nn.Module, original: nn.Module) -> bool:
+    after, before = result.state_dict(), original.state_dict()
+    return all(torch.equal(after[k], t) for k, t in before.items() if not k.startswith("head."))
+
+
+def logits(seed: int, rows: int = 6) -> tuple[Tensor, np.ndarray]:
+    drawn = 3 * torch.randn(rows, 5, generator=torch.Generator().manual_seed(seed))
+    return drawn, drawn.double().numpy()
+
+
+def masked(original: np.ndarray) -> np.ndarray:
+    target = np.zeros_like(original)
+    target[:, KEPT] = softmax(original[:, KEPT], axis=1)
+    return target
+
+
+def divergence(target: np.ndarray, now: np.ndarray) -> np.ndarray:
+    return rel_entr(target, softmax(now, axis=1)).sum(axis=1)
+
+
+def values(terms: dict[str, Tensor]) -> dict[str, float]:
+    return {name: term.item() for name, term in terms.items()}

@@ -17,7 +17,7 @@ from geniu_lightning.errors import SettingError, TrainingDivergedError, UserErro
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning import base
 from geniu_lightning.unlearning.base import Clock, Unlearner
-from geniu_lightning.unlearning.batches import RepeatBatch, UnlearnBatch, labelled_batch
+from geniu_lightning.unlearning.batches import StepBatches, UnlearnBatch, labelled_batch
 from geniu_lightning.unlearning.sources import Sources
 from tests.unlearning.helpers import TrainerOf, no_trainer, run
 
@@ -38,7 +38,8 @@ class Toy(Unlearner):
         super().prepare(kit, sources)
         proxies = kit.proxies()
         images, labels = kit.info.spec.normalise(proxies.images), (proxies.labels + 1) % 5
-        self.batches = RepeatBatch(labelled_batch(images, labels, (0,)), self.steps)
+        batch = labelled_batch(images, labels, (0,))
+        self.batches = StepBatches(lambda step: batch, self.steps)
         self.batches.shard = lambda *share: self.shares.append(share)
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
@@ -136,33 +137,6 @@ def test_a_trainer_of_ones_own_gives_the_same_weights(
     assert all(equal(expected.state_dict().values(), found.state_dict().values()))
 
 
-def test_what_a_method_draws_follows_from_its_seed_alone(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
-    class Drawing(Toy):
-        def prepare(self, kit: Kit, sources: Sources) -> None:
-            super().prepare(kit, sources)
-            self.draws = [torch.rand(3)]
-
-        def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
-            self.draws.append(torch.rand(3))
-            return super().loss_terms(batch)
-
-        def finish(self) -> None:
-            self.draws.append(torch.rand(3))
-
-    def drawn(seed: int, random_state: int) -> list[Tensor]:
-        torch.manual_seed(random_state)
-        method = toy(Drawing, seed=seed)
-        run(method, kit, archive, trainer_of)
-        return method.draws
-
-    first = drawn(1, 0)
-    assert len(first) == 1 + 3 + 1
-    assert all(equal(first, drawn(1, 8)))
-    assert not any(equal(first, drawn(2, 0)))
-
-
 def test_wrong_settings_are_refused_in_a_sentence_that_names_them() -> None:
     for settings, sentence in [
         ({"forget": ()}, "forget must name at least one class"),
@@ -246,16 +220,16 @@ def test_the_clock_counts_preparing_batches_steps_and_finishing_but_not_setting_
     now = [0.0]
     monkeypatch.setattr(base, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
-    class Made(RepeatBatch):
-        def __iter__(self) -> Any:
-            for batch in super().__iter__():
-                now[0] += 0.5
-                yield batch
-
     class Slow(Toy):
         def prepare(self, kit: Kit, sources: Sources) -> None:
             super().prepare(kit, sources)
-            self.batches = Made(self.batches.batch, self.steps)
+            made = self.batches.batch_of
+
+            def slowly_made(step: int) -> UnlearnBatch:
+                now[0] += 0.5
+                return made(step)
+
+            self.batches.batch_of = slowly_made
             now[0] += 1
 
         def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:

@@ -7,12 +7,9 @@ import torch
 
 from geniu_lightning.errors import AccessError
 from geniu_lightning.unlearning.batches import (
-    AlternateBatches,
-    ChainBatches,
-    GaussianBatches,
-    RepeatBatch,
+    CombinedBatches,
+    StepBatches,
     UnlearnBatch,
-    ZipBatches,
     labelled_batch,
     unlabelled_batch,
 )
@@ -36,25 +33,25 @@ def test_a_split_opens_where_it_was_declared_and_nowhere_else(archive: Any) -> N
         assert str(access) == words
         for split in ("forget", "retain"):
             archive.opened.clear()
-            ask = getattr(archive.sources(access, (1, 3)), split)
-            if Access[split.upper()] in access:
-                assert len(ask(12, 5)) > 0
+            side, ask = Access[split.upper()], archive.sources(access, (1, 3)).open
+            if side in access:
+                assert len(ask(side, 12, 5)) > 0
                 assert archive.opened == [(split, 12, 5)]
             else:
                 with pytest.raises(AccessError, match=f"asked for {split} data.*reads {words}"):
-                    ask(12, 5)
+                    ask(side, 12, 5)
                 assert archive.opened == []
 
 
 def test_each_image_belongs_to_its_set_and_comes_in_order_without_a_seed(archive: Any) -> None:
     for forget in ((0,), (1, 3), (0, 4)):
         sources = archive.sources(BOTH, forget)
-        of_forget, of_retain = list(sources.forget(4, 0)), list(sources.retain(4, 0))
+        of_forget, of_retain = (list(sources.open(side, 4, 0)) for side in BOTH)
         assert all(batch.forget.all() for batch in of_forget)
         assert not any(batch.forget.any() for batch in of_retain)
         assert {int(k) for b in of_forget for k in b.labels} == set(forget)
         assert {int(k) for b in of_retain for k in b.labels} == set(range(5)) - set(forget)
-    batches = archive.sources(Access.RETAIN, (1,)).retain(7, None)
+    batches = archive.sources(Access.RETAIN, (1,)).open(Access.RETAIN, 7, None)
     for _ in range(2):
         labels = torch.cat([b.labels for b in batches])
         assert torch.equal(labels, archive.labels[archive.labels != 1])
@@ -74,11 +71,11 @@ def test_each_set_has_its_own_mean_and_an_absent_one_is_zero() -> None:
 
 def test_shares_of_two_processes_have_the_mean_of_the_whole(archive: Any) -> None:
     def read(rank: int) -> list[UnlearnBatch]:
-        batches = archive.sources(Access.RETAIN, (0,)).retain(9, 0)
+        batches = archive.sources(Access.RETAIN, (0,)).open(Access.RETAIN, 9, 0)
         batches.shard(rank, 2)
         return list(batches)
 
-    whole = list(archive.sources(Access.RETAIN, (0,)).retain(9, 0))
+    whole = list(archive.sources(Access.RETAIN, (0,)).open(Access.RETAIN, 9, 0))
     for one, first, second in zip(whole, read(0), read(1), strict=True):
         assert sorted(one.labels.tolist()) == sorted(first.labels.tolist() + second.labels.tolist())
         # five images and four of nine
@@ -89,7 +86,7 @@ def test_shares_of_two_processes_have_the_mean_of_the_whole(archive: Any) -> Non
 
 def test_zipped_sets_come_together_and_the_shorter_starts_again(archive: Any) -> None:
     sources = archive.sources(BOTH, (1,))
-    zipped = ZipBatches([sources.forget(4, 0), sources.retain(4, 0)], 12)
+    zipped = CombinedBatches([sources.open(side, 4, 0) for side in BOTH], [[0, 1]] * 12)
     batches = list(zipped)
     assert len(batches) == len(zipped) == 12
     # 9 images in 3 batches with 36 in 9
@@ -104,35 +101,17 @@ def test_zipped_sets_come_together_and_the_shorter_starts_again(archive: Any) ->
     torch.testing.assert_close(epochs[0].sort(dim=0).values, epochs[1].sort(dim=0).values)
 
 
-def test_combined_batches_keep_their_order_and_divide_every_part(archive: Any) -> None:
+def test_parts_come_in_the_order_of_the_plan_and_each_is_divided(archive: Any) -> None:
     sources = archive.sources(BOTH, (1,))
-    chained = ChainBatches(
-        [ZipBatches([sources.forget(6, 0)], 2), ZipBatches([sources.retain(6, 0)], 3)]
-    )
+    plan = [[0]] * 2 + [[1]] * 3
+    chained = CombinedBatches([sources.open(side, 6, 0) for side in BOTH], plan)
     assert [bool(b.forget.all()) for b in chained] == [True, True, False, False, False]
     chained.shard(0, 2)
     assert len(chained) == 5
     assert [len(b.labels) for b in chained] == [3, 2, 3, 3, 3]
     batch = labelled_batch(torch.rand(6, 1, 2, 2), torch.arange(6), (2,))
     other = labelled_batch(torch.rand(2, 1, 2, 2), torch.arange(2), (2,))
-    repeated = [RepeatBatch(batch, 3), RepeatBatch(other, 2)]
-    alternating = AlternateBatches(repeated, [0, 1, 1, 0, 0])
-    alternating.shard(1, 2)  # repeated batches stay whole
-    assert len(alternating) == 5
+    repeated = [StepBatches(lambda step: batch, 1), StepBatches(lambda step: other, 2)]
+    alternating = CombinedBatches(repeated, [[0], [1], [1], [0], [0]])
+    alternating.shard(1, 2)  # batches of a step stay whole
     assert [b is batch for b in alternating] == [True, False, False, True, True]
-
-
-def test_gaussian_batches_are_fresh_whole_and_of_the_seed() -> None:
-    def drawn(seed: int, rank: int) -> torch.Tensor:
-        torch.manual_seed(rank)  # the global state must not matter
-        batches = GaussianBatches((40, 1, 16, 16), 5, seed, torch.device("cpu"))
-        batches.shard(rank, 2)
-        return torch.stack([batch.images for batch in batches])
-
-    images = drawn(1, 0)
-    assert images.shape == (5, 40, 1, 16, 16)
-    assert len(images.flatten(0, 1).unique(dim=0)) == 200
-    assert images.mean().abs() < 0.02
-    assert images.std() == pytest.approx(1, abs=0.02)
-    assert torch.equal(images, drawn(1, 1))
-    assert not torch.equal(images, drawn(2, 0))

@@ -10,12 +10,9 @@ from scipy.special import log_softmax
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.unlearning.boundary_expand import BoundaryExpand
-from geniu_lightning.unlearning.boundary_shrink import BoundaryShrink
-from tests.unlearning.helpers import GONE, TrainerOf, own_probability, prepared, run
+from tests.unlearning.helpers import GONE, prepared
 
 sgd = partial(torch.optim.SGD, lr=0.02, momentum=0.9)
-
-COMMON: Any = {"forget": GONE, "steps": 20, "batch_size": 9, "max_gradient_norm": 1.0}
 
 
 def test_boundary_expand_adds_a_shadow_class_and_removes_it(kit: Kit, archive: Any) -> None:
@@ -45,15 +42,3 @@ def test_boundary_expand_adds_a_shadow_class_and_removes_it(kit: Kit, archive: A
     row = method.classifier.head.weight[5].detach()  # Xavier normal of the wide head
     assert row.std() == pytest.approx((2 / (256 + 6)) ** 0.5, rel=0.2)
     assert row.mean().abs() < 0.02
-
-
-@pytest.mark.parametrize(("kind", "rate"), [(BoundaryShrink, 0.02), (BoundaryExpand, 0.02)])
-def test_boundary_methods_forget_and_retain(
-    kit: Kit, archive: Any, trainer_of: TrainerOf, kind: Any, rate: float
-) -> None:
-    plain = partial(torch.optim.SGD, lr=rate)
-    for source in ("data", "proxies"):
-        method = kind(optimizer=plain, source=source, **COMMON | {"batch_size": 18})
-        forget, retain = own_probability(run(method, kit, archive, trainer_of), archive)
-        assert forget < 0.5, source
-        assert retain > 0.75, source

@@ -20,9 +20,11 @@ from geniu_lightning.errors import AccessError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import NetworkSpec, state_digest
 from geniu_lightning.settings.configs import CONF, method_settings
-from geniu_lightning.unlearning import gkt, ispf, warps
+from geniu_lightning.unlearning import warps
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.batches import UnlearnBatch
+from geniu_lightning.unlearning.gkt import Gkt
+from geniu_lightning.unlearning.ispf import Ispf
 from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
 from geniu_lightning.unlearning.sources import Access
 from tests.unlearning.every_method import CONFIGS, built, digest
@@ -56,8 +58,8 @@ every_method = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.st
 def _narrow_generators() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(warps, "PROBES", 64)
-        for module in (gkt, ispf):
-            patch.setattr(module, "WIDTHS", (8, 8, 8))
+        for kind in (Gkt, Ispf):
+            patch.setattr(kind, "widths", (8, 8, 8))
         yield
 
 
@@ -91,30 +93,12 @@ def test_the_contract(
     built(path, (0,))
     with pytest.raises(InstantiationException, match="nonsense"):
         built(path, (0,), nonsense=1)
-    reads_what_it_declares(path, kit, new_archive, trainer_of)
     result = runs_as_declared(path, kit, archive, trainer_of)
     repeats(path, kit, new_archive, trainer_of, result)
     saves_and_loads(result, kit, archive.images, tmp_path)
     assert digest(kit) == before
     follows_the_kits_sizes(path, copy.deepcopy(colour_kit), new_archive(), trainer_of)
     stays_finite_in_bf16(path, kit, new_archive(), trainer_of)
-
-
-def reads_what_it_declares(
-    path: Path, kit: Kit, new_archive: Callable[[], Any], trainer_of: TrainerOf
-) -> None:
-    method, archive = small(path, GONE, most=1), new_archive()
-    method.run(kit, archive.sources(EVERYTHING, GONE), trainer_of)
-    opened = Access.NONE
-    for split, *_ in archive.opened:
-        opened |= Access[split.upper()]
-    assert opened == method.access  # no more, and what it declares it needs
-    read = set(archive.read)
-    assert Access.FORGET in method.access or not read & set(GONE)
-    assert Access.RETAIN in method.access or not read - set(GONE)
-    if method.access:
-        with pytest.raises(AccessError, match="declares that it reads no training data"):
-            small(path, GONE, 1).run(kit, new_archive().sources(Access.NONE, GONE), trainer_of)
 
 
 def runs_as_declared(path: Path, kit: Kit, archive: Any, trainer_of: TrainerOf) -> nn.Module:
@@ -148,9 +132,20 @@ def runs_as_declared(path: Path, kit: Kit, archive: Any, trainer_of: TrainerOf) 
 
     method.prepare, method.loss_terms, method.on_train_end = noted_prepare, noted_terms, noted_end
     begin = time.perf_counter()
-    result = run(method, kit, archive, trainer_of)
+    result = method.run(kit, archive.sources(EVERYTHING, GONE), trainer_of)
     assert 0 < method.clock.seconds <= time.perf_counter() - begin
     method.loss_terms = loss_terms
+
+    opened = Access.NONE
+    for split, *_ in archive.opened:
+        opened |= Access[split.upper()]
+    assert opened == method.access  # no more, and what it declares it needs
+    read = set(archive.read)
+    assert Access.FORGET in method.access or not read & set(GONE)
+    assert Access.RETAIN in method.access or not read - set(GONE)
+    if method.access:
+        with pytest.raises(AccessError, match="declares that it reads no training data"):
+            small(path, GONE, 1).run(kit, archive.sources(Access.NONE, GONE), trainer_of)
 
     assert len(modes) == method.steps
     assert all(mode == {method.batch_norm == "train"} for mode in modes)

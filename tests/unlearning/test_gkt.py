@@ -14,7 +14,7 @@ from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.models.resnet import ResNet18
-from geniu_lightning.unlearning import gkt as module
+from geniu_lightning.unlearning import synthesis
 from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.gkt import Gkt, attend
 from geniu_lightning.unlearning.sources import Access
@@ -26,7 +26,7 @@ adam = partial(torch.optim.Adam, lr=1e-2)
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WIDTHS", (8, 8, 8))
+    monkeypatch.setattr(Gkt, "widths", (8, 8, 8))
 
 
 class Watched(Gkt):
@@ -204,20 +204,9 @@ def test_the_student_is_fresh_and_trains_in_its_own_steps_alone(
     assert all(float(m.running_mean.abs().sum()) == 0 for m in norms)
 
 
-def test_fifty_steps_teach_the_answers_that_pass_and_not_the_forget_classes(
+def test_the_mask_is_that_of_the_forget_classes(
     kit: Kit, archive: Any, trainer_of: TrainerOf
 ) -> None:
-    method = gkt(steps=50, kl_scale=1.0, attention_weight=10.0)
-    result = run(method, kit, archive, trainer_of)
-    shown = torch.cat([batch.images for batch in method.seen[-9:]])
-    same = result(shown).argmax(dim=1) == kit.classifier(shown).argmax(dim=1)
-    assert same.float().mean() > 0.8
-    proxies = kit.info.spec.normalise(kit.proxies([*GONE]).images)
-    original, student = (
-        network(proxies).softmax(dim=1)[:, GONE].sum(dim=1) for network in (kit.classifier, result)
-    )
-    assert (original > 0.9).all()
-    assert (student < 0.3).all()
     for mask in (True, False):
         logits = run(gkt(mask=mask), kit, archive, trainer_of)(archive.images)
         assert (logits[:, GONE] == -1e4).all() == mask
@@ -236,7 +225,7 @@ def test_a_network_without_blocks_is_told_what_to_set(
             return self.head(images.flatten(1))
 
     kit.classifier = Plain().eval()
-    monkeypatch.setattr(module, "fresh_classifier", lambda kit, seed: Plain())
+    monkeypatch.setattr(synthesis, "fresh_classifier", lambda kit, seed: Plain())
     with pytest.raises(UserError, match=r"Plain has no sequence.*set unlearner.attention_weight=0"):
         ready(kit, archive)
     run(gkt(attention_weight=0.0, threshold=0.9), kit, archive, trainer_of)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
-from torch import Tensor, nn
+from torch import Tensor
 
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning import impair_repair
@@ -16,7 +16,7 @@ from geniu_lightning.unlearning.batches import (
     labelled_batch,
 )
 from geniu_lightning.unlearning.impair_repair import ImpairRepair
-from tests.unlearning.helpers import GONE, KEPT, TrainerOf, own_probability, prepared, run
+from tests.unlearning.helpers import GONE, KEPT, TrainerOf, on_logits, prepared, run
 
 LOGITS = torch.tensor(
     [
@@ -33,9 +33,7 @@ def two_phases(**settings: Any) -> ImpairRepair:
     quick = partial(torch.optim.Adam, lr=2e-3)
     counts = {"impair_steps": 5, "repair_steps": 15, "batch_size": 9}
     defaults = {"forget": GONE, "repair_rate": 2e-3, "optimizer": quick, "max_gradient_norm": 1.0}
-    method = ImpairRepair(**defaults | counts | settings)
-    method.classifier = nn.Identity()
-    return method
+    return on_logits(ImpairRepair(**defaults | counts | settings))
 
 
 def errors(labels: Tensor) -> np.ndarray:
@@ -61,7 +59,7 @@ def test_impair_terms_are_the_documented_formula(monkeypatch: pytest.MonkeyPatch
         return drawn[-1]
 
     monkeypatch.setattr(impair_repair, "random_retained_labels", noted)
-    for _ in range(30):
+    for _ in range(10):
         found = two_phases(forget_term="random_label").loss_terms(batch)["forget"].item()
         assert found == pytest.approx(errors(drawn[-1]).mean(), rel=1e-5)
     assert {int(k) for labels in drawn for k in labels} == {*KEPT}
@@ -85,20 +83,3 @@ def test_the_forget_set_comes_before_the_retain_set(
     labels = [batch.labels.tolist() for batch in prepared(method, kit, archive)]
     assert labels == [[1, 1, 3, 3]] * 2 + [[0, 0, 2, 2, 4, 4]] * 3
     assert archive.opened == []
-
-
-@pytest.mark.parametrize("term", ["reciprocal", "negative", "random_label"])
-def test_impairing_damages_and_repairing_restores_the_retained_classes(
-    kit: Kit, archive: Any, trainer_of: TrainerOf, term: str
-) -> None:
-    for source in ("data", "proxies"):
-        method = two_phases(forget_term=term, source=source)
-        forget, retain = own_probability(run(method, kit, archive, trainer_of), archive)
-        assert forget < 0.5
-        assert retain > 0.85
-    if term == "reciprocal":
-        found = []
-        for steps in (0, 15):
-            method = two_phases(impair_steps=10, repair_steps=steps)
-            found.append(own_probability(run(method, kit, archive, trainer_of), archive)[1])
-        assert found[0] < found[1] - 0.1

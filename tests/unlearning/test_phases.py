@@ -9,11 +9,7 @@ from torch import Tensor
 
 from geniu_lightning.errors import SettingError
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.unlearning.batches import (
-    ChainBatches,
-    RepeatBatch,
-    UnlearnBatch,
-)
+from geniu_lightning.unlearning.batches import CombinedBatches, UnlearnBatch
 from geniu_lightning.unlearning.phases import TwoPhases
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
@@ -32,8 +28,9 @@ class Toy(TwoPhases, Tuning):
         self.seen: list[tuple[bool, float, bool]] = []
 
     def make_batches(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Any:
-        counts = ((Access.FORGET, self.impair_steps), (Access.RETAIN, self.repair_steps))
-        return ChainBatches([RepeatBatch(self.proxies(kit, side), count) for side, count in counts])
+        make = super().make_batches
+        parts = [make(kit, sources, side, steps) for side in sides]
+        return CombinedBatches(parts, [[0]] * self.impair_steps + [[1]] * self.repair_steps)
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         optimizer = self.trainer.optimizers[0]
@@ -56,21 +53,6 @@ def test_one_phase_ends_before_the_other_begins_and_each_has_its_rate(
         # the optimizer's state lasts within a phase, not across
         expected = [step > 0 for count in (impair, repair) for step in range(count)]
         assert list(states) == expected
-
-
-def test_both_phases_are_two_runs_with_an_optimizer_each(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
-    momentum = partial(torch.optim.SGD, lr=1e-2, momentum=0.9)
-    both, first = (
-        run(Toy(impair_steps=3, repair_steps=n, optimizer=momentum), kit, archive, trainer_of)
-        for n in (3, 0)
-    )
-    kit.classifier = first
-    second = partial(momentum, lr=5e-4)
-    method = Toy(impair_steps=0, repair_steps=3, optimizer=second)
-    for name, tensor in run(method, kit, archive, trainer_of).state_dict().items():
-        torch.testing.assert_close(both.state_dict()[name], tensor, rtol=1e-5, atol=1e-7)
 
 
 def test_rates_and_steps_below_their_bounds_are_refused(

@@ -88,16 +88,6 @@ def test_it_follows_the_recipe_as_a_plain_loop_does(
         torch.testing.assert_close(found[name], tensor)
 
 
-def test_it_learns_the_retained_classes_and_never_answers_the_others(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
-    result = run(Retrain(forget=GONE), with_recipe(kit, epochs=20), archive, trainer_of)
-    answers = result(archive.images).argmax(dim=1)
-    forgotten = torch.isin(archive.labels, torch.tensor(GONE))
-    assert not torch.isin(answers, torch.tensor(GONE)).any()
-    assert (answers == archive.labels)[~forgotten].float().mean() > 0.9
-
-
 def test_a_kit_of_a_stranger_runs_no_command_and_needs_a_recipe(
     kit: Kit, archive: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

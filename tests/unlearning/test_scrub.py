@@ -3,46 +3,24 @@
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from scipy.special import log_softmax, rel_entr, softmax
-from torch import Tensor, nn
+from scipy.special import log_softmax, softmax
 
 from geniu_lightning.errors import SettingError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.batches import labelled_batch
 from geniu_lightning.unlearning.scrub import Scrub
-from geniu_lightning.unlearning.sources import Sources
 from tests.unlearning.helpers import (
     GONE,
-    TrainerOf,
-    own_probability,
+    divergence,
+    logits,
+    on_logits,
     prepared,
-    run,
+    values,
 )
 
 adam = partial(torch.optim.Adam, lr=3e-3)
-
-
-def logits(seed: int, rows: int = 6) -> tuple[Tensor, np.ndarray]:
-    drawn = 3 * torch.randn(rows, 5, generator=torch.Generator().manual_seed(seed))
-    return drawn, drawn.double().numpy()
-
-
-def divergence(target: np.ndarray, now: np.ndarray) -> np.ndarray:
-    return rel_entr(target, softmax(now, axis=1)).sum(axis=1)
-
-
-def values(terms: dict[str, Tensor]) -> dict[str, float]:
-    return {name: term.item() for name, term in terms.items()}
-
-
-def on_logits(method: Any, original: Tensor) -> Any:
-    """Return a method whose classifier passes its inputs on as logits."""
-    method.classifier = nn.Identity()
-    method.teacher = lambda images: original
-    return method
 
 
 def test_scrub_terms_are_the_documented_formula() -> None:
@@ -82,19 +60,3 @@ def test_scrub_alternates_and_each_set_continues_where_its_last_round_ended(
         assert len(seen) == len(seen.flatten(1).unique(dim=0)) == images  # none came twice
     with pytest.raises(SettingError, match="max_rounds must be at most rounds, which is 3, got 4"):
         Scrub(forget=GONE, optimizer=adam, rounds=3, max_rounds=4)
-
-
-def test_scrub_forgets_and_retains(kit: Kit, archive: Any, trainer_of: TrainerOf) -> None:
-    class Nudged(Scrub):
-        """Starts a little away from its teacher, so that rounding decides no direction."""
-
-        def prepare(self, kit: Kit, sources: Sources) -> None:
-            super().prepare(kit, sources)
-            with torch.no_grad():
-                self.classifier.head.bias[list(self.forget)] -= 0.1
-
-    counts = {"rounds": 3, "max_rounds": 2, "max_steps": 5, "min_steps": 8, "batch_size": 9}
-    method = Nudged(forget=GONE, optimizer=adam, max_gradient_norm=1.0, **counts)
-    forget, retain = own_probability(run(method, kit, archive, trainer_of), archive)
-    assert forget < 0.5
-    assert retain > 0.75

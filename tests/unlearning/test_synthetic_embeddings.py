@@ -19,21 +19,8 @@ from tests.unlearning.helpers import (
     own_probability,
     prepared,
     run,
+    same_but_the_head,
 )
-
-
-@pytest.fixture
-def images(archive: Any) -> Tensor:
-    """Return images of every class, mixtures of two, and noise of every size."""
-    noise = torch.randn(60, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    mixed = (archive.images[:, None] + archive.images[None]).flatten(0, 1) / 2
-    loud = noise * torch.linspace(0.1, 1000, 60).view(-1, 1, 1, 1)
-    return torch.cat([archive.images, mixed, loud])
-
-
-def same_but_the_head(result: nn.Module, original: nn.Module) -> bool:
-    after, before = result.state_dict(), original.state_dict()
-    return all(torch.equal(after[k], t) for k, t in before.items() if not k.startswith("head."))
 
 
 def embeddings(**settings: Any) -> SyntheticEmbeddings:

@@ -166,7 +166,7 @@ def test_warps_are_as_strong_as_labels_agree() -> None:
     stripe[..., 16] = 1.0
     warps = Warps(shift=8 / 33, mix=1.0, paste=1.0, noise=5.0)  # the last three are not probed
     # shifted by up to 8 t pixels, a copy has its label with probability 2.5 / (8 t)
-    for agreement, strength in [(0.0, 1.0), (0.25, 1.0), (0.48, 0.6), (0.9, 0.3), (1.0, 0.3)]:
+    for agreement, strength in [(0.25, 1.0), (0.48, 0.6), (1.0, 0.3)]:
         found = readable_strength(warps, stripe, middle, agreement, stream(1))
         assert found == pytest.approx(strength)
 
