@@ -26,8 +26,7 @@ def loggers_of(
 
     Args:
         wanted: `csv` and `wandb`, each a mapping of settings or null; `None` for no logger.
-        folder: The run's folder. Its name is the run's, and it keeps wandb's id, so that a resumed
-            run is the same run there.
+        folder: The run's folder, whose name is the run's; it keeps wandb's id for a resumed run.
         job: `train`, `unlearn` or `evaluate`: wandb's job type.
         config: What wandb shows as the run's configuration.
         tags: Words to find the run by.
