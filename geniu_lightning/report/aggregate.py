@@ -19,8 +19,7 @@ class Row:
     """One method in one setting, over seeds.
 
     Attributes:
-        method: As in `Run`; of the oracles that runs were compared with, their number.
-        basis: As in `Run`; `oracles` for these.
+        method: As in `Run`, as `basis`; of oracles that runs were compared with, their number.
         seeds: Training seeds, sorted; empty where nothing ended well.
         mean: Of each number over the seeds that have it; of several runs from one kit their mean
             counts.
@@ -31,7 +30,6 @@ class Row:
         runs: How many runs there are; of oracles how many evaluations of them.
         failures: Training seeds whose run failed, and why.
         oracles: Training seeds of the oracles that the runs were compared with, a bank each.
-        best: Whether the rule marks it as best.
     """
 
     setting: str
@@ -76,13 +74,9 @@ class Row:
 
 
 def gather(runs: Iterable[Run], several: bool = False) -> list[Row]:
-    """Return a row for each method in each setting.
+    """Return a row for each method in each setting; runs that cannot be averaged are refused.
 
-    Runs of one row that share a seed, or differ in more than the seed, are refused.
-
-    Args:
-        runs: Of any settings.
-        several: Whether a kit may have several runs of a method, with other unlearning seeds.
+    With `several` a kit may have more than one run of a method, with other unlearning seeds.
     """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:

@@ -38,11 +38,9 @@ STEPS = (0, *(sign * 9 * k for k in range(1, 20) for sign in (1, -1)))  # points
 
 def canvas(width: float, height: float, title: str, panels: int = 1) -> "tuple[Figure, list[Axes]]":
     """Return an empty figure and its panels, each of so many inches in width and height."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height * panels), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
     all_axes = [figure.add_subplot(panels, 1, k + 1) for k in range(panels)]
     all_axes[0].set_title(fill(title, TITLE), fontsize=9)
     for axes in all_axes:

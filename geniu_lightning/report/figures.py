@@ -24,14 +24,7 @@ LONGEST = 80  # characters of a setting in a file's name: classes may be hundred
 
 
 class Drawing(NamedTuple):
-    """A figure, or why there is none.
-
-    Attributes:
-        name: Of its file, without the ending.
-        title: What it shows, in a word or two.
-        caption: How it is read; the reason where there is no figure.
-        png: The file; empty where there is no figure.
-    """
+    """A figure with its file's name, or in its caption why there is none."""
 
     name: str
     title: str
@@ -41,16 +34,14 @@ class Drawing(NamedTuple):
 
 def drawings(table: Table, training: Sequence[tuple[Path, Json, dict[str, str]]]) -> list[Drawing]:
     """Return the figures of a setting, with proxies of one of the training runs if it is theirs."""
-    drawn = {
-        kind: (draw(table), caption, missing) for kind, (draw, caption, missing) in KINDS.items()
-    }
+    drawn = {kind: (draw(table), *texts) for kind, (draw, *texts) in KINDS.items()}
     drawn["proxies"] = _proxies(table, training)
-    return [
-        Drawing(f"{_slug(table.setting)}-{kind}", kind, f"No figure of {kind}: {missing}.")
-        if figure is None
-        else Drawing(f"{_slug(table.setting)}-{kind}", kind, caption, _png(figure))
-        for kind, (figure, caption, missing) in drawn.items()
-    ]
+    found = []
+    for kind, (figure, caption, missing) in drawn.items():
+        text = f"No figure of {kind}: {missing}." if figure is None else caption
+        png = b"" if figure is None else _png(figure)
+        found.append(Drawing(f"{_slug(table.setting)}-{kind}", kind, text, png))
+    return found
 
 
 def cost(table: Table) -> "Figure | None":

@@ -27,6 +27,7 @@ class Run:
         numbers: Of each of `PARTS` the numbers, by dotted names such as `accuracy.test.forget`.
         curves: Likewise the lists of numbers, such as `relearning.k10.curve`.
         oracles: Training seeds of the models that it was compared with.
+        settings: Of the run; `trained` has those of its kit.
         document: What its file holds, in the form of version 2.
         failed: Why the run failed; empty where it ended well.
         failed_again: Why a later evaluation failed; the values are then those of the earlier one.
@@ -44,8 +45,11 @@ class Run:
     numbers: dict[str, dict[str, float]]
     curves: dict[str, dict[str, list[float]]]
     oracles: tuple[int, ...]
+    settings: Json
     document: Json
-    failed: str
+    verdict: str | None = None
+    original_verdict: str | None = None
+    failed: str = ""
     failed_again: str = ""
     difference: str = ""
 
@@ -53,22 +57,6 @@ class Run:
     def setting(self) -> str:
         """All parts in one line; runs that share it are about one problem."""
         return ", ".join(filter(None, (*self.parts, self.difference)))
-
-    @property
-    def settings(self) -> Json:
-        """The settings of the run, `trained` those of its kit."""
-        settings: Json = self.document["run"]
-        return settings
-
-    @property
-    def verdict(self) -> str | None:
-        """The verdict; `None` where there is none."""
-        return self.document.get("verdict")
-
-    @property
-    def original_verdict(self) -> str | None:
-        """The verdict of the original; `None` where there is none."""
-        return (self.document.get("controls") or {}).get("original")
 
 
 def find(folders: Sequence[Path]) -> list[Run]:
@@ -143,7 +131,10 @@ def _run(folder: Path, document: Json) -> Run:
             for part in PARTS
         },
         oracles=tuple(document.get("oracles") or ()),
+        settings=run,
         document=document,
+        verdict=document.get("verdict"),
+        original_verdict=(document.get("controls") or {}).get("original"),
         failed=str(document.get("failed", "")),
     )
 
@@ -157,8 +148,8 @@ def _told_apart(runs: Sequence[Run]) -> list[Run]:
     for run in runs:
         problems.setdefault(run.setting, []).append({*run.problem.items()})
     differing = {
-        setting: sorted({name for name, _ in set.union(*own) - set.intersection(*own)})
-        for setting, own in problems.items()
+        setting: sorted({name for own in every for name, _ in own - set.intersection(*every)})
+        for setting, every in problems.items()
     }
     return [
         replace(
