@@ -30,7 +30,7 @@ def page_of(facts: Json) -> str:
         settings=_settings(facts["asked"]["settings"]),
         label=_label,
         software=_software,
-        time=_time,
+        time=lambda at: at.replace("T", " ").replace("+00:00", " UTC"),
     )
 
 
@@ -59,12 +59,5 @@ def _software(versions: dict[str, str | None] | None) -> str:
     """Return software with its versions; of a git revision the first digits."""
     if versions is None:
         return "versions were not recorded"
-    short = {name: version or "unknown" for name, version in versions.items()}
-    return ", ".join(
-        f"{name} {version if len(version) < 40 else version[:12] + version[40:]}"
-        for name, version in short.items()
-    )
-
-
-def _time(at: str) -> str:
-    return at.replace("T", " ").replace("+00:00", " UTC")
+    known = {name: version or "unknown" for name, version in versions.items()}
+    return ", ".join(f"{k} {v if len(v) < 40 else v[:12] + v[40:]}" for k, v in known.items())
