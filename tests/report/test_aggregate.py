@@ -7,7 +7,7 @@ import pytest
 from geniu_lightning.cli.report import main
 from geniu_lightning.errors import UserError
 from geniu_lightning.report.aggregate import gather
-from geniu_lightning.report.curves import curves_of
+from geniu_lightning.report.curves import relearning
 from geniu_lightning.report.load import find
 from tests.report.examples import AREA, CURVE, change, failed, kit, relearned, row, run, table
 
@@ -66,9 +66,10 @@ def test_unlearning_seeds_of_a_kit_are_averaged_within_it(tmp_path: Path) -> Non
     assert (found.seeds, found.count[RETAIN], found.mean[RETAIN]) == ((1, 2), 2, 0.5)
     assert found.std[RETAIN] == pytest.approx(0.125**0.5)  # of 0.75 and 0.25
     assert found.verdict == "forgotten 3/4, suppressed 1/4"
-    curves = curves_of(table(tmp_path))
-    assert curves is not None
-    assert curves.methods["geniu"] == [0.5] * 7
+    figure = relearning(table(tmp_path))
+    assert figure is not None
+    (line, *_) = figure.axes[0].get_lines()
+    assert (line.get_label(), [*line.get_ydata()]) == ("geniu", [0.5] * 7)
     with pytest.raises(UserError, match="the same method on one kit"):
         gather(find([tmp_path]))  # a population needs one run a kit
 
