@@ -105,11 +105,11 @@ def label_points(figure: "Figure", axes: "Axes", rows: Sequence[Row], across: st
     half = APART / 2 * figure.dpi / 72
     centres = [axes.transData.transform(point) for *point, _ in points]
     taken = [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in centres]
-    for (*point, name), centre in zip(points, centres, strict=True):
+    for (x, y, name), centre in zip(points, centres, strict=True):
         right = centre[0] < (inside.x0 + inside.x1) / 2  # on the side where the axes are wider
         note = axes.annotate(
             name,
-            point,
+            (x, y),
             (0, 0),
             textcoords="offset points",
             fontsize=7,

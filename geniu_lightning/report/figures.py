@@ -34,9 +34,10 @@ class Drawing(NamedTuple):
 
 def drawings(table: Table, training: Sequence[tuple[Path, Json, dict[str, str]]]) -> list[Drawing]:
     """Return the figures of a setting, with proxies of one of the training runs if it is theirs."""
-    drawn = [(kind, draw(table), *texts) for kind, (draw, *texts) in KINDS.items()]
+    drawn = {kind: (draw(table), caption, why) for kind, (draw, caption, why) in KINDS.items()}
+    drawn["proxies"] = _proxies(table, training)
     found = []
-    for kind, figure, caption, missing in (*drawn, ("proxies", *_proxies(table, training))):
+    for kind, (figure, caption, missing) in drawn.items():
         text = f"No figure of {kind}: {missing}." if figure is None else caption
         png = b"" if figure is None else _png(figure)
         found.append(Drawing(f"{_slug(table.setting)}-{kind}", kind, text, png))

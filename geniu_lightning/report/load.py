@@ -147,10 +147,10 @@ def _told_apart(runs: Sequence[Run]) -> list[Run]:
     problems: dict[str, list[set[tuple[str, str]]]] = {}
     for run in runs:
         problems.setdefault(run.setting, []).append({*run.problem.items()})
-    differing = {
-        setting: sorted({name for own in every for name, _ in own - set.intersection(*every)})
-        for setting, every in problems.items()
-    }
+    differing = {}
+    for setting, every in problems.items():
+        shared = every[0].intersection(*every)
+        differing[setting] = sorted({name for own in every for name, _ in own - shared})
     return [
         replace(
             run,

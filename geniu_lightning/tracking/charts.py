@@ -77,7 +77,7 @@ def _classes(shown: Shown) -> dict[str, Any]:
     }
     sides = ["forget" if k in shown.forget else "retain" for k in range(len(shown.classes))]
     rows = zip(shown.classes, sides, *values.values(), strict=True)
-    charts = {"classes/table": _table(["class", "side", *values], rows)}
+    charts: dict[str, Any] = {"classes/table": _table(["class", "side", *values], rows)}
     for when, column in values.items():
         bars = _table(["class", "accuracy"], zip(shown.classes, column, strict=True))
         title = f"{shown.split} accuracy, {when}"

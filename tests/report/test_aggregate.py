@@ -114,7 +114,9 @@ def test_the_original_is_read_off_other_runs_where_none_was_not_run(tmp_path: Pa
     for method in ("geniu", "finetune"):
         for seed in (1, 2):
             run(tmp_path / f"{method}{seed}", method, seed)
+    relearned(tmp_path / "finetune1", CURVE, AREA)  # an evaluation of more metrics counts
     found = row(tmp_path, "none")
+    assert found.mean["relearning.k10.area"] == 1.0
     assert (found.label, found.seeds, found.verdict) == ("none (before)", (1, 2), "retained 2/2")
     assert (found.mean[RETAIN], found.count[RETAIN]) == (0.9375, 2)  # of 0.875 and 1, once a kit
     run(tmp_path / "none", "none", retain=0.5)
