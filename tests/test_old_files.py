@@ -33,4 +33,4 @@ def test_the_record_of_an_old_kit_serves_retraining_and_the_next_kit() -> None:
 def test_old_runs_are_reported_with_their_values() -> None:
     run = next(run for run in find([OLD]) if run.method == "geniu")
     assert run.verdict is None  # there were no oracles
-    assert run.measured.values["accuracy.test.forget"] == pytest.approx(0.0)
+    assert run.numbers["value"]["accuracy.test.forget"] == pytest.approx(0.0)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from geniu_lightning.cli.report import main
-from geniu_lightning.report.document import upgraded
+from geniu_lightning.report.document import leaves, upgraded
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "regrow.md").read_text()
@@ -51,14 +51,17 @@ def tables(text: str) -> dict[str, set[str]]:
     return found
 
 
-def section(title: str) -> str:
-    return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+def rows_in(title: str, columns: int) -> list[list[str]]:
+    """Return the cells of rows about a problem, of the tables of a section that are so wide."""
+    section = PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    cells = [[cell.strip() for cell in row[1:-1].split("|")] for row in section.splitlines()]
+    return [row for row in cells if len(row) == columns and re.match(r"[\w-]+ [\d.]+", row[0])]
 
 
-def problem(row: str) -> tuple[str, str, str]:
-    """Return the folder of a row's data set, the ratio and the forgotten class."""
-    said = re.match(r"\| ([\w-]+) ([\d.]+).*?, (\d)\b", row)
-    assert said, row
+def problem(cell: str) -> tuple[str, str, str]:
+    """Return the folder of a data set, the ratio and the forgotten class."""
+    said = re.match(r"([\w-]+) ([\d.]+).*?, (\d)\b", cell)
+    assert said, cell
     return FOLDERS[said[1]], said[2], said[3]
 
 
@@ -70,21 +73,14 @@ def finished(
     return [upgraded(json.loads(file.read_text())) for file in files]
 
 
-def leaf(run: dict[str, Any], name: str) -> dict[str, float]:
-    tree = run["metrics"]
-    for part in name.split("."):
-        tree = tree[part]
-    return tree
+def means(found: list[dict[str, Any]], part: str = "value") -> list[float]:
+    """Return the mean of each of `COLUMNS`."""
+    values = [dict(leaves(run["metrics"])) for run in found]
+    return [statistics.mean(one[name][part] for one in values) for name in COLUMNS]
 
 
-def problems() -> list[str]:
-    return _rows(columns=len(COLUMNS) + 2)
-
-
-def _rows(columns: int) -> list[str]:
-    """Return the rows of problems of a table as wide as this."""
-    rows = [row for row in section("What is found").splitlines() if re.match(r"\| .*\d\.\d", row)]
-    return [row for row in rows if row.count("|") == columns + 1]
+def problems() -> list[list[str]]:
+    return rows_in("What is found", len(COLUMNS) + 2)
 
 
 def test_all_values_are_what_the_report_makes_of_the_runs(
@@ -96,32 +92,25 @@ def test_all_values_are_what_the_report_makes_of_the_runs(
         for head, rows in tables(capsys.readouterr().out).items():
             made[head] |= rows
     printed = tables(PAGE)
-    assert len(printed) == len({problem(row) for row in problems()})
+    assert len(printed) == len({problem(row[0]) for row in problems()}) > 0
     for head, rows in printed.items():
         assert rows <= made[head], head
 
 
 def test_the_table_of_problems_is_of_the_runs(runs: Path) -> None:
-    for row in problems():
-        _check_problem(runs, row)
-
-
-def _check_problem(runs: Path, row: str) -> None:
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    found = finished(runs, *problem(row))
-    wanted = []
-    for name in COLUMNS:
-        values = [leaf(run, name) for run in found]
-        mean = statistics.mean(value["value"] for value in values)
-        wanted.append(f"{mean:.3f} ({values[0]['oracle_mean']:.3f})")
-    assert cells[1:-1] == wanted
-    verdicts = dict(re.findall(r"([a-z][a-z ]*) (\d+)", cells[-1]))
-    assert verdicts == {k: str(n) for k, n in Counter(run["verdict"] for run in found).items()}
+    for about, *cells, counts in problems():
+        found = finished(runs, *problem(about))
+        oracles = means(found[:1], "oracle_mean")
+        wanted = [f"{a:.3f} ({b:.3f})" for a, b in zip(means(found), oracles, strict=True)]
+        assert cells == wanted, about
+        verdicts = dict(re.findall(r"([a-z][a-z ]*) (\d+)", counts))
+        assert verdicts == {k: str(n) for k, n in Counter(run["verdict"] for run in found).items()}
 
 
 def test_the_values_that_say_nothing_are_those_of_the_runs(runs: Path) -> None:
-    for row in _rows(columns=2):
-        found = finished(runs, *problem(row))
+    rows = rows_in("What is found", 2)
+    for about, names in rows:
+        found = finished(runs, *problem(about))
         blind = Counter(
             tolerance["name"]
             for run in found
@@ -129,83 +118,62 @@ def test_the_values_that_say_nothing_are_those_of_the_runs(runs: Path) -> None:
             if tolerance["reach"] <= tolerance["allowed"]
         )
         expected = {k for k, n in blind.items() if 2 * n > len(found)}
-        assert set(re.findall(r"`([\w.]+)`", row)) == expected, row
-    assert [problem(row) for row in _rows(columns=2)] == [problem(row) for row in problems()]
-
-
-def _weakened() -> list[str]:
-    """Return the rows that compare the default with ``agreement=0``."""
-    return [
-        row
-        for row in section("What limits it").splitlines()
-        if re.match(rf"\| ({'|'.join(FOLDERS)}) ", row) and row.count("|") == len(COLUMNS) + 4
-    ]
+        assert set(re.findall(r"`([\w.]+)`", names)) == expected, about
+    assert [problem(row[0]) for row in rows] == [problem(row[0]) for row in problems()]
 
 
 def test_the_comparison_with_agreement_is_of_all_runs_without(runs: Path) -> None:
-    for row in _weakened():
-        asked = problem(row)
-        means = [
-            [
-                statistics.mean(leaf(run, name)["value"] for run in finished(runs, *asked, folder))
-                for name in COLUMNS
-            ]
+    rows = rows_in("What limits it", len(COLUMNS) + 3)
+    for about, _, *cells, _ in rows:
+        both = [
+            means(finished(runs, *problem(about), folder))
             for folder in ("regrow", "regrow-unweakened")
         ]
-        cells = [cell.strip() for cell in row.strip("|").split("|")]
-        assert cells[2:-1] == [f"{a:.3f} ({b:.3f})" for a, b in zip(*means, strict=True)], row
-    compared = {problem(row) for row in _weakened()}
+        assert cells == [f"{a:.3f} ({b:.3f})" for a, b in zip(*both, strict=True)], about
     there = [path.parent for path in runs.glob("regrow-unweakened/*/regrow-*/metrics.json")]
-    assert compared == {
+    assert {problem(row[0]) for row in rows} == {
         (*path.parent.name.split("-")[:2], path.name.removeprefix("regrow-")) for path in there
     }
 
 
-def _controls() -> list[str]:
-    """Return the rows of runs in the table of controls."""
-    rows = re.findall(r"^\| .*\|$", section("Controls that could refute it"), flags=re.MULTILINE)
-    return [row for row in rows if not re.match(r"\| (\||oracles|original)", row)]
-
-
 def test_the_controls_are_runs_that_differ_in_what_the_table_says(runs: Path) -> None:
-    assert _controls()
-    for row in _controls():
-        _check_control(runs, row)
-
-
-def _check_control(runs: Path, row: str) -> None:
     def settings(path: Path) -> dict[str, Any]:
         same = ("name", "agreement")  # the latter changes nothing on this kit
         found = json.loads(path.read_text())["run"]["unlearner"]
         return {key: str(value) for key, value in found.items() if key not in same}
 
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    section = PAGE.partition("\n## Controls that could refute it\n")[2].partition("\n## ")[0]
+    controls = re.findall(r"^\| (?!\||oracles|original)(.*) \|$", section, flags=re.MULTILINE)
+    assert controls
     usual = runs / "regrow-cost" / "regrow_1000" / "metrics.json"
     values = {"true": "True", "false": "False", "null": "None"}
-    asked = settings(usual)
-    for name, value in re.findall(r"`(\w+)=(\w+)`", cells[1]):
-        key = FORMER_NAMES.get(name, name)
-        assert key in asked
-        asked[key] = values.get(value, value)
-    (found,) = [
-        upgraded(json.loads(path.read_text()))
-        for path in (usual, *runs.glob("regrow-ctl/*/metrics.json"))
-        if settings(path) == asked
-    ]
     names = ("accuracy.test.forget", "accuracy.test.retain", "relearning.k10.area")
     names += ("adaptive.net", "probe.recall", "prototype.all.recall")
-    measured = [f"{leaf(found, name)['value']:.3f}" for name in names]
-    assert cells[2:] == [*measured, found["verdict"]]
+    for row in controls:
+        _, said, *cells = (cell.strip() for cell in row.split("|"))
+        asked = settings(usual)
+        for name, value in re.findall(r"`(\w+)=(\w+)`", said):
+            key = FORMER_NAMES.get(name, name)
+            assert key in asked
+            asked[key] = values.get(value, value)
+        (found,) = [
+            upgraded(json.loads(path.read_text()))
+            for path in (usual, *runs.glob("regrow-ctl/*/metrics.json"))
+            if settings(path) == asked
+        ]
+        measured = dict(leaves(found["metrics"]))
+        assert cells == [*(f"{measured[name]['value']:.3f}" for name in names), found["verdict"]]
 
 
 def test_the_summary_counts_the_verdicts_of_these_runs(runs: Path) -> None:
-    asked = [problem(row) for row in problems()]
+    asked = [problem(row[0]) for row in problems()]
     counts = Counter(
         run["verdict"]
         for data, ratio, forgotten in asked
         if data in ("mnist", "fashion_mnist")
         for run in finished(runs, data, ratio, forgotten)
     )
-    said = re.findall(r"^\| \*(\w+)\* \| (\d+) \|", section("Should I use it?"), flags=re.MULTILINE)
+    section = PAGE.partition("\n## Should I use it?\n")[2].partition("\n## ")[0]
+    said = re.findall(r"^\| \*(\w+)\* \| (\d+) \|", section, flags=re.MULTILINE)
     assert {verdict: int(n) for verdict, n in said} == counts
     assert f"verdicts of its {counts.total()} runs" in PAGE

@@ -29,21 +29,16 @@ def main(arguments: list[str] | None = None) -> int:
         kit = Kit.load(path, options.allow_custom)
         _describe(kit, path)
         if options.proxies is not None:
-            _draw_proxies(kit, options.proxies)
+            from geniu_lightning.report.pictures import grid
+
+            proxies = kit.proxies()
+            names = [kit.info.class_names[k] for k in kit.info.remaining]
+            shape = (len(names), -1, *proxies.images.shape[1:])  # a row a class
+            grid(proxies.images.view(shape), names, "proxies", options.proxies)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
-
-
-def _draw_proxies(kit: Kit, path: Path) -> None:
-    """Draw the decoded proxies, a row a class."""
-    from geniu_lightning.report.pictures import grid
-
-    proxies = kit.proxies()
-    names = [kit.info.class_names[k] for k in kit.info.remaining]
-    shape = (len(names), -1, *proxies.images.shape[1:])
-    grid(proxies.images.view(shape), names, "proxies", path)
 
 
 def _describe(kit: Kit, path: Path) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.report import output
-from geniu_lightning.report.figures import Drawing, drawings
+from geniu_lightning.report.figures import drawings
 from geniu_lightning.report.load import find, find_training
 from geniu_lightning.report.page import as_html
-from geniu_lightning.report.tables import Table, tables
+from geniu_lightning.report.tables import tables
 from geniu_lightning.report.text import SHAPE, as_csv, as_latex, print_tables, print_values
 from geniu_lightning.report.values import sheets
 
@@ -22,22 +22,6 @@ FILES = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the tables and write what was asked for; return the exit status."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.values and options.latex:
-        parser.error("--values are for a screen or --markdown")
-    try:
-        if options.values:
-            print_values(sheets(options.folders), options.markdown)
-        if not options.values or options.csv or options.html or options.figures:
-            _report(options)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="geniu report", description=__doc__, epilog=FILES)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders of them")
     printed = parser.add_mutually_exclusive_group()
@@ -53,25 +37,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="the figures as PNG files")
     parser.add_argument("--force", action="store_true", help="replace files that are not ours")
-    return parser
+    options = parser.parse_args(arguments)
+    if options.values and options.latex:
+        parser.error("--values are for a screen or --markdown")
+    try:
+        if options.values:
+            print_values(sheets(options.folders), options.markdown)
+        if not options.values or options.csv or options.html or options.figures:
+            _report(options)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
 
 
 def _report(options: argparse.Namespace) -> None:
     found = tables(find(options.folders))
     for sentence in (one for table in found for one in table.left_out):
         sys.stderr.write(f"{sentence}\n")
-    contents = _contents(options, found)
-    output.write(contents, options.force)
-    if options.latex:
-        sys.stdout.write(as_latex(found))
-    elif not options.values:
-        print_tables(found, options.markdown)
-    for path, _ in contents:
-        sys.stderr.write(f"wrote {path}\n")
-
-
-def _contents(options: argparse.Namespace, found: list[Table]) -> list[tuple[Path, bytes]]:
-    """Return the files that are asked for."""
     contents: list[tuple[Path, bytes]] = []
     if options.csv:
         contents.append((options.csv, as_csv(found).encode()))
@@ -81,14 +64,15 @@ def _contents(options: argparse.Namespace, found: list[Table]) -> list[tuple[Pat
         if options.html:
             contents.append((options.html, as_html(found, pictures).encode()))
         if options.figures:
-            contents += _figure_files(options.figures, pictures)
-    return contents
-
-
-def _figure_files(folder: Path, pictures: dict[str, list[Drawing]]) -> list[tuple[Path, bytes]]:
-    """Return the figures by their files, and tell which are missing and why."""
-    every = [(setting, one) for setting, several in pictures.items() for one in several]
-    for setting, one in every:
-        if not one.png:
-            sys.stderr.write(f"{setting}: {one.caption}\n")
-    return [(folder / f"{one.name}.png", one.png) for _, one in every if one.png]
+            for setting, one in ((name, one) for name, each in pictures.items() for one in each):
+                if one.png:
+                    contents.append((options.figures / f"{one.name}.png", one.png))
+                else:
+                    sys.stderr.write(f"{setting}: {one.caption}\n")
+    output.write(contents, options.force)
+    if options.latex:
+        sys.stdout.write(as_latex(found))
+    elif not options.values:
+        print_tables(found, options.markdown)
+    for path, _ in contents:
+        sys.stderr.write(f"wrote {path}\n")

@@ -127,7 +127,7 @@ def unlearning_row(folder: Path) -> list[object] | None:
     run = read(folder)
     if run is None:
         return None
-    values = run.measured.values
+    values = run.numbers["value"]
     split = "test" if "accuracy.test.retain" in values else "validation"
     sides = [values.get(f"accuracy.{split}.{side}", "-") for side in ("forget", "retain")]
     return [run.method, *sides, f"{values['cost.seconds']:.2f}", run.verdict or "-"]

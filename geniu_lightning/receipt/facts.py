@@ -5,15 +5,16 @@ import json
 import math
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geniu_lightning.files import now
+from geniu_lightning.kit.header import KIT
 from geniu_lightning.receipt import sentences
-from geniu_lightning.receipt.files import NEW_KIT, files_of
-from geniu_lightning.report.leaves import leaves, numbers
+from geniu_lightning.receipt.files import files_of
+from geniu_lightning.receipt.sentences import STILL_INSIDE
+from geniu_lightning.report.document import Json, leaves, numbers
 from geniu_lightning.version import __version__
 
 if TYPE_CHECKING:  # torch is imported late
@@ -21,38 +22,6 @@ if TYPE_CHECKING:  # torch is imported late
 
 VERSION = 2  # of receipt.json
 MOST_DECIDING = 3  # findings on the page; metrics.json has all
-Json = dict[str, Any]  # JSON values
-
-
-@dataclass(frozen=True)
-class Facts:
-    """All that a receipt says; `receipt.json` holds it, and the page is written from it.
-
-    Attributes:
-        version: Of this form.
-        headline: First line of the page.
-        asked: Classes, kit, method, its settings, and seeds.
-        unlearned: `{at, versions}`: when the weights were made, and by which software.
-        evaluated: The same of the evaluation; `None` where nothing was measured.
-        read: Training images and files that were read to forget.
-        cost: Seconds and steps.
-        found: Verdict, its meaning and reason, what it was compared with, and values.
-        not_checked: A sentence for each thing that nobody looked at.
-        next: A sentence for each thing to do.
-        files: `{what, file, sha256, delete}` of each.
-    """
-
-    headline: str
-    asked: Json
-    unlearned: Json
-    evaluated: Json | None
-    read: Json
-    cost: Json
-    found: Json
-    not_checked: list[str]
-    next: list[str]
-    files: list[Json]
-    version: int = VERSION
 
 
 def facts_of(
@@ -62,8 +31,8 @@ def facts_of(
     kit_file: Path,
     before: Sequence[float] | None,
     revision: str | None,
-) -> Facts:
-    """Return the facts of an unlearning run.
+) -> Json:
+    """Return all that a receipt says of an unlearning run, as `receipt.json` holds it.
 
     Args:
         weights: The unlearned weights, in the run's folder.
@@ -76,25 +45,21 @@ def facts_of(
     """
     run, cost, verdict = document["run"], document["cost"], document["verdict"]
     forget = {k: kit.info.class_names[k] for k in run["forget"]}
-    values = numbers(leaves(document["metrics"]), "value")
+    measured = set(numbers(leaves(document["metrics"]), "value"))
     versions = versions_of(revision)
-    draws = kit.prompts is not None
-    still_inside = verdict in sentences.STILL_INSIDE
+    draws, new_kit = kit.prompts is not None, weights.with_name(KIT).is_file()
+    settings = {k: v for k, v in run["unlearner"].items() if k != "name"}
     made_for = kit.info.settings.get("weights_sha256")
-    files = list(files_of(weights, kit_file, draws, still_inside, made_for))
-    new_kit = any(file["what"] == NEW_KIT for file in files)
-    return Facts(
-        headline=sentences.headline(verdict, forget),
-        asked={
+    return {
+        "headline": sentences.headline(verdict, forget),
+        "asked": {
             "classes": [
                 {"index": k, "name": name, "earlier": k in kit.info.forgotten}
                 for k, name in forget.items()
             ],
             "kit": kit_file.name,
             "method": run["unlearner"]["name"],
-            "settings": _without_folders(
-                {k: v for k, v in run["unlearner"].items() if k != "name"}
-            ),
+            "settings": _without_folders(settings),
             "seeds": {
                 "training": run["trained"]["seed"],
                 "unlearning": run["seed"],
@@ -102,20 +67,21 @@ def facts_of(
                 "oracles": document["oracles"],
             },
         },
-        unlearned=_unlearned(weights.parent, cost, versions),
-        evaluated={"at": now(), "versions": versions} if values else None,
-        read={
+        "unlearned": _unlearned(weights.parent, cost, versions),
+        "evaluated": {"at": now(), "versions": versions} if measured else None,
+        "read": {
             "training_images": cost["training_images_read"],
             "declared": cost["access"],
             "prompts": cost["reads_prompts"],
             "files": [kit_file.name],
         },
-        cost={name: cost[name] for name in ("seconds", "seconds_each", "steps")},
-        found=_found(document, bool(values), _means(before, run["forget"])),
-        not_checked=sentences.not_checked(document, set(values), kit_file.name, draws, new_kit),
-        next=sentences.next_steps(verdict, new_kit),
-        files=files,
-    )
+        "cost": {name: cost[name] for name in ("seconds", "seconds_each", "steps")},
+        "found": _found(document, bool(measured), before),
+        "not_checked": sentences.not_checked(document, measured, kit_file.name, draws, new_kit),
+        "next": sentences.next_steps(verdict, new_kit),
+        "files": [*files_of(weights, kit_file, draws, verdict in STILL_INSIDE, made_for)],
+        "version": VERSION,
+    }
 
 
 def versions_of(revision: str | None) -> dict[str, str | None]:
@@ -125,7 +91,7 @@ def versions_of(revision: str | None) -> dict[str, str | None]:
     return {**own, **found, "python": platform.python_version()}
 
 
-def _found(document: Json, measured: bool, before: Mapping[str, float]) -> Json:
+def _found(document: Json, measured: bool, before: Sequence[float] | None) -> Json:
     verdict, tolerances = document["verdict"], document.get("tolerances", [])
     return {
         "verdict": verdict,
@@ -146,12 +112,16 @@ def _found(document: Json, measured: bool, before: Mapping[str, float]) -> Json:
     }
 
 
-def _values(document: Json, before: Mapping[str, float]) -> list[Json]:
+def _values(document: Json, before: Sequence[float] | None) -> list[Json]:
     """Return the values of the page: answers, what brings the class back, and what decided."""
     found = dict(leaves(document["metrics"]))
-    split = document["run"]["evaluation"]["split"]
+    split, forget = document["run"]["evaluation"]["split"], document["run"]["forget"]
     deciding = [finding["name"] for finding in document.get("deciding", [])]
-    accuracies = {f"accuracy.{split}.{side}": before.get(side) for side in ("forget", "retain")}
+    accuracies: dict[str, float | None] = {}  # of the original
+    for side in ("forget", "retain"):
+        classes = [a for k, a in enumerate(before or ()) if (k in forget) == (side == "forget")]
+        known = [accuracy for accuracy in classes if not math.isnan(accuracy)]
+        accuracies[f"accuracy.{split}.{side}"] = statistics.fmean(known) if known else None
     rows = []
     for name in dict.fromkeys([*accuracies, *sentences.RELEARNING, *deciding[:MOST_DECIDING]]):
         leaf = found.get(name, {})
@@ -160,15 +130,6 @@ def _values(document: Json, before: Mapping[str, float]) -> list[Json]:
             row = {"name": name, "before": original, "after": leaf["value"]}
             rows.append(row | {"oracle_mean": leaf["oracle_mean"]})
     return rows
-
-
-def _means(before: Sequence[float] | None, forget: Sequence[int]) -> dict[str, float]:
-    """Return mean accuracies of the original on forgotten and retained classes."""
-    sides: dict[str, list[float]] = {"forget": [], "retain": []}
-    for k, accuracy in enumerate(before or ()):
-        if not math.isnan(accuracy):
-            sides["forget" if k in forget else "retain"].append(accuracy)
-    return {side: statistics.fmean(found) for side, found in sides.items() if found}
 
 
 def _unlearned(folder: Path, cost: Json, versions: Json) -> Json:

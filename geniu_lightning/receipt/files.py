@@ -8,8 +8,6 @@ from typing import Any
 from geniu_lightning.files import sha256_of
 from geniu_lightning.kit.header import KIT
 
-NEW_KIT = "the new kit, in the same folder"
-
 
 def files_of(
     weights: Path, kit: Path, draws: bool, still_inside: bool, made_for: str | None
@@ -18,8 +16,7 @@ def files_of(
 
     Args:
         weights: The unlearned weights.
-        kit: The kit that they were made from. In the folder of a run, what that run left holds the
-            class too.
+        kit: The kit that they were made from; what its run left holds the class too.
         draws: Whether that kit holds what draws pictures of its classes.
         still_inside: Whether the unlearned weights and the new kit hold the class.
         made_for: Digest of foreign weights that the kit was made for, if it was.
@@ -32,7 +29,7 @@ def files_of(
     yield entry(weights, "the unlearned weights", still_inside)
     new = weights.with_name(KIT)
     if new.is_file():
-        yield entry(new, NEW_KIT, still_inside)
+        yield entry(new, "the new kit, in the same folder", still_inside)
     drawing = " and what draws its classes" if draws else ""
     yield entry(kit, f"the old kit: the model before{drawing}")
     run = kit.parent

@@ -1,42 +1,40 @@
 """Writes the receipt of an unlearning run: `receipt.json`, and `receipt.md` in plain words."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from geniu_lightning.files import flat, write_json, write_text
-from geniu_lightning.receipt.facts import Facts
 from geniu_lightning.receipt.sentences import named
+from geniu_lightning.report.document import Json
 from geniu_lightning.report.template import template
 
 
-def write(folder: Path, facts: Facts) -> Path:
+def write(folder: Path, facts: Json) -> Path:
     """Write both files into a run's folder, and return the page's path."""
-    write_json(folder / "receipt.json", asdict(facts))
+    write_json(folder / "receipt.json", facts)
     write_text(folder / "receipt.md", page_of(facts))
     return folder / "receipt.md"
 
 
-def page_of(facts: Facts) -> str:
+def page_of(facts: Json) -> str:
     """Return the page; every number of it stands in `receipt.json`."""
     new, earlier = (
-        {c["index"]: c["name"] for c in facts.asked["classes"] if c["earlier"] is before}
+        {c["index"]: c["name"] for c in facts["asked"]["classes"] if c["earlier"] is before}
         for before in (False, True)
     )
     return template("geniu_lightning.receipt", "receipt.md.j2").render(
-        vars(facts),
+        facts,
         new=new,
         earlier=earlier,
         named=named,
-        settings=_settings(facts.asked["settings"]),
+        settings=_settings(facts["asked"]["settings"]),
         label=_label,
         software=_software,
-        time=_time,
+        time=lambda at: at.replace("T", " ").replace("+00:00", " UTC"),
     )
 
 
-def _settings(settings: dict[str, Any]) -> str:
+def _settings(settings: Json) -> str:
     """Return the method's settings; which code it is stands in `receipt.json`."""
     return ", ".join(
         f"{name}={json.dumps(value)}"
@@ -61,12 +59,5 @@ def _software(versions: dict[str, str | None] | None) -> str:
     """Return software with its versions; of a git revision the first digits."""
     if versions is None:
         return "versions were not recorded"
-    short = {name: version or "unknown" for name, version in versions.items()}
-    return ", ".join(
-        f"{name} {version if len(version) < 40 else version[:12] + version[40:]}"
-        for name, version in short.items()
-    )
-
-
-def _time(at: str) -> str:
-    return at.replace("T", " ").replace("+00:00", " UTC")
+    known = {name: version or "unknown" for name, version in versions.items()}
+    return ", ".join(f"{k} {v if len(v) < 40 else v[:12] + v[40:]}" for k, v in known.items())

@@ -8,9 +8,8 @@ from typing import Any
 
 from geniu_lightning.evaluation import checks
 from geniu_lightning.evaluation.verdict import FEWEST_ORACLES
+from geniu_lightning.report.document import Json
 from geniu_lightning.report.template import template
-
-Json = dict[str, Any]  # JSON values
 
 # the verdicts, with what stands below the first line of the page, and what the verdict means
 MEANINGS = {
@@ -58,10 +57,6 @@ MEANINGS = {
         " verdict can be trusted here.",
     ),
 }
-FORGOTTEN = "forgotten"
-FORGOTTEN_IN_THE_MODEL = (FORGOTTEN, "forgotten in the model only")
-UNTESTED = (None, "untested")
-INCONCLUSIVE = "inconclusive"
 # with one of these the class was found inside the model, or nobody looked that far
 STILL_INSIDE = ("retained", "damaged", "damaged and retained", "suppressed")
 
@@ -82,20 +77,14 @@ TRIES = {
     "copying": "whether these pictures copy training images",
     "knowledge": "what a new model learns of the class from these pictures",
 }
-ASKED = {
-    check.name
-    for question in (
-        *(checks.WORKS, checks.ANSWERS, checks.INSIDE),
-        *(checks.PROBABILITIES, checks.SYSTEM),
-    )
-    for check in question
-}
+QUESTIONS = (checks.WORKS, checks.ANSWERS, checks.INSIDE, checks.PROBABILITIES, checks.SYSTEM)
+ASKED = {check.name for question in QUESTIONS for check in question}
 RELEARNING = [check.name for check in checks.INSIDE if check.name.startswith("relearning.")]
 
 
 def headline(verdict: str | None, forget: Mapping[int, str]) -> str:
     """Return the first line: only one verdict says that nothing was found."""
-    begin = "Not found by these tests" if verdict == FORGOTTEN else "NOT shown to be gone"
+    begin = "Not found by these tests" if verdict == "forgotten" else "NOT shown to be gone"
     return f"{begin}: {named(forget)}"
 
 
@@ -114,13 +103,7 @@ def short(verdict: str | None, measured: bool) -> str:
 
 
 def meaning(verdict: str | None, measured: bool, metrics: Any) -> str:
-    """Return what a verdict means, or why there is none.
-
-    Args:
-        verdict: As `metrics.json` holds it.
-        measured: Whether there is any value.
-        metrics: Settings of the evaluation; empty where it was switched off.
-    """
+    """Return what a verdict means, or why there is none; no `metrics` were wanted if empty."""
     if verdict is not None:
         return MEANINGS[verdict][1]
     if measured:
@@ -138,8 +121,8 @@ def not_checked(
     Args:
         document: What `metrics.json` holds, version 2.
         measured: Names of the values that are there.
-        kit: Name of the old kit's file.
-        draws: Whether that kit holds what draws pictures of its classes.
+        kit: Name of the old kit's file, which may hold what draws pictures of its classes.
+        draws: Whether it does.
         new_kit: Whether there is a kit for the next request.
     """
     run, relearning = document["run"], document["metrics"].get("relearning", {})
@@ -168,14 +151,7 @@ def not_checked(
 
 def next_steps(verdict: str | None, new_kit: bool) -> list[str]:
     """Return what to do next, in order."""
-    return _sentences(
-        "next.j2",
-        verdict=verdict,
-        untested=UNTESTED,
-        inconclusive=INCONCLUSIVE,
-        forgotten=verdict in FORGOTTEN_IN_THE_MODEL,
-        new_kit=new_kit,
-    )
+    return _sentences("next.j2", verdict=verdict, new_kit=new_kit)
 
 
 def _sentences(name: str, **facts: Any) -> list[str]:

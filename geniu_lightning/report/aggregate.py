@@ -7,6 +7,7 @@ from typing import Literal
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.report.load import Run
+from geniu_lightning.report.problem import as_text
 
 TRIVIAL = ("logit_mask", "zero_head", "logit_adjust", "random_init")
 LABELS = {"none": "none (before)", "retrain": "retrain (oracle)"}
@@ -18,9 +19,7 @@ class Row:
     """One method in one setting, over seeds.
 
     Attributes:
-        setting: As in `Run`.
-        method: As in `Run`; of the oracles that runs were compared with, their number.
-        basis: As in `Run`; `oracles` for these.
+        method: As in `Run`, as `basis`; of oracles that runs were compared with, their number.
         seeds: Training seeds, sorted; empty where nothing ended well.
         mean: Of each number over the seeds that have it; of several runs from one kit their mean
             counts.
@@ -31,7 +30,6 @@ class Row:
         runs: How many runs there are; of oracles how many evaluations of them.
         failures: Training seeds whose run failed, and why.
         oracles: Training seeds of the oracles that the runs were compared with, a bank each.
-        best: Whether the rule marks it as best.
     """
 
     setting: str
@@ -42,7 +40,7 @@ class Row:
     std: dict[str, float] = field(default_factory=dict)
     count: dict[str, int] = field(default_factory=dict)
     each: dict[int, dict[str, float]] = field(default_factory=dict)
-    verdicts: dict[str, int] = field(default_factory=dict)
+    verdicts: Mapping[str, int] = field(default_factory=dict)
     runs: int = 0
     failures: dict[int, str] = field(default_factory=dict)
     oracles: frozenset[tuple[int, ...]] = frozenset()
@@ -76,40 +74,31 @@ class Row:
 
 
 def gather(runs: Iterable[Run], several: bool = False) -> list[Row]:
-    """Return a row for each method in each setting.
+    """Return a row for each method in each setting; runs that cannot be averaged are refused.
 
-    Args:
-        runs: Of any settings.
-        several: Whether a kit may have several runs of a method, with other unlearning seeds.
-
-    Raises:
-        UserError: If runs of one method and setting share a seed, or differ in more than the seed.
+    With `several` a kit may have more than one run of a method, with other unlearning seeds.
     """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.setting, run.method), []).append(run)
-    return [
-        _row(setting, method, members, several)
-        for (setting, method), members in sorted(groups.items())
-    ]
+    return [_row(members, several) for _, members in sorted(groups.items())]
 
 
 def fullest(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
-    """Leave out runs that were evaluated more fully in another folder.
+    """Return the runs that were not evaluated more fully elsewhere, and a sentence for each other.
 
     The evaluation is part of what names a folder, so a run that is attacked later is in another
     one; and weights that are evaluated from another folder carry the description of their run.
-
-    Returns:
-        The runs that stay, and a sentence for each other.
     """
     fuller: dict[object, Run] = {}
     left_out = []
     for run in runs:
-        same = (run.setting, run.method, run.recipe, run.training, run.kit, run.unlearning_seed)
+        same = (run.setting, run.method, run.recipe, run.kit, run.settings.get("seed"))
         # a failure has no evaluation, and without its digest a kit is not known to be the same
         key = same if run.kit and not run.failed else run.folder
-        less, more = sorted((run, fuller.get(key, run)), key=_fullness)
+        less, more = sorted(
+            (run, fuller.get(key, run)), key=lambda r: (len(r.numbers["value"]), len(r.oracles))
+        )
         fuller[key] = more
         if less is not more:
             left_out.append(
@@ -117,10 +106,6 @@ def fullest(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
                 f" {more.folder}"
             )
     return list(fuller.values()), left_out
-
-
-def _fullness(run: Run) -> tuple[int, int]:
-    return len(run.measured.values), len(run.oracles.seeds)
 
 
 def of_oracles(runs: Sequence[Run]) -> list[Row]:
@@ -132,12 +117,12 @@ def of_oracles(runs: Sequence[Run]) -> list[Row]:
     """
     banks: dict[tuple[int, ...], list[Run]] = {}
     for run in runs:
-        if run.oracles.seeds and not run.failed:
-            banks.setdefault(run.oracles.seeds, []).append(run)
+        if run.oracles and not run.failed:
+            banks.setdefault(run.oracles, []).append(run)
     rows = []
     for seeds, members in banks.items():
         verdicts = _oracle_verdicts(members)
-        mean = means([run.oracles.mean.values for run in members])
+        mean = means([run.numbers["oracle_mean"] for run in members])
         rows.append(
             Row(
                 members[0].setting,
@@ -145,10 +130,10 @@ def of_oracles(runs: Sequence[Run]) -> list[Row]:
                 "oracles",
                 seeds,
                 mean,
-                means([run.oracles.std for run in members]),
+                means([run.numbers["oracle_std"] for run in members]),
                 dict.fromkeys(mean, len(seeds)),
                 verdicts=verdicts,
-                runs=sum(verdicts.values()),
+                runs=verdicts.total(),
                 oracles=frozenset({seeds}),
             )
         )
@@ -159,9 +144,9 @@ def of_original(runs: Sequence[Run]) -> Row | None:
     """Return the row of the original, which other runs of its setting measured; `None` if none."""
     fullest_of: dict[int, Run] = {}
     for run in runs:  # an evaluation of more metrics has more of the original
-        known = fullest_of[run.seed].original.values if run.seed in fullest_of else {}
-        if len(run.original.values) > len(known):
-            fullest_of[run.seed] = run
+        if run.numbers["original"]:
+            known = fullest_of.get(run.seed, run)
+            fullest_of[run.seed] = max(known, run, key=lambda one: len(one.numbers["original"]))
     if not fullest_of:
         return None
     found = list(fullest_of.values())
@@ -170,8 +155,8 @@ def of_original(runs: Sequence[Run]) -> Row | None:
         "none",
         "none",
         tuple(sorted(fullest_of)),
-        *_statistics([run.original.values for run in found]),
-        verdicts=dict(Counter(run.original_verdict for run in found if run.original_verdict)),
+        *_statistics([run.numbers["original"] for run in found]),
+        verdicts=Counter(run.original_verdict for run in found if run.original_verdict),
         runs=len(found),
         oracles=_banks(found),
     )
@@ -182,28 +167,28 @@ def means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return _statistics(found)[0]
 
 
-def _row(setting: str, method: str, members: Sequence[Run], several: bool) -> Row:
+def _row(members: Sequence[Run], several: bool) -> Row:
     well = [run for run in members if not run.failed]
     _check_comparable(well, several)
     each = {
-        seed: means([run.measured.values for run in well if run.seed == seed])
+        seed: means([run.numbers["value"] for run in well if run.seed == seed])
         for seed in sorted({run.seed for run in well})
     }
-    done = {(run.seed, run.unlearning_seed) for run in well}
+    done = {(run.seed, run.settings.get("seed")) for run in well}
     return Row(
-        setting,
-        method,
+        members[0].setting,
+        members[0].method,
         members[0].basis,
         tuple(each),
         *_statistics([*each.values()]),
         each=each,
-        verdicts=dict(Counter(run.verdict for run in well if run.verdict)),
+        verdicts=Counter(run.verdict for run in well if run.verdict),
         runs=len(well),
         # what failed and ended well in another folder is no failure
         failures={
             run.seed: run.failed
             for run in members
-            if run.failed and (run.seed, run.unlearning_seed) not in done
+            if run.failed and (run.seed, run.settings.get("seed")) not in done
         },
         oracles=_banks(well),
     )
@@ -213,14 +198,14 @@ def _check_comparable(runs: Sequence[Run], several: bool) -> None:
     """Raise a `UserError` if runs of one method in one setting cannot be averaged."""
     for k, run in enumerate(runs):
         for other in runs[:k]:
-            if (other.recipe, other.training) != (run.recipe, run.training):
+            if other.recipe != run.recipe:
                 raise UserError(
                     f"{other.folder} and {run.folder} have one name and are not the same"
                     " experiment: their training or the method's settings differ; set"
                     " unlearner.name, or name one"
                 )
             same_kit = bool(run.kit) and run.kit == other.kit
-            seeded = several and same_kit and run.unlearning_seed != other.unlearning_seed
+            seeded = several and same_kit and run.settings.get("seed") != other.settings.get("seed")
             if run.seed == other.seed and not seeded:
                 raise UserError(
                     f"{other.folder} and {run.folder} are the same method on"
@@ -240,11 +225,16 @@ def _statistics(
     return dict(mean.dropna()), dict(std.dropna()), dict(count[count > 0])
 
 
-def _oracle_verdicts(runs: Iterable[Run]) -> dict[str, int]:
+def _oracle_verdicts(runs: Iterable[Run]) -> Counter[str]:
     """Return how often oracles got which verdict; runs of one kit and evaluation repeat it."""
-    apart = {(run.seed, run.kit, run.evaluation): run.oracles.verdicts for run in runs}
-    return dict(sum(map(Counter, apart.values()), Counter[str]()))
+    apart = {}
+    for run in runs:
+        # prompts that were read are evaluated
+        prompts = run.document.get("cost", {}).get("reads_prompts")
+        key = (run.seed, run.kit, as_text([run.settings.get("evaluation"), prompts]))
+        apart[key] = Counter[str](run.document.get("oracle_verdicts") or {})
+    return sum(apart.values(), Counter[str]())
 
 
 def _banks(runs: Iterable[Run]) -> frozenset[tuple[int, ...]]:
-    return frozenset(run.oracles.seeds for run in runs if run.oracles.seeds)
+    return frozenset(run.oracles for run in runs if run.oracles)

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 
 from geniu_lightning.report.aggregate import TRIVIAL, Row
-from geniu_lightning.report.leaves import IMAGES_READ, RETAIN_ACCURACY, SECONDS
+from geniu_lightning.report.document import IMAGES_READ, RETAIN_ACCURACY, SECONDS
 
 # the verdicts that the rule names, as `metrics.json` writes them
 FORGOTTEN = "forgotten"
@@ -23,39 +23,36 @@ RULE = (
     " left out; the highest mean A_r of the rest is best. Nothing is, where their verdicts come"
     " from different oracles."
 )
-UNMARKED = "No row is marked as best: "
 
 
 def best_of(rows: Sequence[Row]) -> tuple[str, str]:
-    """Return the method that is marked, and a sentence that says why, or why there is none.
+    """Return which method of one setting is marked, and a sentence that says why.
 
-    Args:
-        rows: The methods of one setting that may be marked.
-
-    Returns:
-        The name is empty where none is marked.
+    The name is empty where none is, and the sentence then says why not.
     """
-    forgetting = [row for row in rows if _forgets(row)]
-    if not forgetting:
-        return "", UNMARKED + _why_none_forgets(rows)
-    most = max(len(row.seeds) for row in rows)
-    able = [row for row in forgetting if len(row.seeds) == most and _measured(row)]
-    if refused := _why_none_can_be_marked(forgetting, able, most):
-        return "", UNMARKED + refused
+    forgetting = [
+        row  # a seed that failed has no verdict
+        for row in rows
+        if row.seeds and not row.failures and row.verdicts == {FORGOTTEN: row.runs}
+    ]
+    most = max((len(row.seeds) for row in rows), default=0)
+    able = [
+        row
+        for row in forgetting
+        if len(row.seeds) == most and all(RETAIN_ACCURACY in one for one in row.each.values())
+    ]
+    if refused := _why_none_can_be_marked(rows, forgetting, able, most):
+        return "", f"No row is marked as best: {refused}"
     highest = max(able, key=_order)
     near = [row for row in able if not _worse(row, highest)]
     quickest = min(map(_seconds, near))
     best = max((row for row in near if _seconds(row) <= FACTOR * quickest), key=_order)
-    return best.method, f"Best: {best.method}, {_why(best, highest, able, near)}.{_images(best)}"
-
-
-def _forgets(row: Row) -> bool:
-    """Return whether every run has forgotten; a seed that failed has no verdict."""
-    return bool(row.seeds) and not row.failures and row.verdicts == {FORGOTTEN: row.runs}
-
-
-def _measured(row: Row) -> bool:
-    return all(RETAIN_ACCURACY in values for values in row.each.values())
+    sentence = f"Best: {best.method}, {_why(best, highest, able, near)}."
+    if read := best.mean.get(IMAGES_READ):
+        sentence += (
+            f" It read {read:,.0f} training images: compare it with methods that read as many."
+        )
+    return best.method, sentence
 
 
 def _order(row: Row) -> tuple[float, float]:
@@ -93,34 +90,27 @@ def _why(best: Row, highest: Row, able: Sequence[Row], near: Sequence[Row]) -> s
     return f"{first}, which A_r does not tell from {highest.method}, and faster"
 
 
-def _images(best: Row) -> str:
-    read = best.mean.get(IMAGES_READ, 0.0)
-    if not read:
-        return ""
-    return f" It read {read:,.0f} training images: compare it with methods that read as many."
-
-
-def _why_none_forgets(rows: Sequence[Row]) -> str:
-    """Return why no method has forgotten in every run."""
+def _why_none_can_be_marked(
+    rows: Sequence[Row], forgetting: Sequence[Row], able: Sequence[Row], most: int
+) -> str:
+    """Return why no method is marked; empty where one can be."""
     verdicts = {verdict for row in rows for verdict in row.verdicts}
     if not rows:
         return "there are only rows here that methods are compared with."
-    if not any(row.seeds for row in rows):
+    if not most:
         return "every method here failed."
     if not verdicts:
         return "no run of a method here has a verdict: that needs retrained oracles."
-    sentence = f"no method here has the verdict {FORGOTTEN} in every run."
-    if UNTESTED in verdicts:
-        sentence += (
+    if not forgetting:
+        not_enough = (
             f" The verdict {UNTESTED} is not enough: it is the best one without the attacks"
             " (evaluation=fast), which alone tell a suppressed class from a forgotten one; use"
             " evaluation=full."
         )
-    return sentence
-
-
-def _why_none_can_be_marked(forgetting: Sequence[Row], able: Sequence[Row], most: int) -> str:
-    """Return why none of the methods that forget is marked; empty where one can be."""
+        return (
+            f"no method here has the verdict {FORGOTTEN} in every run."
+            f"{not_enough if UNTESTED in verdicts else ''}"
+        )
     if not able:
         return (
             f"what forgets in every run ({', '.join(row.method for row in forgetting)}) has fewer"

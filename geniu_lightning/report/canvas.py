@@ -37,12 +37,10 @@ STEPS = (0, *(sign * 9 * k for k in range(1, 20) for sign in (1, -1)))  # points
 
 
 def canvas(width: float, height: float, title: str, panels: int = 1) -> "tuple[Figure, list[Axes]]":
-    """Return an empty figure of so many inches in width, and its panels, each of that height."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Return an empty figure and its panels, each of so many inches in width and height."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height * panels), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
     all_axes = [figure.add_subplot(panels, 1, k + 1) for k in range(panels)]
     all_axes[0].set_title(fill(title, TITLE), fontsize=9)
     for axes in all_axes:
@@ -90,13 +88,10 @@ def draw_point(axes: "Axes", row: Row, across: str, up: str) -> None:
     )
 
 
-def label_points(
-    figure: "Figure", axes: "Axes", points: Sequence[tuple[float, float]], names: Sequence[str]
-) -> None:
-    """Write a name at each point, moved up or down until it covers no other name or marker.
+def label_points(figure: "Figure", axes: "Axes", rows: Sequence[Row], across: str, up: str) -> None:
+    """Write each row's label at its point, moved until it covers no other label or marker.
 
-    Names stand on the side of their point where the axes are wider. Nothing may move in the figure
-    afterwards.
+    Nothing may move in the figure afterwards.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
@@ -106,14 +101,15 @@ def label_points(
     figure.set_layout_engine("none")
     renderer = FigureCanvasAgg(figure).get_renderer()
     inside = axes.get_window_extent()
-    centres = [axes.transData.transform(point) for point in points]
+    points = sorted((row.mean[across], row.mean[up], row.label) for row in rows)
     half = APART / 2 * figure.dpi / 72
+    centres = [axes.transData.transform(point) for *point, _ in points]
     taken = [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in centres]
-    for point, centre, name in sorted(zip(points, map(tuple, centres), names, strict=True)):
-        right = centre[0] < (inside.x0 + inside.x1) / 2
+    for (x, y, name), centre in zip(points, centres, strict=True):
+        right = centre[0] < (inside.x0 + inside.x1) / 2  # on the side where the axes are wider
         note = axes.annotate(
             name,
-            point,
+            (x, y),
             (0, 0),
             textcoords="offset points",
             fontsize=7,

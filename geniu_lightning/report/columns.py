@@ -1,10 +1,10 @@
 """The columns of a table, and a row's cells in all forms alike."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from geniu_lightning.report.aggregate import Row
-from geniu_lightning.report.leaves import (
+from geniu_lightning.report.document import (
     FORGET_ACCURACY,
     IMAGES_READ,
     RELEARNED,
@@ -39,38 +39,29 @@ EXPLANATION = (
 )
 
 
-@dataclass(frozen=True)
-class Cell:
-    """What one cell shows.
-
-    Attributes:
-        text: For people.
-        value: What it is sorted by; `None` where there is no number.
-    """
+class Cell(NamedTuple):
+    """What a cell shows, and what it is sorted by; `None` where there is no number."""
 
     text: str
     value: float | None = None
 
 
-def columns_of(rows: Sequence[Row]) -> dict[str, str]:
-    """Return the columns, without those of a full evaluation where there was none."""
-    return {
+def cells_of(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
+    """Return the heads, without those of a full evaluation where there was none, and the cells."""
+    columns = {
         title: name
         for title, name in COLUMNS.items()
         if title not in OF_FULL or any(name in row.mean for row in rows)
     }
-
-
-def heads_of(columns: dict[str, str]) -> list[str]:
-    """Return the heads of a table."""
-    return ["method", "n", *columns, "verdict"]
-
-
-def cells_of(row: Row, columns: dict[str, str]) -> list[Cell]:
-    """Return a row's cells, as many as there are heads."""
-    seeds = len(row.seeds)
-    values = [_cell(row, name) for name in columns.values()]
-    return [Cell(row.label), Cell(str(seeds), seeds), *values, Cell(row.verdict)]
+    cells = [
+        [
+            *(Cell(row.label), Cell(str(len(row.seeds)), len(row.seeds))),
+            *(_cell(row, name) for name in columns.values()),
+            Cell(row.verdict),
+        ]
+        for row in rows
+    ]
+    return ["method", "n", *columns, "verdict"], cells
 
 
 def _cell(row: Row, name: str) -> Cell:

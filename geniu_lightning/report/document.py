@@ -1,13 +1,19 @@
-"""The files that runs leave: where they are, and their content in the form of version 2."""
+"""The files that runs leave: where they are, their form, and the values in them."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from geniu_lightning.errors import UserError
 
+FORGET_ACCURACY = "accuracy.test.forget"
+RETAIN_ACCURACY = "accuracy.test.retain"
+RELEARNED = "relearning.k10.area"
+RELEARNING_CURVE = "relearning.k10.curve"
+SECONDS = "cost.seconds"
+IMAGES_READ = "cost.training_images_read"
 NEW_NAMES = {  # of the verdicts in version 1
     "keeps": "retained",
     "hides": "suppressed",
@@ -20,13 +26,12 @@ NEW_NAMES = {  # of the verdicts in version 1
     "invalid": "inconclusive",
 }
 
+Json = dict[str, Any]
+Leaf = Json  # {value, direction, …} or {absent: reason}
+
 
 def below(folders: Sequence[Path], name: str) -> list[Path]:
-    """Return the files of a name at or below some folders.
-
-    Raises:
-        UserError: If a folder does not exist.
-    """
+    """Return the files of a name at or below some folders, all of which must exist."""
     if missing := [str(folder) for folder in folders if not folder.is_dir()]:
         raise UserError(f"there is no folder {', '.join(missing)}")
     return sorted(
@@ -41,32 +46,47 @@ def below(folders: Sequence[Path], name: str) -> list[Path]:
 
 
 @contextmanager
-def document_in(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield a file's content in the form of version 2.
-
-    Raises:
-        UserError: If it, or what is looked for in it, cannot be read.
-    """
+def document_in(file: Path) -> Iterator[Json]:
+    """Yield a file's content; a `UserError` if it, or what is looked for in it, cannot be read."""
     try:
         yield upgraded(json.loads(file.read_text()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} cannot be read as the metrics of a run: {error!r}") from error
 
 
-def upgraded(document: dict[str, Any]) -> dict[str, Any]:
+def upgraded(document: Json) -> Json:
     """Return the content of a `metrics.json` of version 1 or 2 in the form of version 2."""
     if document.get("version", 1) != 1:
         return document
 
     def renamed(verdict: str | None) -> str | None:
-        return None if verdict is None else NEW_NAMES.get(verdict, verdict)
+        return NEW_NAMES.get(verdict or "", verdict)
 
-    controls = {k: renamed(v) for k, v in (document.get("controls") or {}).items()}
-    oracles = {renamed(k): n for k, n in (document.get("oracle_words") or {}).items()}
     return document | {
         "verdict": renamed(document.get("word")),
         "reason": document.get("word_reason"),
-        "controls": controls,
-        "oracle_verdicts": oracles,
+        "controls": {k: renamed(v) for k, v in (document.get("controls") or {}).items()},
+        "oracle_verdicts": {renamed(k): n for k, n in (document.get("oracle_words") or {}).items()},
         "tolerances": document.get("bands", []),
     }
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Leaf]]:
+    """Yield each leaf with its full name, such as `accuracy.test.forget`."""
+    for name, node in tree.items():
+        if not isinstance(node, Mapping):  # the reason of a family that is absent as a whole
+            continue
+        if "absent" in node or "value" in node:
+            yield prefix + name, dict(node)
+        else:
+            yield from leaves(node, f"{prefix}{name}.")
+
+
+def numbers(found: Iterable[tuple[str, Leaf]], part: str) -> dict[str, float]:
+    """Return one part of the leaves, such as `value` or `original`, where it is a number."""
+    return {name: float(leaf[part]) for name, leaf in found if is_number(leaf.get(part))}
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value of JSON is a number; `true` is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -4,16 +4,15 @@ import hashlib
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from geniu_lightning.report.aggregate import LABELS
 from geniu_lightning.report.canvas import DOTS_PER_INCH, add_legend, canvas
 from geniu_lightning.report.curves import relearning
-from geniu_lightning.report.leaves import SECONDS
-from geniu_lightning.report.load import TrainingRun
+from geniu_lightning.report.document import SECONDS, Json
 from geniu_lightning.report.output import MARK
+from geniu_lightning.report.problem import parts_of
 from geniu_lightning.report.scatter import price, tradeoff
 from geniu_lightning.report.tables import Table
 
@@ -24,16 +23,8 @@ SHADES = 128  # of all a figure
 LONGEST = 80  # characters of a setting in a file's name: classes may be hundreds
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A figure, or why there is none.
-
-    Attributes:
-        name: Of its file, without the ending.
-        title: What it shows, in a word or two.
-        caption: How it is read; the reason where there is no figure.
-        png: The file; empty where there is no figure.
-    """
+class Drawing(NamedTuple):
+    """A figure with its file's name, or in its caption why there is none."""
 
     name: str
     title: str
@@ -41,35 +32,24 @@ class Drawing:
     png: bytes = b""
 
 
-def drawings(table: Table, training: Sequence[TrainingRun]) -> list[Drawing]:
-    """Return the figures of a setting.
-
-    Args:
-        table: What to draw.
-        training: Training runs that left a picture of proxies, of this setting or others.
-    """
+def drawings(table: Table, training: Sequence[tuple[Path, Json, dict[str, str]]]) -> list[Drawing]:
+    """Return the figures of a setting, with proxies of one of the training runs if it is theirs."""
+    drawn = {kind: (draw(table), caption, why) for kind, (draw, caption, why) in KINDS.items()}
+    drawn["proxies"] = _proxies(table, training)
     found = []
-    for kind, (draw, caption, missing) in KINDS.items():
-        figure = draw(table)
-        name = f"{_slug(table.setting)}-{kind}"
-        found.append(
-            Drawing(name, kind, f"No figure of {kind}: {missing}.")
-            if figure is None
-            else Drawing(name, kind, caption, _png(figure))
-        )
-    return [*found, _proxies(table, training)]
+    for kind, (figure, caption, missing) in drawn.items():
+        text = f"No figure of {kind}: {missing}." if figure is None else caption
+        png = b"" if figure is None else _png(figure)
+        found.append(Drawing(f"{_slug(table.setting)}-{kind}", kind, text, png))
+    return found
 
 
 def cost(table: Table) -> "Figure | None":
-    """Draw the seconds that each method took, and those that retraining takes.
-
-    Returns:
-        `None` where no seconds are known.
-    """
+    """Draw the seconds that each method took, and those that retraining takes."""
     times: dict[str, list[float]] = {}
     for run in table.runs:
-        if run.measured.values.get(SECONDS, 0.0) > 0:  # a logarithm needs it
-            times.setdefault(run.method, []).append(run.measured.values[SECONDS])
+        if (seconds := run.numbers["value"].get(SECONDS, 0.0)) > 0:  # a logarithm needs it
+            times.setdefault(run.method, []).append(seconds)
     if not times:
         return None
     names = sorted(times, key=lambda name: -sum(times[name]) / len(times[name]))
@@ -119,31 +99,29 @@ KINDS = {
 }
 
 
-def _proxies(table: Table, training: Sequence[TrainingRun]) -> Drawing:
-    """Return the proxies of the first kit that the runs began with."""
-    wanted = [(run.problem, run.seed, run.training) for run in table.runs]
-    fitting = [run for run in training if (run.problem, run.seed, run.training) in wanted]
-    name = f"{_slug(table.setting)}-proxies"
+def _proxies(
+    table: Table, training: Sequence[tuple[Path, Json, dict[str, str]]]
+) -> "tuple[Figure | None, str, str]":
+    """Return the proxies of the first kit that the runs began with, below a title, dot by dot."""
+    wanted = [(r.problem, r.seed, r.settings["trained"].get("training")) for r in table.runs]
+    fitting = [
+        (settings["seed"], picture, settings)
+        for picture, settings, problem in training
+        if (problem, settings["seed"], settings.get("training")) in wanted
+    ]
     if not fitting:
         missing = "the training run that left proxies.png is not below the folders named"
-        return Drawing(name, "proxies", f"No figure of proxies: {missing}.")
-    kit = min(fitting, key=lambda run: run.seed)
-    title = f"{', '.join(kit.parts)}, training seed {kit.seed}"
-    caption = f"What the kit of training seed {kit.seed} draws of each class: all that it has."
-    return Drawing(name, "proxies", caption, _png(_titled(kit.picture, title)))
-
-
-def _titled(picture: Path, title: str) -> "Figure":
-    """Return a picture below a title, dot by dot."""
+        return None, "", missing
     from matplotlib.image import imread
 
+    seed, picture, settings = min(fitting, key=lambda one: one[0])
     pixels = imread(picture)
     height, width = (side / DOTS_PER_INCH for side in pixels.shape[:2])
     figure, _ = canvas(width, height + 0.3, "")
     figure.clear()
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(f"{', '.join(parts_of(settings))}, training seed {seed}", fontsize=9)
     figure.figimage(pixels)
-    return figure
+    return figure, f"What the kit of training seed {seed} draws of each class: all that it has.", ""
 
 
 def _png(figure: "Figure") -> bytes:

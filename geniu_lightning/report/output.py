@@ -14,16 +14,7 @@ HEAD = 1024  # bytes of a file in which a mark stands
 
 
 def write(contents: Sequence[tuple[Path, bytes]], force: bool) -> None:
-    """Write files; if one of them may not be written, none is.
-
-    Args:
-        contents: Where to write what; folders that are missing are made.
-        force: Whether files that are not a report's may be replaced.
-
-    Raises:
-        UserError: If two of them are one file, or one exists and is not a report's, or cannot be
-            written.
-    """
+    """Write files; if one of them may not be written, or only by `force`, none is."""
     for path, count in Counter(path.resolve() for path, _ in contents).items():
         if count > 1:
             raise UserError(f"{path} is named for {count} files; name another one for each")

@@ -7,39 +7,31 @@ from typing import Any
 
 from geniu_lightning.report.aggregate import LABELS
 from geniu_lightning.report.best import RULE
-from geniu_lightning.report.columns import EXPLANATION, Cell, cells_of, columns_of, heads_of
+from geniu_lightning.report.columns import EXPLANATION, Cell, cells_of
+from geniu_lightning.report.document import Json, is_number
 from geniu_lightning.report.figures import Drawing
-from geniu_lightning.report.leaves import is_number
-from geniu_lightning.report.load import Run
 from geniu_lightning.report.tables import Table
 from geniu_lightning.report.template import template
 from geniu_lightning.version import __version__
 
-DECIDING = {
-    "value": "value",
-    "oracles": "oracles",
-    "allowed": "allowed distance",
-    "original": "original",
-    "position": "position",
-}
+DECIDING = {name: name for name in ("value", "oracles", "allowed", "original", "position")}
+DECIDING["allowed"] = "allowed distance"
 
 
 def as_html(found: Sequence[Table], pictures: Mapping[str, Sequence[Drawing]]) -> str:
-    """Return the page.
-
-    Args:
-        found: A table a setting.
-        pictures: The figures of each setting.
-    """
+    """Return the page of the tables, with the figures of each setting."""
     runs = [run for table in found for run in table.runs]
     return template("geniu_lightning.report", "page.html.j2").render(
         title="What unlearning found",
         runs=runs,
         failed=sum(bool(run.failed) for run in runs),
-        revisions=sorted({run.revision[:12] for run in runs if run.revision}) or ["unknown"],
+        revisions=sorted({str(r)[:12] for run in runs if (r := run.settings.get("revision"))}),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         version=__version__,
-        settings=[_section(table, pictures.get(table.setting, ())) for table in found],
+        tables=found,
+        pictures=pictures,
+        cells_of=cells_of,
+        in_order=lambda runs: sorted(runs, key=lambda run: (run.method, run.seed, str(run.folder))),
         labels=LABELS,
         text_columns={"method", "verdict", "name", "question"},
         deciding_heads=["name", "question", *DECIDING.values()],
@@ -50,30 +42,14 @@ def as_html(found: Sequence[Table], pictures: Mapping[str, Sequence[Drawing]]) -
     )
 
 
-def _section(table: Table, pictures: Sequence[Drawing]) -> dict[str, Any]:
-    columns = columns_of(table.rows)
-    return {
-        "table": table,
-        "pictures": pictures,
-        "heads": heads_of(columns),
-        "cells": [cells_of(row, columns) for row in table.rows],
-        "kinds": [
-            "best" if row.best else "" if row.role == "method" else "reference"
-            for row in table.rows
-        ],
-        "runs": sorted(table.runs, key=lambda run: (run.method, run.seed, str(run.folder))),
-    }
-
-
-def _deciding_cells(run: Run) -> list[list[Cell]]:
-    """Return a row of cells for each finding that decided the verdict of a run."""
+def _deciding_cells(findings: Sequence[Json]) -> list[list[Cell]]:
+    """Return a row of cells for each finding that decided a verdict."""
     return [
         [
-            Cell(str(one.get("name", "-"))),
-            Cell(str(one.get("question", "-"))),
+            *(Cell(str(one.get(key, "-"))) for key in ("name", "question")),
             *(_number(one.get(key)) for key in DECIDING),
         ]
-        for one in run.deciding
+        for one in findings
     ]
 
 

@@ -4,34 +4,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # matplotlib is imported late, and tensors come from the caller
-    from matplotlib.figure import Figure
+if TYPE_CHECKING:  # tensors come from the caller
     from torch import Tensor
 
 MOST_CLASSES = 20  # rows of a grid, and cells with numbers, that can still be read
 
 
 def confusion(counts: "Tensor", names: Sequence[str], title: str, path: Path) -> None:
-    """Draw a confusion matrix.
+    """Draw the images of each true class (row) that are answered as each class, `(K, K)`."""
+    from matplotlib.figure import Figure
 
-    Args:
-        counts: Images of each true class (row) that are answered as each class, `(K, K)`.
-        names: Class names.
-        title: Stands above it.
-        path: PNG to write.
-    """
-    figure = _figure(min(12.0, 2.5 + 0.45 * len(names)), min(11.0, 2.2 + 0.45 * len(names)))
+    side = 0.45 * len(names)
+    figure = Figure(figsize=(min(12.0, 2.5 + side), min(11.0, 2.2 + side)), layout="constrained")
     axes = figure.add_subplot()
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     shown = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     if len(names) <= MOST_CLASSES:
-        for row in range(len(names)):
-            for column in range(len(names)):
-                if count := int(counts[row, column]):
-                    colour = "white" if shares[row, column] > 0.6 else "black"
-                    axes.text(
-                        column, row, str(count), ha="center", va="center", fontsize=7, color=colour
-                    )
+        for row, column in counts.nonzero().tolist():
+            colour = "white" if shares[row, column] > 0.6 else "black"
+            text = str(int(counts[row, column]))
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
         axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_xlabel("answered")
@@ -42,17 +34,13 @@ def confusion(counts: "Tensor", names: Sequence[str], title: str, path: Path) ->
 
 
 def grid(images: "Tensor", names: Sequence[str], title: str, path: Path) -> None:
-    """Draw a few images of each class, one row a class.
+    """Draw images in [0, 1] of shape `(classes, per class, C, H, W)`, one row a class."""
+    from matplotlib.figure import Figure
 
-    Args:
-        images: In [0, 1], shape `(classes, per class, C, H, W)`.
-        names: Class names, one a row.
-        title: Stands above it.
-        path: PNG to write.
-    """
     images = images[:MOST_CLASSES, :MOST_CLASSES].detach().cpu()
     classes, count = images.shape[:2]
-    figure = _figure(max(3.0, 0.6 * count + 1.2), 0.6 * classes + 0.6)
+    size = (max(3.0, 0.6 * count + 1.2), 0.6 * classes + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
     cells = figure.subplots(classes, count, squeeze=False)
     for k in range(classes):
         for j in range(count):
@@ -64,12 +52,3 @@ def grid(images: "Tensor", names: Sequence[str], title: str, path: Path) -> None
         title = f"{title} of the first {classes} of {len(names)} classes"
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=110, bbox_inches="tight")
-
-
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

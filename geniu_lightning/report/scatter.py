@@ -13,7 +13,7 @@ from geniu_lightning.report.canvas import (
     label_points,
     verdict_of,
 )
-from geniu_lightning.report.leaves import FORGET_ACCURACY, RELEARNED, RETAIN_ACCURACY, SECONDS
+from geniu_lightning.report.document import FORGET_ACCURACY, RELEARNED, RETAIN_ACCURACY, SECONDS
 from geniu_lightning.report.tables import Table
 
 if TYPE_CHECKING:  # matplotlib is imported late
@@ -29,11 +29,7 @@ AXES = {
 
 
 def tradeoff(table: Table) -> "Figure | None":
-    """Draw A_r against what ten images bring back, or against A_f where that was not measured.
-
-    Returns:
-        `None` where no method has both numbers.
-    """
+    """Draw A_r against what ten images bring back, or against A_f where that was not measured."""
     rows = [row for row in table.rows if row.role != "oracles" and row.seeds]
     over = RELEARNED if any(RELEARNED in row.mean for row in rows) else FORGET_ACCURACY
     measured = [row for row in rows if {over, RETAIN_ACCURACY} <= row.mean.keys()]
@@ -54,16 +50,12 @@ def tradeoff(table: Table) -> "Figure | None":
     if missing := [row.label for row in rows if row not in measured]:
         notes.append(f"not drawn, for lack of a number: {', '.join(missing)}")
     add_note(figure, notes)
-    _label(figure, axes, shown, over, RETAIN_ACCURACY)
+    label_points(figure, axes, shown, over, RETAIN_ACCURACY)
     return figure
 
 
 def price(table: Table) -> "Figure | None":
-    """Draw A_r, and what ten images bring back where that was measured, against seconds.
-
-    Returns:
-        `None` where no method has seconds and A_r.
-    """
+    """Draw A_r, and what ten images bring back where that was measured, against seconds."""
     rows = [row for row in table.rows if row.seeds and row.role != "original"]
     timed = [
         row
@@ -94,7 +86,7 @@ def price(table: Table) -> "Figure | None":
         notes.append(f"without seconds or A_r: {', '.join(untimed)}")
     add_note(figure, notes)
     for axes, value in zip(panels, values, strict=True):
-        _label(figure, axes, [row for row in shown if value in row.mean], SECONDS, value)
+        label_points(figure, axes, [row for row in shown if value in row.mean], SECONDS, value)
     return figure
 
 
@@ -107,15 +99,10 @@ def _without_far_below(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     return sorted(shown, key=lambda row: [*MARKERS].index(verdict_of(row))), notes
 
 
-def _label(figure: "Figure", axes: "Axes", rows: Sequence[Row], across: str, up: str) -> None:
-    points = [(row.mean[across], row.mean[up]) for row in rows]
-    label_points(figure, axes, points, [row.label for row in rows])
-
-
 def _shade(
     axes: "Axes", row: Row, name: str, across: bool = False, line: bool = True, label: str = ""
 ) -> None:
-    """Shade mean ± std of oracles; where the shaded parts cross is where a method should be."""
+    """Shade mean ± std of oracles."""
     if name not in row.mean:
         return
     centre, spread = row.mean[name], row.std.get(name, 0.0)

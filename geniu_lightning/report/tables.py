@@ -16,7 +16,6 @@ class Table:
     """All that was found in one setting.
 
     Attributes:
-        setting: As in `Run`.
         rows: References first, then the methods by name.
         conclusion: A sentence on which row is marked, or why none is.
         runs: What the rows were gathered from.
@@ -47,15 +46,11 @@ class Table:
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
-    """Return a table for each setting.
-
-    Raises:
-        UserError: As `gather`.
-    """
-    settings: dict[str, list[Run]] = {}
-    for run in runs:
-        settings.setdefault(run.setting, []).append(run)
-    return [_table(setting, settings[setting]) for setting in sorted(settings)]
+    """Return a table for each setting."""
+    return [
+        _table(setting, [run for run in runs if run.setting == setting])
+        for setting in sorted({run.setting for run in runs})
+    ]
 
 
 def _table(setting: str, every: list[Run]) -> Table:

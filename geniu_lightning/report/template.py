@@ -7,13 +7,7 @@ if TYPE_CHECKING:  # Jinja2 is imported late
 
 
 def template(package: str, name: str, latex: bool = False) -> "jinja2.Template":
-    """Return a template; text that is put into HTML is escaped.
-
-    Args:
-        package: In whose folder `templates/` it is.
-        name: Of the file.
-        latex: Whether tags are written `<% %>` and `<< >>`, for braces are LaTeX's own.
-    """
+    """Return a package's template; in HTML text is escaped, for LaTeX tags are `<% %>`, `<< >>`."""
     import jinja2
 
     environment = jinja2.Environment(

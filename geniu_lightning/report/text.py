@@ -1,16 +1,15 @@
 """Tables as text: on a screen, as Markdown, for a paper (LaTeX), for a spreadsheet (CSV)."""
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as Grid
 
-from geniu_lightning.report.aggregate import Row, means
+from geniu_lightning.report.aggregate import means
 from geniu_lightning.report.best import RULE
-from geniu_lightning.report.columns import EXPLANATION, cells_of, columns_of, heads_of
+from geniu_lightning.report.columns import EXPLANATION, cells_of
 from geniu_lightning.report.output import CSV_HEAD
 from geniu_lightning.report.tables import Table
 from geniu_lightning.report.template import template
@@ -44,10 +43,10 @@ def print_tables(found: Sequence[Table], markdown: bool) -> None:
     """Print a table a setting, and what the columns mean."""
     out = _console()
     for table in found:
-        columns = columns_of(table.rows)
-        cells = [[cell.text for cell in cells_of(row, columns)] for row in table.rows]
-        methods = sum(row.role == "method" for row in table.rows)
-        _print(out, table.setting, heads_of(columns), cells, markdown, len(cells) - methods)
+        heads, cells = cells_of(table.rows)
+        texts = [[cell.text for cell in row] for row in cells]
+        references = sum(row.role != "method" for row in table.rows)
+        _print(out, table.setting, heads, texts, markdown, references)
         for sentence in (table.conclusion, *table.failures):
             out.out(f"{sentence}\n")
     out.print(EXPLANATION)
@@ -58,24 +57,20 @@ def print_values(found: Sequence[Sheet], markdown: bool) -> None:
     """Print a table a run, and what could not be measured in it."""
     out = _console()
     for sheet in found:
-        _print(out, sheet.title, ["", *HEADS], sheet.rows, markdown)
+        _print(out, sheet.title, HEADS, sheet.rows, markdown)
         for reason, names in sheet.absent.items():
             out.out(f"absent: {', '.join(names)}: {' '.join(reason.split())}\n")
 
 
 def as_latex(found: Sequence[Table]) -> str:
     """Return a `table` environment a setting, with booktabs; comments say what columns mean."""
-    settings = []
-    for table in found:
-        columns = columns_of(table.rows)
-        heads = [SYMBOLS.get(head, escaped(head)) for head in heads_of(columns)]
-        groups = [
-            [_latex_cells(row, columns) for row in rows]
-            for _, rows in groupby(table.rows, lambda row: row.role == "method")
-        ]
-        settings.append({"table": table, "heads": heads, "groups": groups})
     return template("geniu_lightning.report", "tables.tex.j2", latex=True).render(
-        settings=settings, escaped=escaped, explanation=EXPLANATION, rule=RULE
+        tables=found,
+        cells_of=cells_of,
+        escaped=escaped,
+        symbols=SYMBOLS,
+        explanation=EXPLANATION,
+        rule=RULE,
     )
 
 
@@ -87,13 +82,13 @@ def as_csv(found: Sequence[Table]) -> str:
     lines = []
     for table in found:
         for row in table.rows:
-            own = [r.oracles for r in table.runs if r.method == row.method and not r.failed]
+            own = [r.numbers for r in table.runs if r.method == row.method and not r.failed]
             parts: dict[str, Mapping[str, float]] = {
                 "mean": row.mean,
                 "std": row.std,
                 "n": dict.fromkeys(names, 0) | row.count,
-                "oracle_mean": means([one.mean.values for one in own]),
-                "oracle_std": means([one.std for one in own]),
+                "oracle_mean": means([numbers["oracle_mean"] for numbers in own]),
+                "oracle_std": means([numbers["oracle_std"] for numbers in own]),
             }
             about = (table.setting, *table.runs[0].parts, row.method, row.role)
             lines.append(
@@ -125,7 +120,7 @@ def _console() -> Console:
 def _print(
     out: Console,
     title: str,
-    heads: list[str],
+    heads: Sequence[str],
     rows: list[list[str]],
     markdown: bool,
     references: int = 0,
@@ -135,14 +130,8 @@ def _print(
         lines = [f"**{title}**", "", _markdown(heads), "|---" * len(heads) + "|"]
         out.out("\n".join([*lines, *map(_markdown, rows)]) + "\n")
         return
-    grid = Grid(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    grid = Grid(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    grid.title_justify, grid.title_style = "left", "bold"
     for k, (head, *cells) in enumerate(zip(heads, *rows, strict=True)):
         # a narrow screen breaks a number before its spread, and no word or number within
         longest = max(len(part) for cell in (head, *cells) for part in [*cell.split(), ""])
@@ -153,12 +142,5 @@ def _print(
     out.print(grid)
 
 
-def _markdown(cells: list[str]) -> str:
+def _markdown(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _latex_cells(row: Row, columns: dict[str, str]) -> list[str]:
-    first, *cells = [escaped(cell.text) for cell in cells_of(row, columns)]
-    if row.best:
-        first = rf"\textbf{{{first}}}"
-    return [first, *("--" if cell == "-" else cell for cell in cells)]

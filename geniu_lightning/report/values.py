@@ -1,25 +1,17 @@
 """Every value of a run with those of the oracles: the long form of `metrics.json`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.report.document import below, document_in
-from geniu_lightning.report.leaves import Leaf, leaves
+from geniu_lightning.report.document import below, document_in, leaves
 
-HEADS = ("value", "oracles", "±", "z", "original", "position", "better", "ideal")
+HEADS = ("", "value", "oracles", "±", "z", "original", "position", "better", "ideal")
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """All that one run measured.
-
-    Attributes:
-        title: Its folder, method and verdict.
-        rows: A row a value, the first cell its name, the others as in `HEADS`.
-        absent: Names of what could not be measured, by the reason.
-    """
+class Sheet(NamedTuple):
+    """All that one run measured: rows as in `HEADS`, and the names that are absent, by reason."""
 
     title: str
     rows: list[list[str]]
@@ -27,11 +19,7 @@ class Sheet:
 
 
 def sheets(folders: Sequence[Path]) -> list[Sheet]:
-    """Return the values of all runs at or below some folders, of unlearning or evaluation.
-
-    Raises:
-        UserError: If there is none, a folder does not exist, or a file cannot be read.
-    """
+    """Return the values of all runs at or below some folders, of unlearning or evaluation."""
     found = [sheet for file in below(folders, "metrics.json") if (sheet := _sheet(file))]
     if not found:
         raise UserError(f"no evaluated run in {', '.join(map(str, folders))}")
@@ -55,15 +43,11 @@ def _sheet(file: Path) -> Sheet | None:
                 if short not in names:
                     names.append(short)
             elif not isinstance(leaf["value"], list):
-                rows.append([name, *_cells(leaf)])
+                parts = ("value", "oracle_mean", "oracle_std", "z", "original", "position")
+                cells = [_number(leaf[part], 1 if part == "z" else 4) for part in parts]
+                rows.append([name, *cells, leaf["direction"], _number(leaf["ideal"], 2)])
         title = f"{file.parent}: {method}, {document['verdict'] or 'no verdict'}"
         return Sheet(title, rows, absent)
-
-
-def _cells(leaf: Leaf) -> list[str]:
-    names = ("value", "oracle_mean", "oracle_std", "z", "original", "position")
-    numbers = [_number(leaf[name], 1 if name == "z" else 4) for name in names]
-    return [*numbers, leaf["direction"], _number(leaf["ideal"], 2)]
 
 
 def _number(value: float | None, digits: int) -> str:

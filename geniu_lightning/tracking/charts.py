@@ -1,12 +1,12 @@
 """What a dashboard shows of an evaluation: plain values, and wandb's own charts of them."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geniu_lightning.report.leaves import leaves
+from geniu_lightning.report.document import leaves
 
 if TYPE_CHECKING:  # wandb is imported late, and tensors come from the caller
     import wandb
@@ -25,10 +25,9 @@ class Shown:
         summary: Final values, for a table of runs.
         classes: Class names.
         forget: Forgotten classes; none after training.
-        split: Split that accuracies and confusions are of.
+        split: That accuracies and confusions are of.
         accuracies: Of each class, by `before` and `after`; NaN of a class without images.
-        confusions: Images of each true class (row) that are answered as each class, `(K, K)`,
-            likewise.
+        confusions: Likewise the images of each true class (row) by answer, `(K, K)`.
         metrics: As `metrics.json` holds them.
         steps: Of fine-tuning, at which a family's curves were measured.
         pictures: Files by name.
@@ -46,98 +45,86 @@ class Shown:
 
 
 def numbers_of(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, float]:
-    """Return single numbers by dotted names, with what the oracles show.
+    """Return the single numbers of `metrics.json` and its cost by dotted names.
 
-    Args:
-        metrics: As `metrics.json` holds them.
-        cost: Likewise.
-
-    Returns:
-        `NAME`, and where there are oracles `NAME.oracles` (their mean), `NAME.oracles_std` and
-        `NAME.z`; `cost.NAME`.
+    With oracles also `NAME.oracles` (their mean), `NAME.oracles_std` and `NAME.z`.
     """
     found: dict[str, float] = {}
     for name, leaf in leaves(metrics):
         if isinstance(leaf.get("value"), int | float):
-            found[name] = leaf["value"]
-            for suffix, part in SUFFIXES.items():
-                if leaf.get(part) is not None:
-                    found[f"{name}.{suffix}"] = leaf[part]
-    numbers = {k: v for k, v in cost.items() if isinstance(v, int | float)}
-    return found | {f"cost.{name}": value for name, value in numbers.items()}
+            parts = {f"{name}.{suffix}": leaf.get(part) for suffix, part in SUFFIXES.items()}
+            found |= {name: leaf["value"]} | {k: v for k, v in parts.items() if v is not None}
+    return found | {f"cost.{k}": v for k, v in cost.items() if isinstance(v, int | float)}
 
 
 def charts_of(shown: Shown) -> dict[str, Any]:
     """Return wandb's charts and tables of what there is to show, by name."""
-    return dict([*_classes(shown), *_confusions(shown), *_curves(shown)])
+    return {**_classes(shown), **_confusions(shown), **_curves(shown)}
 
 
-def _classes(shown: Shown) -> Iterator[tuple[str, Any]]:
+def _classes(shown: Shown) -> dict[str, Any]:
     import wandb
 
+    if not shown.accuracies:
+        return {}
     columns: dict[str, Sequence[float | None]] = dict(shown.accuracies)
     oracles = shown.metrics.get("accuracy", {}).get(shown.split, {}).get("per_class", {})
-    if columns and shown.forget and oracles.get("oracle_mean") is not None:
+    if shown.forget and oracles.get("oracle_mean") is not None:
         columns["oracles"] = oracles["oracle_mean"]
-    if not columns:
-        return
-    values = {when: [*map(_number, column)] for when, column in columns.items()}
+    values = {
+        when: [None if x is None or math.isnan(x) else x for x in column]
+        for when, column in columns.items()
+    }
     sides = ["forget" if k in shown.forget else "retain" for k in range(len(shown.classes))]
     rows = zip(shown.classes, sides, *values.values(), strict=True)
-    yield "classes/table", _table(["class", "side", *values], rows)
+    charts: dict[str, Any] = {"classes/table": _table(["class", "side", *values], rows)}
     for when, column in values.items():
         bars = _table(["class", "accuracy"], zip(shown.classes, column, strict=True))
         title = f"{shown.split} accuracy, {when}"
-        yield f"classes/{when}", wandb.plot.bar(bars, "class", "accuracy", title=title)
+        charts[f"classes/{when}"] = wandb.plot.bar(bars, "class", "accuracy", title=title)
+    return charts
 
 
-def _confusions(shown: Shown) -> Iterator[tuple[str, Any]]:
-    """Yield wandb's chart of each matrix; its `confusion_matrix` would count answers one by one."""
+def _confusions(shown: Shown) -> dict[str, Any]:
+    """Return charts of the matrices; wandb's `confusion_matrix` would count answers one by one."""
     import wandb
 
     columns = ["Actual", "Predicted", "nPredictions"]
+    charts = {}
     for when, matrix in shown.confusions.items():
         rows = [
-            [actual, predicted, count]
+            (actual, predicted, count)
             for actual, counts in zip(shown.classes, matrix.tolist(), strict=True)
             for predicted, count in zip(shown.classes, counts, strict=True)
         ]
-        yield (
-            f"confusion/{when}",
-            wandb.plot_table(
-                "wandb/confusion_matrix/v1",
-                _table(columns, rows),
-                {name: name for name in columns},
-                {"title": f"{shown.split}, {when}"},
-            ),
+        charts[f"confusion/{when}"] = wandb.plot_table(
+            "wandb/confusion_matrix/v1",
+            _table(columns, rows),
+            {name: name for name in columns},
+            {"title": f"{shown.split}, {when}"},
         )
+    return charts
 
 
-def _curves(shown: Shown) -> Iterator[tuple[str, Any]]:
+def _curves(shown: Shown) -> dict[str, Any]:
     import wandb
 
+    charts = {}
     for name, leaf in leaves(shown.metrics):
         steps = shown.steps.get(name.partition(".")[0])
-        if name.rpartition(".")[2] not in CURVES or steps is None or "value" not in leaf:
-            continue
-        series = {who: leaf[part] for who, part in LINES.items() if leaf.get(part) is not None}
-        yield (
-            f"curves/{name}",
-            wandb.plot.line_series(
+        if name.rpartition(".")[2] in CURVES and steps is not None and "value" in leaf:
+            lines = {who: leaf[part] for who, part in LINES.items() if leaf.get(part) is not None}
+            charts[f"curves/{name}"] = wandb.plot.line_series(
                 [*steps],
-                [*series.values()],
-                keys=[*series],
+                [*lines.values()],
+                keys=[*lines],
                 title=name,
                 xname="steps of fine-tuning",
-            ),
-        )
+            )
+    return charts
 
 
-def _table(columns: Sequence[str], rows: Any) -> "wandb.Table":  # rows of any values
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> "wandb.Table":
     import wandb
 
     return wandb.Table(columns=[*columns], data=[[*row] for row in rows])
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else value

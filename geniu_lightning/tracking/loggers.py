@@ -26,8 +26,7 @@ def loggers_of(
 
     Args:
         wanted: `csv` and `wandb`, each a mapping of settings or null; `None` for no logger.
-        folder: The run's folder. Its name is the run's, and it keeps wandb's id, so that a resumed
-            run is the same run there.
+        folder: The run's folder, whose name is the run's; it keeps wandb's id for a resumed run.
         job: `train`, `unlearn` or `evaluate`: wandb's job type.
         config: What wandb shows as the run's configuration.
         tags: Words to find the run by.
@@ -36,8 +35,26 @@ def loggers_of(
     loggers: list[Logger] = []
     if wanted.get("csv") is not None:
         loggers.append(CSVLogger(str(folder), name="log"))
-    if wanted.get("wandb") is not None:
-        loggers.append(_wandb(wanted["wandb"], folder, job, config, tags))
+    if (settings := wanted.get("wandb")) is not None:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        first = getattr(rank_zero_only, "rank", 0) == 0  # the others open no run: no key, no id
+        mode = os.environ.get("WANDB_MODE") or ("online" if first and _has_key() else "offline")
+        logger = WandbLogger(
+            project=settings["project"],
+            entity=settings["entity"],
+            group=settings["group"],
+            job_type=job,
+            name=folder.name,
+            id=wandb_id(folder) if first else None,
+            tags=[str(tag)[:LONGEST_TAG] for tag in (*tags, *settings["tags"])],
+            save_dir=str(folder),
+            offline=mode in ("offline", "dryrun"),  # the latter is Lightning's word for it
+            mode=mode,
+            config=dict(config),
+            resume="allow",
+        )
+        _ = logger.experiment  # begins the run now, in the first process, not amid training
+        loggers.append(logger)
     return loggers
 
 
@@ -74,34 +91,6 @@ def closing(loggers: Sequence[Logger]) -> Iterator[None]:
             logger.finalize("failed" if failed else "success")
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish(exit_code=int(failed))
-
-
-def _wandb(
-    settings: Mapping[str, Any],
-    folder: Path,
-    job: str,
-    config: Mapping[str, Any],
-    tags: Sequence[str],
-) -> WandbLogger:
-    os.environ.setdefault("WANDB_SILENT", "true")
-    first = getattr(rank_zero_only, "rank", 0) == 0  # the others open no run: no key, no id
-    mode = os.environ.get("WANDB_MODE") or ("online" if first and _has_key() else "offline")
-    logger = WandbLogger(
-        project=settings["project"],
-        entity=settings["entity"],
-        group=settings["group"],
-        job_type=job,
-        name=folder.name,
-        id=wandb_id(folder) if first else None,
-        tags=[str(tag)[:LONGEST_TAG] for tag in (*tags, *settings["tags"])],
-        save_dir=str(folder),
-        offline=mode in ("offline", "dryrun"),  # the latter is Lightning's word for it
-        mode=mode,
-        config=dict(config),
-        resume="allow",
-    )
-    _ = logger.experiment  # begins the run now, in the first process, not in the midst of training
-    return logger
 
 
 def _has_key() -> bool:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.report.leaves import FORGET_ACCURACY, RELEARNED, RETAIN_ACCURACY
+from geniu_lightning.report.document import FORGET_ACCURACY, RELEARNED, RETAIN_ACCURACY
 
 PINNED = (
     *("verdict", FORGET_ACCURACY, RETAIN_ACCURACY),
@@ -18,46 +18,53 @@ WITH_ORACLES = {
 COSTS = ("seconds", "training_images_read", "peak_memory_bytes")
 # the kind of wandb's chart, and which column of its table is what
 BARS = ("wandb/bar/v0", {"label": "class", "value": "accuracy"})
-MATRIX = (
-    "wandb/confusion_matrix/v1",
-    {name: name for name in ("Actual", "Predicted", "nPredictions")},
-)
-LINES = ("wandb/lineseries/v0", {name: name for name in ("step", "lineKey", "lineVal")})
+MATRIX = ("wandb/confusion_matrix/v1", {k: k for k in ("Actual", "Predicted", "nPredictions")})
+LINES = ("wandb/lineseries/v0", {k: k for k in ("step", "lineKey", "lineVal")})
 CLASSES = {
-    "classes/after": BARS,
-    "classes/oracles": BARS,
-    "classes/before": BARS,
-    "confusion/after": MATRIX,
-    "confusion/before": MATRIX,
+    **{f"classes/{when}": BARS for when in ("after", "oracles", "before")},
+    **{f"confusion/{when}": MATRIX for when in ("after", "before")},
 }
 ATTACKS = {
-    f"curves/{name}": LINES
-    for name in (
-        "relearning.k10.curve",
-        "relearning.k10.retain_curve",
-        "retain_only.curve",
-        "adaptive.curve",
-    )
+    "curves/relearning.k10.curve": LINES,
+    "curves/relearning.k10.retain_curve": LINES,
+    "curves/retain_only.curve": LINES,
+    "curves/adaptive.curve": LINES,
 }
 
 
 def workspace_of(project: str, entity: str, group: str | None) -> Any:  # a workspace of wandb's
-    """Return a view of a project's runs; nothing is sent.
+    """Return a view of a project's runs, of one wandb group or all; nothing is sent.
 
-    Args:
-        project: In which the runs are.
-        entity: Account or team that it belongs to.
-        group: Show the runs of this wandb group alone; `None` shows all.
-
-    Raises:
-        UserError: If wandb's library for views is not installed.
+    `entity` is the account or team that the project belongs to.
     """
-    ws, _, expr = _library()
+    ws, wr, expr = _library()
+    retain = wr.SummaryMetric(RETAIN_ACCURACY)
+    gone = [
+        wr.ScatterPlot(
+            title="forgotten and retained accuracy", x=wr.SummaryMetric(FORGET_ACCURACY), y=retain
+        ),
+        *(_bars(wr, k, f"{k}.oracles", title=title) for title, k in WITH_ORACLES.items()),
+        wr.ScatterPlot(
+            title="what it costs", x=wr.SummaryMetric("cost.seconds"), y=retain, log_x=True
+        ),
+    ]
+    training = [
+        wr.LinePlot(title="loss", metric_regex="(train|unlearn)/loss.*"),
+        wr.LinePlot(title="accuracy", y=["train/accuracy", "validation/accuracy"]),
+        wr.MediaBrowser(title="proxies", media_keys=["proxies"]),
+    ]
+    sections = [
+        ws.Section(name="Is it gone?", panels=gone, is_open=True, pinned=True),
+        ws.Section(name="Classes", panels=_charts(wr, CLASSES), is_open=True),
+        ws.Section(name="Attacks", panels=_charts(wr, ATTACKS), is_open=True),
+        ws.Section(name="Cost", panels=[_bars(wr, f"cost.{name}") for name in COSTS]),
+        ws.Section(name="Training", panels=training),
+    ]
     return ws.Workspace(
         entity=entity,
         project=project,
         name=f"class unlearning{'' if group is None else f', {group}'}",
-        sections=_sections(),
+        sections=sections,
         settings=ws.WorkspaceSettings(x_axis="trainer/global_step", max_runs=50),
         runset_settings=ws.RunsetSettings(
             filters=[] if group is None else [expr.Metric("Group") == group],
@@ -74,11 +81,7 @@ def spec_of(workspace: Any) -> str:  # of workspace_of
 
 
 def save(workspace: Any) -> str:  # of workspace_of
-    """Send the view and return its address.
-
-    Raises:
-        UserError: If wandb refuses, as it does without an account.
-    """
+    """Send the view and return its address; wandb refuses without an account."""
     import wandb
 
     try:
@@ -86,33 +89,6 @@ def save(workspace: Any) -> str:  # of workspace_of
     except wandb.errors.Error as error:
         raise UserError(f"wandb did not take the view: {error}") from error
     return str(workspace.url)
-
-
-def _sections() -> list[Any]:
-    ws, wr, _ = _library()
-    return [
-        ws.Section(name="Is it gone?", panels=_compared(wr), is_open=True, pinned=True),
-        ws.Section(name="Classes", panels=_charts(wr, CLASSES), is_open=True),
-        ws.Section(name="Attacks", panels=_charts(wr, ATTACKS), is_open=True),
-        ws.Section(name="Cost", panels=[_bars(wr, f"cost.{name}") for name in COSTS]),
-        ws.Section(name="Training", panels=_curves(wr)),
-    ]
-
-
-def _compared(wr: Any) -> list[Any]:  # the library's module
-    plane = wr.ScatterPlot(
-        title="forgotten and retained accuracy",
-        x=wr.SummaryMetric(FORGET_ACCURACY),
-        y=wr.SummaryMetric(RETAIN_ACCURACY),
-    )
-    paid = wr.ScatterPlot(
-        title="what it costs",
-        x=wr.SummaryMetric("cost.seconds"),
-        y=wr.SummaryMetric(RETAIN_ACCURACY),
-        log_x=True,
-    )
-    bars = [_bars(wr, name, f"{name}.oracles", title=title) for title, name in WITH_ORACLES.items()]
-    return [plane, *bars, paid]
 
 
 def _bars(wr: Any, *names: str, title: str = "") -> Any:  # likewise, and a panel
@@ -129,12 +105,6 @@ def _charts(wr: Any, charts: dict[str, tuple[str, dict[str, str]]]) -> list[Any]
         )
         for name, (kind, fields) in charts.items()
     ]
-
-
-def _curves(wr: Any) -> list[Any]:
-    loss = wr.LinePlot(title="loss", metric_regex="(train|unlearn)/loss.*")
-    accuracy = wr.LinePlot(title="accuracy", y=["train/accuracy", "validation/accuracy"])
-    return [loss, accuracy, wr.MediaBrowser(title="proxies", media_keys=["proxies"])]
 
 
 def _library() -> tuple[Any, Any, Any]:  # its modules

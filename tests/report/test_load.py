@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,35 +39,32 @@ def test_a_file_of_version_1_reads_as_one_of_version_2(tmp_path: Path) -> None:
         reason=None,
         oracle_verdicts=None,
     )
-    assert find([folder]) == [new]
-    assert (new.verdict, new.original_verdict) == ("suppressed", "retained")
-    assert new.oracles.verdicts == oracles
+    (old,) = find([folder])
+    for one in (new, old):
+        assert (one.verdict, one.original_verdict) == ("suppressed", "retained")
+        assert one.document["oracle_verdicts"] == oracles
+        assert one.document["reason"] == "because geniu"
+    assert old.document["controls"] == new.document["controls"]
     assert sheets([folder])[0].title.endswith("geniu, suppressed")
 
 
-@pytest.mark.parametrize(
-    ("name", "one", "other"),
-    [
+def test_runs_of_several_problems_share_no_table(tmp_path: Path) -> None:
+    """Neither over seeds, nor over methods, nor in the row of the original."""
+    for name, one, other in (
         ("data.source.hub_id", "OWNER/A", "OWNER/B"),
-        ("data.validation", 0.0, 0.25),
-        ("model.norm", "batch", "none"),
         ("training.max_gradient_norm", None, 1.0),
         ("precision", "32-true", "bf16-mixed"),
-    ],
-)
-def test_runs_of_several_problems_share_no_table(
-    tmp_path: Path, name: str, one: object, other: object
-) -> None:
-    """Neither over seeds, nor over methods, nor in the row of the original."""
-    for seed, value in ((1, one), (2, other)):
-        for method in ("geniu", f"only{seed}"):
-            key = f"run__trained__{name.replace('.', '__')}"
-            change(run(tmp_path / f"{method}{seed}", method, seed), **{key: value})
-    found = sorted(tables(find([tmp_path])), key=lambda table: table.runs[0].seed)
-    for seed, value, of_problem in zip((1, 2), (one, other), found, strict=True):
-        assert of_problem.setting == f"{SETTING}, {name} {'null' if value is None else value}"
-        seeds = {x.method: x.seeds for x in of_problem.rows if x.seeds and x.role != "oracles"}
-        assert seeds == {"none": (seed,), "geniu": (seed,), f"only{seed}": (seed,)}
+    ):
+        runs = tmp_path / name
+        for seed, value in ((1, one), (2, other)):
+            for method in ("geniu", f"only{seed}"):
+                changed: dict[str, Any] = {f"run__trained__{name.replace('.', '__')}": value}
+                change(run(runs / f"{method}{seed}", method, seed), **changed)
+        found = sorted(tables(find([runs])), key=lambda table: table.runs[0].seed)
+        for seed, value, of_problem in zip((1, 2), (one, other), found, strict=True):
+            assert of_problem.setting == f"{SETTING}, {name} {'null' if value is None else value}"
+            seeds = {x.method: x.seeds for x in of_problem.rows if x.seeds and x.role != "oracles"}
+            assert seeds == {"none": (seed,), "geniu": (seed,), f"only{seed}": (seed,)}
 
 
 def test_what_makes_no_other_problem_and_what_another_setting(tmp_path: Path) -> None:
@@ -92,7 +90,7 @@ def test_a_run_whose_later_evaluation_failed_keeps_its_values(tmp_path: Path) ->
     failure = {"run": {"job": "unlearn"}, "failed": "no\nmemory"}
     (folder / "failed.json").write_text(json.dumps(failure))
     (found,) = find([tmp_path])
-    assert (found.measured.values["accuracy.test.retain"], found.failed) == (0.75, "")
+    assert (found.numbers["value"]["accuracy.test.retain"], found.failed) == (0.75, "")
     assert table(tmp_path).failures == [
         "geniu, seed 1, has its earlier values, for its later evaluation failed: no memory"
     ]

@@ -70,6 +70,7 @@ def test_a_page_has_everything_in_it_and_says_why_each_run_has_its_verdict(tmp_p
         "No figure of proxies: the training run",
     ):
         assert sentence in " ".join(found.said.split()), sentence
+    assert re.findall(r'<tr class="(\w*)">', text)[:6] == [*["reference"] * 4, "best", ""]
     pictures = [address for address in found.addresses if not address.startswith("#")]
     assert len(pictures) == 4
     for address in pictures:

@@ -17,13 +17,13 @@ from geniu_lightning.report import pictures
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are drawn, in order."""
     drawn: list[Figure] = []
-    make = pictures._figure
+    save = Figure.savefig
 
-    def recorded(*args: Any, **kwargs: Any) -> Any:
-        drawn.append(make(*args, **kwargs))
-        return drawn[-1]
+    def recorded(self: Figure, *args: Any, **kwargs: Any) -> None:
+        drawn.append(self)
+        save(self, *args, **kwargs)
 
-    monkeypatch.setattr(pictures, "_figure", recorded)
+    monkeypatch.setattr(Figure, "savefig", recorded)
     return drawn
 
 

@@ -15,23 +15,14 @@ BLOCK = 32768  # bytes, of the LevelDB log that an offline run is written as
 
 @dataclass
 class OfflineRun:
-    """One file: one process's part of a run.
-
-    Attributes:
-        files: Where media and tables are.
-        run: The run's record, with id, group, job type and tags.
-        config: Of the run.
-        history: The rows, in order.
-        summary: Of the run.
-        exits: Exit codes; none where the process was killed.
-    """
+    """One file: one process's part of a run; its media and tables lie in a folder beside it."""
 
     files: Path
     run: Any = None
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
-    exits: list[int] = field(default_factory=list)
+    exits: list[int] = field(default_factory=list)  # none where the process was killed
 
     def table(self, key: str) -> tuple[list[str], list[list[Any]]]:
         """Return columns and rows of a table that was logged once."""

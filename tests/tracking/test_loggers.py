@@ -113,12 +113,8 @@ def test_a_run_says_what_it_is_and_a_resumed_one_is_the_same(
         for found in runs
     ]
     assert steps == [[(0, 0.0), (1, 2.0), (2, 4.0)], [(2, 4.0), (3, 6.0)]]
-
-
-def test_numbers_are_in_a_csv_file(folder: Path) -> None:
-    (first, *_) = sorted(folder.glob("log/*/metrics.csv"))
-    with first.open() as file:
-        assert [row["loss"] for row in csv.DictReader(file)] == ["0.0", "2.0", "4.0"]
+    (file, *_) = sorted(folder.glob("log/*/metrics.csv"))
+    assert [row["loss"] for row in csv.DictReader(file.open())] == ["0.0", "2.0", "4.0"]
 
 
 def test_classes_are_a_table_and_bars(runs: list[OfflineRun]) -> None:
@@ -133,17 +129,14 @@ def test_classes_are_a_table_and_bars(runs: list[OfflineRun]) -> None:
         assert runs[0].table(f"classes/{when}_table")[1] == [[row[0], row[k]] for row in rows]
 
 
-def test_confusion_is_of_true_class_and_answer(runs: list[OfflineRun]) -> None:
+def test_confusion_is_of_true_class_and_answer_and_curves_are_lines(
+    runs: list[OfflineRun],
+) -> None:
     for when, counts in (("before", BEFORE), ("after", AFTER)):
         _, rows = runs[0].table(f"confusion/{when}_table")
         assert len(rows) == 9
         for actual, predicted, count in rows:
             assert counts[NAMES.index(actual), NAMES.index(predicted)] == count
-
-
-def test_curves_of_an_attack_are_lines_of_model_oracles_and_original(
-    runs: list[OfflineRun],
-) -> None:
     _, rows = runs[0].table("curves/relearning.k10.curve_table")
     assert rows == [
         *([0, "model", 0.0], [50, "model", 0.6]),
