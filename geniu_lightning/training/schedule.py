@@ -55,9 +55,6 @@ class TrainingSchedule:
         steps_per_epoch: Batches in an epoch.
         epochs: Epochs of the classifier.
         with_generator: Whether prompts and a generator are trained at all.
-
-    Raises:
-        SettingError: If there is no epoch for the updates.
     """
 
     settings: ProxySettings
@@ -97,7 +94,3 @@ class TrainingSchedule:
     def chooses_exemplars(self, epoch: int) -> bool:
         """Whether exemplars are chosen at the end of an epoch; the first one always does."""
         return epoch < max(1, round(self.settings.exemplars_until * self.epochs))
-
-    def ends_epoch(self, step: int) -> bool:
-        """Whether a step is the last one of its epoch."""
-        return (step + 1) % self.steps_per_epoch == 0
