@@ -41,7 +41,6 @@ class KitInfo:
             from the logits.
         library: Version of this package that wrote the file.
         revision: Its git revision, where it ran from a checkout.
-        format: Version of the file's form.
     """
 
     classifier: NetworkSpec
@@ -65,11 +64,7 @@ class KitInfo:
 
     @classmethod
     def from_json(cls, text: str) -> "KitInfo":
-        """Read what `to_json` wrote.
-
-        Raises:
-            KitError: If a field is missing, unknown or of another form.
-        """
+        """Read what `to_json` wrote."""
         try:
             raw = json.loads(text)
             for name in ("class_names", "class_counts", "forgotten"):
@@ -146,9 +141,7 @@ class Kit:
     def load(cls, path: Path, allow_custom: bool = False) -> "Kit":
         """Read and verify a kit or unlearned weights.
 
-        Args:
-            path: The file.
-            allow_custom: Also build networks from outside this package, which runs their code.
+        `allow_custom` builds networks from outside this package, too, which runs their code.
 
         Raises:
             KitError: If the file is missing, no kit, truncated, altered, of another format
@@ -173,9 +166,6 @@ class Kit:
         Args:
             classes: Class indices; `None` takes all that remain.
             per_class: Number of prompts of each class, from the first; `None` takes all.
-
-        Raises:
-            KitError: If the kit has no generator, or fewer prompts a class.
         """
         prompts = self.prompts_of(classes, per_class)
         return Proxies(self.decode(prompts.images), prompts.labels)
@@ -183,10 +173,7 @@ class Kit:
     def prompts_of(
         self, classes: Sequence[int] | None = None, per_class: int | None = None
     ) -> Proxies:
-        """Return the prompts of some classes, not decoded: noise on the normalised scale.
-
-        Arguments and errors are those of `proxies`.
-        """
+        """Return what `proxies` decodes: noise on the normalised scale."""
         if self.prompts is None:
             raise KitError(
                 "this file holds no generator and no prompts: train with generator=vae to make one"
@@ -209,11 +196,7 @@ class Kit:
 
     @torch.no_grad()
     def decode(self, prompts: Tensor) -> Tensor:
-        """Return images in [0, 1] of prompts `(N, C, H, W)`: each latent code's mean, decoded.
-
-        Raises:
-            KitError: If the kit has no generator.
-        """
+        """Return images in [0, 1] of prompts `(N, C, H, W)`: each latent code's mean, decoded."""
         if self.generator is None:
             raise KitError("this file holds no generator: train with generator=vae to make one")
         images: Tensor = self.generator(prompts, sample=False).images
@@ -240,19 +223,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     text = metadata.get("geniu")
     if text is None:
         raise KitError(f"{path} is a safetensors file, but no kit of geniu_lightning")
-    version = _format_of(text)
+    try:
+        version = json.loads(text).get("format")
+    except (ValueError, AttributeError):
+        version = None
     if version != FORMAT:
         raise KitError(f"{path} has format version {version}; this version reads {FORMAT}")
     if metadata.get("sha256") != tensor_digest(tensors, text):
         raise KitError(f"{path} was altered after it was written: its checksum does not match")
     return tensors, text
-
-
-def _format_of(text: str) -> Any:  # any JSON value
-    try:
-        return json.loads(text).get("format")
-    except (ValueError, AttributeError):
-        return None
 
 
 def _check(info: KitInfo, tensors: dict[str, Tensor], path: Path) -> None:
