@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.errors import KitError, SettingError
 from geniu_lightning.files import replacing
+from geniu_lightning.kit.header import kit_metadata
 from geniu_lightning.kit.networks import NetworkSpec, tensor_digest
 from geniu_lightning.settings.checked import checked
 from geniu_lightning.version import __version__
@@ -212,17 +213,12 @@ class Kit:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    if not path.is_file():
-        raise KitError(f"there is no kit at {path}")
+    metadata = kit_metadata(path)
+    text = metadata["geniu"]
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise KitError(f"{path} is truncated or is no safetensors file ({error})") from error
-    text = metadata.get("geniu")
-    if text is None:
-        raise KitError(f"{path} is a safetensors file, but no kit of geniu_lightning")
     try:
         version = json.loads(text).get("format")
     except (ValueError, AttributeError):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from geniu_lightning.data.classes import class_indices
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import KitError, UserError
 
 KIT = "kit.safetensors"
 
@@ -19,7 +19,7 @@ def kit_path(named: str) -> Path:
 def kit_metadata(path: Path) -> dict[str, str]:
     """Return a kit's metadata from its header, unverified."""
     if not path.is_file():
-        raise UserError(f"there is no kit at {path}; train one, or set kit=FILE")
+        raise KitError(f"there is no kit at {path}; train one, or set kit=FILE")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
@@ -27,9 +27,9 @@ def kit_metadata(path: Path) -> dict[str, str]:
                 raise ValueError
             metadata = json.loads(file.read(length)).get("__metadata__") or {}
         except (ValueError, AttributeError):
-            raise UserError(f"{path} is truncated or is no safetensors file") from None
+            raise KitError(f"{path} is truncated or is no safetensors file") from None
     if "geniu" not in metadata:
-        raise UserError(f"{path} is a safetensors file, but no kit of geniu_lightning")
+        raise KitError(f"{path} is a safetensors file, but no kit of geniu_lightning")
     return dict(metadata)
 
 

@@ -26,6 +26,13 @@ from tests.training.foreign import (
 
 def test_classifier_and_batch_may_lie_anywhere(tmp_path: Path) -> None:
     class Elsewhere(Foreign):
+        def __init__(self) -> None:
+            super().__init__()
+            del self.net
+
+        def configure_model(self) -> None:  # when the trainer asks for it
+            self.net = Net()
+
         def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
             return F.cross_entropy(self.net(batch["x"]), batch["y"][:, 0].long())
 
@@ -36,7 +43,7 @@ def test_classifier_and_batch_may_lie_anywhere(tmp_path: Path) -> None:
         reader=lambda batch: (batch["x"], batch["y"][:, 0]),
     )
     data = DataLoader(rows, 20)
-    fit(seeded(Elsewhere), tmp_path, callback, data=data, max_epochs=2)
+    fit(seeded(Elsewhere), tmp_path, callback, data=data, max_epochs=2, precision="bf16-mixed")
     counts = load_kit(tmp_path / "kit", allow_custom=True).info.class_counts
     assert list(counts) == images_and_labels(80)[1].bincount().tolist()
 
@@ -54,33 +61,6 @@ class Tempered(Net):
 class Endless(IterableDataset[Any]):
     def __iter__(self) -> Any:
         yield from zip(*images_and_labels(), strict=True)
-
-
-class Late(Foreign):
-    """Makes its network when the trainer asks for it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        del self.net
-
-    def configure_model(self) -> None:
-        self.net = Net()
-
-
-def test_a_network_may_be_made_when_the_trainer_asks_for_it(tmp_path: Path) -> None:
-    fit(seeded(Late), tmp_path, kit_callback(tmp_path / "kit"), max_epochs=2)
-    assert (tmp_path / "kit").is_file()
-
-
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
-def test_weights_are_in_32_bits_whatever_the_arithmetic(tmp_path: Path, precision: str) -> None:
-    callback = kit_callback(tmp_path / "kit")
-    if precision == "64-true":
-        with pytest.raises(UserError, match="weights in 32 bits"):
-            fit(seeded(), tmp_path, callback, precision=precision)
-    else:
-        fit(seeded(), tmp_path, callback, precision=precision, max_epochs=2)
-        assert load_kit(tmp_path / "kit", allow_custom=True).prompts is not None
 
 
 def refused(tmp_path: Path, said: str, module: Any = None, **more: Any) -> None:
@@ -170,7 +150,7 @@ def test_a_training_that_goes_on_longer_rests_the_kit_and_says_so(tmp_path: Path
     assert all(s["_last_lr"][0] == pytest.approx(0, abs=1e-9) for s in proxies["lr_schedules"])
 
 
-def test_a_classifier_that_diverges_ends_no_training_for_another_reason(tmp_path: Path) -> None:
+def test_what_diverges_ends_no_training_of_the_users(tmp_path: Path) -> None:
     class Breaks(Foreign):
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
             if self.global_step == self.last:
@@ -182,9 +162,6 @@ def test_a_classifier_that_diverges_ends_no_training_for_another_reason(tmp_path
         with pytest.warns(UserWarning, match="no kit was written .* finite number at step"):
             fit(module, tmp_path, kit_callback(tmp_path / "kit"))
         assert module.global_step == 40
-
-
-def test_a_generator_that_diverges_ends_no_training_of_the_users(tmp_path: Path) -> None:
     broken = kit_callback(
         tmp_path / "kit", generator_optimizer=lambda p: torch.optim.SGD(p, lr=torch.inf)
     )
