@@ -48,11 +48,6 @@ def test_classifier_and_batch_may_lie_anywhere(tmp_path: Path) -> None:
     assert list(counts) == images_and_labels(80)[1].bincount().tolist()
 
 
-class NoHead(nn.Module):
-    def forward(self, images: Tensor) -> Tensor:
-        return images.flatten(1)[:, :10]
-
-
 class Tempered(Net):
     def forward(self, images: Tensor) -> Tensor:
         return 2 * super().forward(images)
@@ -72,7 +67,7 @@ def refused(tmp_path: Path, said: str, module: Any = None, **more: Any) -> None:
 
 def test_networks_that_cannot_work_are_refused_before_training(tmp_path: Path) -> None:
     module = seeded()
-    module.other = NoHead()
+    module.other = nn.Flatten()
     module.tempered = Tempered()
 
     class Local(Net):
@@ -81,7 +76,7 @@ def test_networks_that_cannot_work_are_refused_before_training(tmp_path: Path) -
     module.local = Local()
     refused(tmp_path, "has no classifier to be found by 'network'", module, classifier="network")
     refused(tmp_path, "a float and no torch.nn.Module", module, classifier=lambda module: 1.0)
-    refused(tmp_path, r"NoHead must have a method features", module, classifier="other")
+    refused(tmp_path, r"Flatten must have a method features", module, classifier="other")
     refused(tmp_path, "cannot be imported by whoever loads", module, classifier="local")
     refused(tmp_path, r"answer with head\(features", module, classifier="tempered")
     refused(tmp_path, r"pass KitCallback\(arguments=", seeded(width=7))
