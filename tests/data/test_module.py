@@ -143,10 +143,7 @@ def test_ranks_share_the_batches_of_every_hook(make: Make) -> None:
 
 def test_a_wrong_setting_is_named_with_its_group(make: Make) -> None:
     for settings, message in (
-        ({"channels": 2}, "channels must be 1 or 3, got 2"),
-        ({"mean": [0.1, 0.2]}, "mean must be one value, or one for each of 1 channels"),
         ({"batch_size": 1}, "batch_size must be greater than or equal to 2"),
-        ({"validation": 1.0}, "validation must be less than 1"),
         ({"source": partial(HubSet, hub_id=3)}, "source.hub_id must be a string, got 3"),
         ({"imbalance": partial(imbalance.step, majority=0, ratio=2.0)}, "imbalance.ratio must be"),
     ):

@@ -19,15 +19,11 @@ from geniu_lightning.errors import DataNotFoundError, UserError
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network, and no cache or data folder of the user."""
+    """A cache for each test."""
     import datasets
-    import huggingface_hub
 
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
     monkeypatch.setenv("GENIU_CACHE", str(tmp_path / "caches"))
-    monkeypatch.delenv("GENIU_DATA", raising=False)
 
 
 def paint(value: int, side: int = 8) -> Image:

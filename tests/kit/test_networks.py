@@ -96,15 +96,8 @@ def test_what_is_no_network_is_never_called(foreign: str, tmp_path: Path) -> Non
 
 def test_no_path_through_our_package_reaches_what_is_not_ours() -> None:
     for rest in (
-        *("vae.torch.nn.Linear", "vae.nn.Linear", "vae.nn.Module", "vae.torch.hub.load"),
-        *(
-            "allcnn.nn",
-            ".os.system",
-            "..errors.KitError",
-            "",
-            "vae",
-            "../tmp/foreign_networks.Mine",
-        ),
+        *("vae.torch.nn.Linear", "vae.nn.Linear", "vae.nn.Module", "vae.torch.hub.load", "vae"),
+        *("allcnn.nn", ".os.system", "..errors.KitError", "", "../tmp/foreign_networks.Mine"),
     ):
         spec = NetworkSpec(f"geniu_lightning.models.{rest}", {"in_features": 1, "out_features": 1})
         with pytest.raises(KitError):

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers.logger import DummyLogger
 
-from geniu_lightning import KitCallback, load_kit, unlearn
+from geniu_lightning import KitCallback, load_kit
 from geniu_lightning.errors import KitError, UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import state_digest
@@ -139,22 +139,6 @@ def test_exemplars_are_scored_by_the_classifier_before_its_step(tmp_path: Path) 
         assert chosen[k].tolist() == [list(row[1:]) for row in best[:2]]
 
 
-def test_settings_of_the_users_let_a_method_retrain(tmp_path: Path) -> None:
-    recipe = {
-        "batch_size": 40,
-        "epochs": 1,
-        "schedule": "none",
-        "max_gradient_norm": None,
-        "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.05},
-    }
-    path = tmp_path / "kit"
-    fit(seeded(), tmp_path, kit_callback(path, settings={"training": recipe}), max_epochs=2)
-    kit = load_kit(path, allow_custom=True)
-    images, labels = images_and_labels()
-    found = unlearn(kit, 3, "retrain", data=(images, labels))
-    assert found.cost.training_images_read == int((labels != 3).sum())
-
-
 def test_its_defaults_are_those_of_training(tmp_path: Path) -> None:
     training = built(OmegaConf.load(CONF / "training" / "default.yaml"), "training")
     callback = KitCallback(tmp_path / "kit", NAMES, SPEC)
@@ -226,7 +210,9 @@ def test_the_log_has_an_entry_wherever_there_was_an_update_since_the_last(tmp_pa
 def test_a_checkpoint_without_a_kit_is_where_one_begins(tmp_path: Path) -> None:
     saves = ModelCheckpoint(tmp_path, filename="{epoch}")
     fit(seeded(), tmp_path, saves, enable_checkpointing=True, max_epochs=2)
-    callback, module = kit_callback(tmp_path / "kit"), seeded()
+    recipe = {"training": {"batch_size": 40}}  # of the user's, which methods that retrain follow
+    callback, module = kit_callback(tmp_path / "kit", settings=recipe), seeded()
     fit(module, tmp_path, callback, resume=str(tmp_path / "epoch=1.ckpt"))
     kit = load_kit(tmp_path / "kit", allow_custom=True)
+    assert recipe.items() <= kit.info.settings.items()
     assert sum(kit.info.class_counts) == 400  # of one epoch, the first of the kit's own
