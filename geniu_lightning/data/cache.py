@@ -25,19 +25,12 @@ OnDecode = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Decoded:
-    """A data set as tensors.
+    """A data set as tensors by split, with its class names."""
 
-    Args:
-        images: By split, uint8, shape `(N, channels, size, size)`, mapped from the file.
-        labels: By split, int64, shape `(N,)`.
-        names: Class names.
-        fingerprint: SHA-256 over all pixels and labels, whatever their source.
-    """
-
-    images: dict[str, Tensor]
-    labels: dict[str, Tensor]
+    images: dict[str, Tensor]  # uint8, (N, channels, size, size), mapped from the file
+    labels: dict[str, Tensor]  # int64, (N,)
     names: tuple[str, ...]
-    fingerprint: str
+    fingerprint: str  # SHA-256 over all pixels and labels, whatever their source
 
 
 def cache_root(folder: str | None) -> Path:

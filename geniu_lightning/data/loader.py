@@ -11,20 +11,12 @@ from geniu_lightning.seeds import generator, stream
 
 
 class Batch(NamedTuple):
-    """A batch of training or evaluation.
+    """A batch of training or evaluation."""
 
-    Attributes:
-        images: Normalised, float32, shape `(N, C, H, W)`.
-        labels: int64, shape `(N,)`.
-        indices: Positions in the data set, int64, shape `(N,)`.
-        weight: Weight of this rank's mean in the mean over all ranks: its share of the batch times
-            the number of ranks.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    weight: float
+    images: Tensor  # normalised, float32, (N, C, H, W)
+    labels: Tensor  # int64, (N,)
+    indices: Tensor  # positions in the data set, int64, (N,)
+    weight: float  # of this rank's mean in the mean over ranks: share of the batch times ranks
 
 
 class IndexLoader:

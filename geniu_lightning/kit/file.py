@@ -85,15 +85,10 @@ class KitInfo:
 
 @dataclass(frozen=True)
 class Proxies:
-    """Proxies of training images, or the prompts that they are decoded from.
+    """Proxies of training images, or the prompts that they are decoded from."""
 
-    Attributes:
-        images: In [0, 1] where decoded, float32, shape `(N, C, H, W)`.
-        labels: int64, shape `(N,)`.
-    """
-
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # in [0, 1] where decoded, float32, (N, C, H, W)
+    labels: Tensor  # int64, (N,)
 
 
 @dataclass
@@ -164,9 +159,7 @@ class Kit:
     ) -> Proxies:
         """Return the decoded prompts of some classes: the means of the codes, so deterministic.
 
-        Args:
-            classes: Class indices; `None` takes all that remain.
-            per_class: Number of prompts of each class, from the first; `None` takes all.
+        `None` takes all classes that remain, and all prompts of each; a number takes the first.
         """
         prompts = self.prompts_of(classes, per_class)
         return Proxies(self.decode(prompts.images), prompts.labels)

@@ -105,10 +105,6 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
     Summed over latents, averaged over codes. Source: GENIU, Eq. 4; the standard normal is our
     reading.
-
-    Example:
-        >>> divergence(torch.ones(1, 3), torch.zeros(1, 3))
-        tensor(1.5000)
     """
     mean, log_variance = mean.float(), log_variance.float()
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()

@@ -19,10 +19,7 @@ class Updates(NamedTuple):
 class UpdateSchedule:
     """Updates of prompts and generator, spread evenly over a range of training steps.
 
-    Args:
-        first_step: First step of the range; steps are batches, counted from 0 through all epochs.
-        steps: Length of the range.
-        total: Updates over the whole range.
+    The range has `steps` steps, which are batches, counted from 0 through all epochs.
     """
 
     first_step: int
@@ -49,12 +46,7 @@ class TrainingSchedule:
 
     Updates need exemplars, which the first epoch chooses: they begin with the second epoch
     (`during`), or fill one more epoch in which the classifier rests (`after`).
-
-    Args:
-        settings: When and how often there is an update.
-        steps_per_epoch: Batches in an epoch.
-        epochs: Epochs of the classifier.
-        with_generator: Whether prompts and a generator are trained at all.
+    `epochs` are the classifier's.
     """
 
     settings: ProxySettings

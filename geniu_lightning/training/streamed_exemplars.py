@@ -33,12 +33,8 @@ class StreamedExemplars(ExemplarSelector):
     ) -> None:
         """Store those images of a batch that are better than the stored ones.
 
-        Args:
-            images: In [0, 1], shape `(N, C, H, W)`.
-            labels: int64, shape `(N,)`.
-            logits: Shape `(N, K)`; `None` for `random`, like the features `(N, D)`.
-            features: See `logits`.
-            *keys: Counters of the batch, such as step and rank: keys of `random`.
+        Images `(N, C, H, W)` are in [0, 1]. Logits `(N, K)` and features `(N, D)` are `None` for
+        `random`, whose keys are counters of the batch, such as step and rank.
         """
         if self.strategy == "random":
             if self.ids is not None:
