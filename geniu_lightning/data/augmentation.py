@@ -6,16 +6,10 @@ from torch import Tensor
 
 
 def augment(images: Tensor, pad: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Return images that are shifted by up to `pad` pixels and, half of them, mirrored.
+    """Return images `(N, C, H, W)` shifted by up to `pad` pixels and, with `flip`, half mirrored.
 
-    Args:
-        images: Any dtype, shape `(N, C, H, W)`.
-        pad: Largest shift in pixels; black comes in from the border.
-        flip: Mirror left and right with probability one half.
-        generator: Random stream, on the CPU so that every device draws the same.
-
-    Returns:
-        Augmented images, same shape and dtype.
+    Black comes in from the border. The generator is on the CPU, so that every device draws the
+    same.
     """
     count, _, height, width = images.shape
     device = images.device

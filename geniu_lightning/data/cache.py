@@ -25,20 +25,12 @@ OnDecode = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Decoded:
-    """A data set as tensors.
+    """A data set as tensors by split, with its class names."""
 
-    Args:
-        images: By split, uint8, shape `(N, channels, size, size)`, mapped from the file.
-        labels: By split, int64, shape `(N,)`.
-        names: Class names.
-        fingerprint: SHA-256 over all pixels and labels: equal data have equal fingerprints
-            whatever their source.
-    """
-
-    images: dict[str, Tensor]
-    labels: dict[str, Tensor]
+    images: dict[str, Tensor]  # uint8, (N, channels, size, size), mapped from the file
+    labels: dict[str, Tensor]  # int64, (N,)
     names: tuple[str, ...]
-    fingerprint: str
+    fingerprint: str  # SHA-256 over all pixels and labels, whatever their source
 
 
 def cache_root(folder: str | None) -> Path:
@@ -59,16 +51,8 @@ def load(
     Several processes may race: each decodes into a folder of its own, and the first one that
     renames its folder wins. A reader never sees an incomplete cache.
 
-    Args:
-        source: The pictures.
-        size: Side of the square images; others are resized bilinearly.
-        channels: 1 (grey) or 3 (colour).
-        folder: Folder of caches; see `cache_root`.
-        on_decode: Called with (split, images done, images in all), every 2,000 images.
-
-    Raises:
-        UserError: If the splits do not have the same classes, a split is empty, or a picture
-            cannot be decoded.
+    Pictures of another size are resized bilinearly. `on_decode` is called with (split, images
+    done, images in all), every 2,000 images.
     """
     content = f"{FORMAT}|{source.key()}|{size}|{channels}"
     place = cache_root(folder) / hashlib.sha256(content.encode()).hexdigest()[:24]

@@ -9,13 +9,7 @@ from geniu_lightning.errors import UserError
 def class_indices(wanted: Any, names: Sequence[str]) -> tuple[int, ...]:  # what a person wrote
     """Return class names and indices as sorted indices without repetition.
 
-    Args:
-        wanted: One class or several. An integer is an index; a string is a name, or an index
-            where no class has that name.
-        names: Class names, in the order of their indices.
-
-    Raises:
-        UserError: If a class does not exist.
+    An integer is an index; a string is a name, or an index where no class has that name.
 
     Example:
         >>> class_indices(["ship", 0], ["plane", "ship"])

@@ -20,11 +20,7 @@ Images = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
 
 
 def tensors_of(data: Images) -> tuple[Tensor, Tensor]:
-    """Return all images and labels as two tensors.
-
-    Raises:
-        UserError: If the data give no pairs of tensors that can be put together.
-    """
+    """Return all images and labels as two tensors."""
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(x, Tensor) for x in data):
         return data
     if isinstance(data, Dataset):
@@ -52,42 +48,37 @@ def _batches(data: Iterable[Any]) -> Iterator[Any]:
         raise UserError(f"data must give tensors of images and labels: {error}") from error
 
 
-def refuse_misfits(images: Tensor, labels: Tensor, spec: ImageSpec, classes: int) -> None:
-    """Raise `UserError` unless images and labels have the form that a classifier reads.
-
-    Args:
-        images: `float32`, normalised, `(N, C, H, W)`.
-        labels: Integers `(N,)`.
-        spec: Of the classifier's images.
-        classes: Number of classes.
-    """
+def refuse_misfits(images: Any, labels: Any, spec: ImageSpec, classes: int) -> None:
+    """Refuse what is no float32 images of a spec's form, and an integer label `(N,)` for each."""
     shape = (spec.channels, spec.size, spec.size)
+    fits = isinstance(images, Tensor) and images.dim() == 4 and images.shape[1:] == shape
+    if not fits or images.dtype != torch.float32:
+        raise UserError(
+            "images must be normalised floats (float32) of the shape"
+            f" (N, {', '.join(map(str, shape))}), got {_form(images)}"
+        )
     if not len(images):
         raise UserError("data holds no image")
-    if images.dim() != 4 or images.shape[1:] != shape or images.dtype != torch.float32:
+    whole = isinstance(labels, Tensor) and labels.dim() == 1 and len(labels) == len(images)
+    whole = whole and not labels.is_floating_point() and labels.dtype != torch.bool
+    if not whole or labels.min() < 0 or labels.max() >= classes:
+        found = f", {int(labels.min())} to {int(labels.max())}" if whole else ""
         raise UserError(
-            "data must give normalised floats (float32) of the shape"
-            f" (N, {', '.join(map(str, shape))}), got"
-            f" {str(images.dtype).removeprefix('torch.')} of {tuple(images.shape)}"
+            f"there must be one integer label from 0 to {classes - 1} for each image, got"
+            f" {_form(labels)}{found}"
         )
-    whole = labels.dim() == 1 and not labels.is_floating_point() and len(labels) == len(images)
-    if not whole or not (labels.min() >= 0 and labels.max() < classes):
-        raise UserError(
-            f"data must give one integer label from 0 to {classes - 1} for each image, got"
-            f" {str(labels.dtype).removeprefix('torch.')} of {tuple(labels.shape)}"
-        )
+
+
+def _form(found: Any) -> str:
+    if not isinstance(found, Tensor):
+        return type(found).__name__
+    return f"{str(found.dtype).removeprefix('torch.')} of {tuple(found.shape)}"
 
 
 class GivenImages:
     """Images in memory, divided into forgotten and retained ones.
 
-    Args:
-        images: On the device to work on.
-        labels: On the CPU.
-        forget: Forgotten classes.
-
-    Attributes:
-        reads: How often an image was read.
+    Images are on the device to work on, labels on the CPU. `reads` counts images that were read.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, forget: tuple[int, ...]) -> None:

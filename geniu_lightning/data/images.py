@@ -40,11 +40,7 @@ class ImageSpec:
     def of(
         cls, size: int, channels: int, mean: float | Sequence[float], std: float | Sequence[float]
     ) -> "ImageSpec":
-        """Build from one value for all channels or one for each.
-
-        Raises:
-            SettingError: If the size, the channels or the values are outside their ranges.
-        """
+        """Build from one value for all channels or one for each."""
         each = [
             tuple(v) if isinstance(v, Sequence) else (float(v),) * channels for v in (mean, std)
         ]

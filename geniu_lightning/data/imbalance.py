@@ -39,15 +39,7 @@ def step(
 ) -> Tensor:
     """Return all images of the majority classes and the share `ratio` of every other class.
 
-    Args:
-        labels: Class of each image.
-        names: Class names, in the order of their indices.
-        majority: Classes, by index or name, that stay at full size.
-        ratio: Share of its images that another class keeps; rounded to whole images, at least one.
-        seed: Key of the choice.
-
-    Raises:
-        UserError: If a class does not exist.
+    Rounded to whole images, at least one.
 
     Source:
         The structure that GENIU assumes: one majority, equal minorities (arXiv 2406.07885).
@@ -72,15 +64,7 @@ def exponential(
 ) -> Tensor:
     """Return a long tail: the r-th of K classes keeps the share `factor^(-r/(K-1))`.
 
-    Args:
-        labels: Class of each image.
-        names: Class names, in the order of their indices.
-        factor: Size of the first class over size of the last.
-        order: All classes from largest to smallest; `None` takes them by index.
-        seed: Key of the choice.
-
-    Raises:
-        UserError: If `order` is not a permutation of the classes.
+    `order` has all classes from largest to smallest; `None` takes them by index.
 
     Source:
         Cui et al., Class-Balanced Loss, CVPR 2019, arXiv 1901.05555 (long-tailed CIFAR).
@@ -106,16 +90,8 @@ def custom(
 ) -> Tensor:
     """Return a given number of images, or a given share, of each class.
 
-    Args:
-        labels: Class of each image.
-        names: Class names, in the order of their indices.
-        counts: One entry a class: an integer is a number of images, a value with a decimal point
-            in (0, 1] is a share.
-        seed: Key of the choice.
-
-    Raises:
-        SettingError: If the number of entries is not the number of classes, or one asks for more
-            images than the class has, or for none.
+    `counts` has one entry a class: an integer is a number of images, a value with a decimal point
+    in (0, 1] is a share.
     """
     if len(counts) != len(names):
         raise SettingError(
@@ -146,9 +122,6 @@ def split(labels: Tensor, indices: Tensor, share: float, seed: int = 0) -> tuple
         share: Share of each class that validates, in [0, 1). A class of one image keeps it for
             training.
         seed: Key of the choice.
-
-    Returns:
-        Indices that train and indices that validate, disjoint, ascending.
     """
     held = []
     for k in labels[indices].unique().tolist():
@@ -160,16 +133,15 @@ def split(labels: Tensor, indices: Tensor, share: float, seed: int = 0) -> tuple
 
 
 def evenly(indices: Tensor, labels: Tensor, limit: int, draw: torch.Generator) -> Tensor:
-    """Return indices drawn evenly over classes; where a small class runs out, others give more.
+    """Return `limit` indices drawn evenly over classes, ascending.
+
+    Where a small class runs out, others give more; all are taken where there are fewer.
 
     Args:
         indices: What to draw from, int64, shape `(N,)`.
         labels: Their classes, same shape.
-        limit: Images to draw; all are taken where there are fewer.
+        limit: Images to draw.
         draw: Random stream.
-
-    Returns:
-        Drawn indices, ascending.
     """
     order = torch.randperm(len(indices), generator=draw)
     rank = torch.zeros_like(order)

@@ -11,20 +11,12 @@ from geniu_lightning.seeds import generator, stream
 
 
 class Batch(NamedTuple):
-    """A batch of training or evaluation.
+    """A batch of training or evaluation."""
 
-    Attributes:
-        images: Normalised, float32, shape `(N, C, H, W)`.
-        labels: int64, shape `(N,)`.
-        indices: Positions in the data set, int64, shape `(N,)`.
-        weight: Weight of this rank's mean in the mean over all ranks: its share of the batch times
-            the number of ranks.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    weight: float
+    images: Tensor  # normalised, float32, (N, C, H, W)
+    labels: Tensor  # int64, (N,)
+    indices: Tensor  # positions in the data set, int64, (N,)
+    weight: float  # of this rank's mean in the mean over ranks: share of the batch times ranks
 
 
 class IndexLoader:
@@ -39,9 +31,6 @@ class IndexLoader:
         indices: Positions in the data set, int64, shape `(N,)`.
         batch_size: Images in a batch, all ranks together.
         seed: Key of order and augmentation; `None` keeps the order and does not augment.
-
-    Raises:
-        UserError: If there are no images.
     """
 
     def __init__(
@@ -62,11 +51,7 @@ class IndexLoader:
         self.position = 0
 
     def shard(self, rank: int, world: int) -> None:
-        """Restrict the batches to the share of one of `world` processes.
-
-        Raises:
-            UserError: If a process would be left with fewer than two images of a training batch.
-        """
+        """Restrict the batches to the share of one of `world` processes."""
         if self.seed is not None and len(self.indices) // len(self) < 2 * world:
             raise UserError(
                 f"{len(self.indices)} images in batches of {self.batch_size} are too few for"
@@ -84,19 +69,16 @@ class IndexLoader:
             self.epoch, self.position = self.epoch + 1, 0
         order = self.indices
         if self.seed is not None:
-            order = order[
-                torch.randperm(len(order), generator=generator("order", self.seed, self.epoch))
-            ]
+            draws = generator("order", self.seed, self.epoch)
+            order = order[torch.randperm(len(order), generator=draws)]
         # equal parts rather than a short last batch, whose batch statistics would be poor
         parts = torch.tensor_split(order, len(self))
         while self.position < len(self):
             chosen = parts[self.position]
             mine = chosen[self.rank :: self.world]
-            augmentation = (
-                None
-                if self.seed is None
-                else stream("augment", self.seed, self.epoch, self.position, self.rank)
-            )
+            augmentation = None
+            if self.seed is not None:
+                augmentation = stream("augment", self.seed, self.epoch, self.position, self.rank)
             self.position += 1
             images, labels = self.read(mine, augmentation)
             yield Batch(images, labels, mine, len(mine) * self.world / len(chosen))

@@ -42,8 +42,8 @@ class ImageData(LightningDataModule):
         imbalance: Function of labels and class names that returns the training images to keep.
         root: Folder of local copies; see `HubSet`.
         batch_size: Images in a training batch, all processes together.
-        mean: Subtracted by normalisation: one value, or one a channel.
-        std: Divided by in normalisation: one value, or one a channel.
+        mean: Of normalisation, like `std`: one value, or one a channel.
+        std: See `mean`.
         pad: Augmentation: largest shift in pixels.
         flip: Augmentation: mirror half of the images.
         validation: Share of each class's training images that validates.
@@ -85,24 +85,12 @@ class ImageData(LightningDataModule):
             raise error.below("source") from error
 
     def prepare_data(self, on_decode: cache.OnDecode | None = None) -> None:
-        """Decode the images into the cache, unless it has them.
-
-        Args:
-            on_decode: Called with (split, images done, images in all) while decoding.
-
-        Raises:
-            DataNotFoundError: If the images are neither at the local nor at the remote place.
-            UserError: If they cannot be decoded.
-        """
+        """Decode the images into the cache, unless it has them."""
         spec = self.spec
         cache.load(self.source, spec.size, spec.channels, self.cache_folder, on_decode)
 
     def setup(self, stage: str = "fit") -> None:
-        """Open the cache, make the index sets, and bring the images to the trainer's device.
-
-        Raises:
-            UserError: If the imbalance does not fit the images.
-        """
+        """Open the cache, make the index sets, and bring the images to the trainer's device."""
         _ = self._indices  # opens the cache
         if self.trainer is not None:
             self.place(self.trainer.strategy.root_device)
@@ -192,12 +180,7 @@ class ImageData(LightningDataModule):
     ) -> IndexLoader:
         """Return batches of a split: shuffled and augmented with a seed, in order without.
 
-        Args:
-            which: The split.
-            batch_size: Images in a batch; `None` is the module's own.
-            seed: Key of order and augmentation.
-            device: Where the images go; `None` leaves them where they are.
-            limit: Largest number of images, drawn evenly over classes with the seed; `None` all.
+        At most `limit` images are drawn, evenly over classes with the seed.
         """
         labels = self._decoded.labels[_file_of(which)]
 

@@ -7,9 +7,8 @@ by it. `read(split)` returns the pictures, and is called once for each split.
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,8 +19,7 @@ from geniu_lightning.errors import DataNotFoundError, UserError
 from geniu_lightning.settings.checked import checked
 
 
-@dataclass(frozen=True)
-class Pictures:
+class Pictures(NamedTuple):
     """One split: pictures of any size, decoded one by one while iterating."""
 
     images: Iterator[Image]
@@ -88,8 +86,8 @@ class HubSet:
         revision: Commit or tag on the Hub.
         image_column: Column of the pictures.
         label_column: Column of the labels: a `ClassLabel`, integers or strings.
-        train_split: Name of the training split.
-        test_split: Name of the test split.
+        train_split: Name of the training split, as the set has it.
+        test_split: Likewise.
     """
 
     def __init__(
@@ -119,12 +117,7 @@ class HubSet:
         return f"{what}{self.hub_id}@{self.config}@{self.revision}"
 
     def read(self, split: str) -> Pictures:
-        """Return one split.
-
-        Raises:
-            DataNotFoundError: If neither the local copy nor the Hub has the set.
-            UserError: If the set lacks a named column or split.
-        """
+        """Return one split."""
         rows = self._rows(self.splits[split])
         image_column, label_column = self.columns
         for column in self.columns:
@@ -169,12 +162,7 @@ class HubSet:
 
 @checked
 class ImageFolder(HubSet):
-    """A folder of images: `<root>/<name>/{train,test}/<class>/*.png` (or jpg, …).
-
-    Args:
-        name: Folder below `root`.
-        root: Folder of local sets; `None` is `$GENIU_DATA`, else `data`.
-    """
+    """A folder of images: `<root>/<name>/{train,test}/<class>/*.png` (or jpg, …)."""
 
     def __init__(self, name: str, root: str | None = None) -> None:
         super().__init__(name, root)
@@ -202,9 +190,7 @@ class ImageFolder(HubSet):
                 "imagefolder", data_files={split: files}, split=split, drop_labels=False
             )
         except (ValueError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"{self.local} cannot be read as a folder of images: {error}"
-            ) from error
+            raise self._not_found(_first_line(error)) from error
 
 
 @runtime_checkable
@@ -226,12 +212,11 @@ class MapDataset:
     `std`.
 
     Args:
-        name: Name of the set; part of the cache's key.
+        name: Part of the cache's key.
         root: Not used.
         train: Training set.
         test: Test set.
-        names: Class names, in the order of their labels; `None` takes `train.classes`, else the
-            labels themselves.
+        names: In the order of their labels; `None` takes `train.classes`, else the labels.
         version: Part of the cache's key: change it when samples or transforms change.
     """
 
@@ -256,11 +241,7 @@ class MapDataset:
         return f"map|{self.name}|{self.version}|{splits}"
 
     def read(self, split: str) -> Pictures:
-        """Return one split.
-
-        Raises:
-            UserError: If a sample is no pair, or a label is no class.
-        """
+        """Return one split."""
         samples = self.sets[split]
         try:
             labels = [int(samples[k][1]) for k in range(len(samples))]

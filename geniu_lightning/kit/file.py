@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.errors import KitError, SettingError
 from geniu_lightning.files import replacing
+from geniu_lightning.kit.header import kit_metadata
 from geniu_lightning.kit.networks import NetworkSpec, tensor_digest
 from geniu_lightning.settings.checked import checked
 from geniu_lightning.version import __version__
@@ -41,7 +42,6 @@ class KitInfo:
             from the logits.
         library: Version of this package that wrote the file.
         revision: Its git revision, where it ran from a checkout.
-        format: Version of the file's form.
     """
 
     classifier: NetworkSpec
@@ -65,11 +65,7 @@ class KitInfo:
 
     @classmethod
     def from_json(cls, text: str) -> "KitInfo":
-        """Read what `to_json` wrote.
-
-        Raises:
-            KitError: If a field is missing, unknown or of another form.
-        """
+        """Read what `to_json` wrote."""
         try:
             raw = json.loads(text)
             for name in ("class_names", "class_counts", "forgotten"):
@@ -89,15 +85,10 @@ class KitInfo:
 
 @dataclass(frozen=True)
 class Proxies:
-    """Proxies of training images, or the prompts that they are decoded from.
+    """Proxies of training images, or the prompts that they are decoded from."""
 
-    Attributes:
-        images: In [0, 1] where decoded, float32, shape `(N, C, H, W)`.
-        labels: int64, shape `(N,)`.
-    """
-
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # in [0, 1] where decoded, float32, (N, C, H, W)
+    labels: Tensor  # int64, (N,)
 
 
 @dataclass
@@ -146,9 +137,7 @@ class Kit:
     def load(cls, path: Path, allow_custom: bool = False) -> "Kit":
         """Read and verify a kit or unlearned weights.
 
-        Args:
-            path: The file.
-            allow_custom: Also build networks from outside this package, which runs their code.
+        `allow_custom` builds networks from outside this package, too, which runs their code.
 
         Raises:
             KitError: If the file is missing, no kit, truncated, altered, of another format
@@ -170,12 +159,7 @@ class Kit:
     ) -> Proxies:
         """Return the decoded prompts of some classes: the means of the codes, so deterministic.
 
-        Args:
-            classes: Class indices; `None` takes all that remain.
-            per_class: Number of prompts of each class, from the first; `None` takes all.
-
-        Raises:
-            KitError: If the kit has no generator, or fewer prompts a class.
+        `None` takes all classes that remain, and all prompts of each; a number takes the first.
         """
         prompts = self.prompts_of(classes, per_class)
         return Proxies(self.decode(prompts.images), prompts.labels)
@@ -183,10 +167,7 @@ class Kit:
     def prompts_of(
         self, classes: Sequence[int] | None = None, per_class: int | None = None
     ) -> Proxies:
-        """Return the prompts of some classes, not decoded: noise on the normalised scale.
-
-        Arguments and errors are those of `proxies`.
-        """
+        """Return what `proxies` decodes: noise on the normalised scale."""
         if self.prompts is None:
             raise KitError(
                 "this file holds no generator and no prompts: train with generator=vae to make one"
@@ -209,11 +190,7 @@ class Kit:
 
     @torch.no_grad()
     def decode(self, prompts: Tensor) -> Tensor:
-        """Return images in [0, 1] of prompts `(N, C, H, W)`: each latent code's mean, decoded.
-
-        Raises:
-            KitError: If the kit has no generator.
-        """
+        """Return images in [0, 1] of prompts `(N, C, H, W)`: each latent code's mean, decoded."""
         if self.generator is None:
             raise KitError("this file holds no generator: train with generator=vae to make one")
         images: Tensor = self.generator(prompts, sample=False).images
@@ -229,30 +206,21 @@ class Kit:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    if not path.is_file():
-        raise KitError(f"there is no kit at {path}")
+    metadata = kit_metadata(path)
+    text = metadata["geniu"]
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise KitError(f"{path} is truncated or is no safetensors file ({error})") from error
-    text = metadata.get("geniu")
-    if text is None:
-        raise KitError(f"{path} is a safetensors file, but no kit of geniu_lightning")
-    version = _format_of(text)
+    try:
+        version = json.loads(text).get("format")
+    except (ValueError, AttributeError):
+        version = None
     if version != FORMAT:
         raise KitError(f"{path} has format version {version}; this version reads {FORMAT}")
     if metadata.get("sha256") != tensor_digest(tensors, text):
         raise KitError(f"{path} was altered after it was written: its checksum does not match")
     return tensors, text
-
-
-def _format_of(text: str) -> Any:  # any JSON value
-    try:
-        return json.loads(text).get("format")
-    except (ValueError, AttributeError):
-        return None
 
 
 def _check(info: KitInfo, tensors: dict[str, Tensor], path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from geniu_lightning.data.classes import class_indices
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import KitError, UserError
 
 KIT = "kit.safetensors"
 
@@ -17,13 +17,9 @@ def kit_path(named: str) -> Path:
 
 
 def kit_metadata(path: Path) -> dict[str, str]:
-    """Return a kit's metadata from its header, unverified.
-
-    Raises:
-        UserError: If the file is missing or no safetensors file.
-    """
+    """Return a kit's metadata from its header, unverified."""
     if not path.is_file():
-        raise UserError(f"there is no kit at {path}; train one, or set kit=FILE")
+        raise KitError(f"there is no kit at {path}; train one, or set kit=FILE")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
@@ -31,18 +27,14 @@ def kit_metadata(path: Path) -> dict[str, str]:
                 raise ValueError
             metadata = json.loads(file.read(length)).get("__metadata__") or {}
         except (ValueError, AttributeError):
-            raise UserError(f"{path} is truncated or is no safetensors file") from None
+            raise KitError(f"{path} is truncated or is no safetensors file") from None
     if "geniu" not in metadata:
-        raise UserError(f"{path} is a safetensors file, but no kit of geniu_lightning")
+        raise KitError(f"{path} is a safetensors file, but no kit of geniu_lightning")
     return dict(metadata)
 
 
 def description_of(metadata: dict[str, str]) -> dict[str, Any]:
-    """Return the description in a kit's metadata, unverified.
-
-    Raises:
-        UserError: If it cannot be read.
-    """
+    """Return the description in a kit's metadata, unverified."""
     try:
         found = json.loads(metadata["geniu"])
         found["class_names"]
@@ -52,15 +44,7 @@ def description_of(metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def forgotten(wanted: Any, kit: dict[str, Any]) -> tuple[int, ...]:  # the value of forget=
-    """Return the classes to forget, with those that the kit has forgotten before.
-
-    Args:
-        wanted: One class or several, by index or name.
-        kit: Its description.
-
-    Raises:
-        UserError: If there is no class, an unknown one, one that is forgotten already, or all.
-    """
+    """Return the classes to forget, with those that the kit of a description forgot before."""
     names = kit["class_names"]
     forget = class_indices([] if wanted is None else wanted, names)
     if not forget:

@@ -18,12 +18,7 @@ OURS = "geniu_lightning.models."
 @checked
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A network's class and arguments.
-
-    Args:
-        target: Dotted path of an `nn.Module` class.
-        arguments: Its keyword arguments, plain values.
-    """
+    """The dotted path of a network's class, and its keyword arguments, plain values."""
 
     target: str
     arguments: dict[str, Any] = field(default_factory=dict)  # any JSON value
@@ -31,13 +26,10 @@ class NetworkSpec:
     def build(self, allow_custom: bool = True) -> nn.Module:
         """Return a new network with fresh weights.
 
-        Args:
-            allow_custom: Also build classes from outside `geniu_lightning.models`, which runs
-                their code.
+        `allow_custom` builds classes from outside our models, too, which runs their code.
 
         Raises:
-            KitError: If the class is not allowed, cannot be imported, is no network, or does not
-                take the arguments.
+            KitError: If the class is not allowed or cannot be built.
         """
         if not allow_custom and not self.target.startswith(OURS):
             raise KitError(
@@ -58,22 +50,14 @@ class NetworkSpec:
         return built
 
     def build_classifier(self, allow_custom: bool = True) -> nn.Module:
-        """Return a new classifier with the interface that `refuse_no_classifier` checks.
-
-        Raises:
-            KitError: As `build`, and if `features` or a linear `head` is missing.
-        """
+        """Return a new classifier with the interface that `refuse_no_classifier` checks."""
         classifier = self.build(allow_custom)
         refuse_no_classifier(classifier, self.target)
         return classifier
 
 
 def refuse_no_classifier(network: nn.Module, name: str) -> None:
-    """Refuse a network without the interface of a classifier.
-
-    Raises:
-        KitError: If `features` or a linear `head` with a bias is missing.
-    """
+    """Refuse a network without `features` or a linear `head` with a bias."""
     head = getattr(network, "head", None)
     linear = isinstance(head, nn.Linear) and head.bias is not None
     if not linear or not callable(getattr(network, "features", None)):
@@ -113,10 +97,7 @@ def parts_of(network: nn.Module) -> list[nn.Module]:
     """Return a classifier's layers before its head, in their order, `blocks` one by one."""
     parts: list[nn.Module] = []
     for name, child in network.named_children():
-        if child is head_of(network):
-            continue
-        if name == "blocks" and isinstance(child, nn.Sequential):
-            parts += child.children()
-        else:
-            parts.append(child)
+        if child is not head_of(network):
+            blocks = name == "blocks" and isinstance(child, nn.Sequential)
+            parts += child.children() if blocks else [child]
     return parts

@@ -18,43 +18,32 @@ from geniu_lightning.kit.networks import NetworkSpec
 def classifier_from(path: Path, spec: NetworkSpec, allow_custom: bool = False) -> nn.Module:
     """Return a classifier with the weights in a file, in evaluation mode without gradients.
 
-    Args:
-        path: A kit, or unlearned weights; or a state dict of the network, written by safetensors or
-            torch, alone or under `state_dict` with a prefix before every name, as Lightning does.
-        spec: The network.
-        allow_custom: Build networks from outside this package, which runs their code.
+    The file is a kit, or unlearned weights; or a state dict of the network, written by safetensors
+    or torch, alone or under `state_dict` with a prefix before every name, as Lightning does.
 
     Raises:
         KitError: If the file is missing, has another format, or holds another network.
     """
     if not path.is_file():
         raise KitError(f"there are no weights at {path}")
-    state = _safetensors(path)
-    if state is None:
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError):
         state = _pickled(path)
-    elif _is_ours(path):
-        loaded = Kit.load(path, allow_custom)
-        if loaded.info.classifier != spec:
-            raise KitError(f"{path} holds another network: {loaded.info.classifier}")
-        return loaded.classifier
+    else:
+        with safe_open(path, framework="pt") as file:
+            ours = "geniu" in (file.metadata() or {})
+        if ours:
+            loaded = Kit.load(path, allow_custom)
+            if loaded.info.classifier != spec:
+                raise KitError(f"{path} holds another network: {loaded.info.classifier}")
+            return loaded.classifier
     classifier = spec.build_classifier(allow_custom)
     try:
         classifier.load_state_dict(_without_prefix(state, set(classifier.state_dict())))
     except RuntimeError as error:
         raise KitError(f"{path} does not fit {spec.target}: {error}") from error
     return classifier.eval().requires_grad_(False)
-
-
-def _safetensors(path: Path) -> dict[str, Tensor] | None:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError):
-        return None
-
-
-def _is_ours(path: Path) -> bool:
-    with safe_open(path, framework="pt") as file:
-        return "geniu" in (file.metadata() or {})
 
 
 def _pickled(path: Path) -> dict[str, Tensor]:

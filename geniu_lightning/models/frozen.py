@@ -8,10 +8,9 @@ from torch import nn
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Set a network to evaluation mode and its parameters to no gradient, then restore both.
+    """Set a network to evaluation mode and its parameters to no gradient, then restore each.
 
-    Gradients flow through it to its inputs, and its running statistics do not change. Restored are
-    the mode of each layer and the flag of each parameter.
+    Gradients flow through it to its inputs, and its running statistics do not change.
     """
     modes = [(layer, layer.training) for layer in network.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]

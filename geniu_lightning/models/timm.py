@@ -1,6 +1,6 @@
 """Any network of the package timm as a classifier of features and head."""
 
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -22,10 +22,6 @@ class Timm(nn.Module):
         image_size: Side of the images, for networks that are built for one size (`vit_*`, …);
             `None` for the others.
 
-    Raises:
-        RuntimeError: If timm is not installed.
-        ValueError: If timm has no such network, or cannot build it with these arguments.
-
     Source:
         Wightman, PyTorch Image Models, https://github.com/huggingface/pytorch-image-models.
     """
@@ -38,7 +34,12 @@ class Timm(nn.Module):
         image_size: PositiveInt | None = None,
     ) -> None:
         super().__init__()
-        timm = _timm()
+        try:
+            import timm
+        except ImportError as error:
+            raise RuntimeError(
+                "it needs the package timm: pip install -e '.[timm]' in the checkout"
+            ) from error
         # a name with a colon would be looked up on a hub or in a folder
         if ":" in name or not timm.is_model(name):
             like = timm.list_models(f"*{name.split('_')[0].split(':')[-1]}*")[:8]
@@ -59,13 +60,3 @@ class Timm(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, shape `(N, classes)`."""
         return cast(Tensor, self.head(self.features(images)))
-
-
-def _timm() -> Any:  # the package, which is imported late and has no types
-    try:
-        import timm
-    except ImportError as error:
-        raise RuntimeError(
-            "it needs the package timm: pip install -e '.[timm]' in the checkout"
-        ) from error
-    return timm

@@ -10,13 +10,7 @@ from geniu_lightning.settings.checked import PositiveInt, checked
 
 
 class Generated(NamedTuple):
-    """Output of a generator.
-
-    Attributes:
-        images: In the data's own range [0, 1], shape `(N, C, H, W)`.
-        mean: Of the latent code, shape `(N, latent)`.
-        log_variance: Of the latent code, same shape.
-    """
+    """Images in [0, 1], and mean and log variance of their latent codes `(N, latent)`."""
 
     images: Tensor
     mean: Tensor
@@ -94,10 +88,7 @@ class VAE(nn.Module):
     ) -> Generated:
         """Return the images of prompts `(N, C, H, W)`.
 
-        Args:
-            prompts: Noise in the form of images.
-            sample: Draw the latent code; otherwise decode its mean, which is deterministic.
-            generator: Random stream of the code, on the CPU.
+        `sample` draws the latent code, from `generator` on the CPU; otherwise its mean is decoded.
         """
         mean, log_variance = self.encode(prompts)
         latent = mean

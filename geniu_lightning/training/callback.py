@@ -3,38 +3,27 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from geniu_lightning.data.given import refuse_misfits
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.errors import SettingError, TrainingDivergedError, UserError
 from geniu_lightning.fitting.distributed import reduced
-from geniu_lightning.fitting.optim import OptimizerFactory
 from geniu_lightning.kit.file import Kit, KitInfo
 from geniu_lightning.kit.networks import NetworkSpec, features_of, head_of
 from geniu_lightning.models.frozen import frozen
 from geniu_lightning.seeds import stream
-from geniu_lightning.settings.checked import (
-    NonNegative,
-    NonNegativeInt,
-    PositiveInt,
-    checked,
-)
+from geniu_lightning.settings.checked import PositiveInt, checked
 from geniu_lightning.training import callback_checks as checks
 from geniu_lightning.training.callback_state import FitState
-from geniu_lightning.training.exemplars import ExemplarStrategy
 from geniu_lightning.training.proxies import ProxyTrainer, first_prompts
 from geniu_lightning.training.schedule import TrainingSchedule
-from geniu_lightning.training.settings import (
-    GENERATOR_OPTIMIZER,
-    PROMPT_OPTIMIZER,
-    ProxySettings,
-)
+from geniu_lightning.training.settings import ProxySettings
 from geniu_lightning.training.streamed_exemplars import StreamedExemplars
 
 
@@ -55,7 +44,7 @@ class KitCallback(Callback):
 
     Args:
         path: File of the kit, such as `runs/mine/kit.safetensors`.
-        class_names: Names of the classes, in the order of their labels.
+        class_names: In the order of their labels.
         spec: Size, channels and normalisation of the images that the classifier reads.
         classifier: Attribute of the LightningModule that holds the network, dotted if it lies
             deeper, or a function from the module to it. The network has a method
@@ -65,25 +54,11 @@ class KitCallback(Callback):
         reader: Returns normalised images `(N, C, H, W)` and integer labels `(N,)` of a batch.
         epochs: Epochs of the fit; `None` takes the trainer's.
         generator: Network from prompts to images; `None` is our VAE of the images' form.
-        proxies_per_class: As in `ProxySettings`, like the ten that follow.
-        exemplar_strategy: `max_entropy`, `min_entropy`, `random` or `nearest_mean`.
-        exemplars_until: Share of the epochs in which exemplars are chosen anew.
-        every_n_steps: Batches for each update of prompts and generator.
-        min_generator_steps: Least number of updates of the generator.
-        prompt_batch: Prompts in an update.
-        generator_optimizer: Of the generator.
-        prompt_optimizer: Of the prompts.
-        prompt_weight: Of the prompts' cross-entropy.
-        reconstruction_weight: Of the squared error.
-        divergence_weight: Of the divergence.
         seed: Of all that the callback draws.
         settings: Goes into the kit's record, plain values; with a `training` of the form of
             `conf/training/default.yaml`, methods that retrain can follow it.
         log_every_n_steps: Batches between two entries in the trainer's logs.
-
-    Raises:
-        UserError: Before training, if the network, the trainer or a setting cannot work; at a batch
-            whose images or labels do not fit.
+        **proxy_settings: Those of `ProxySettings`, all but `when`.
 
     Example:
         >>> KitCallback("kit.safetensors", ["cat", "dog"], ImageSpec.of(32, 3, 0.5, 0.5),
@@ -101,20 +76,10 @@ class KitCallback(Callback):
         reader: Callable[[Any], tuple[Tensor, Tensor]] = checks.pairs,
         epochs: PositiveInt | None = None,
         generator: NetworkSpec | None = None,
-        proxies_per_class: PositiveInt = 10,
-        exemplar_strategy: ExemplarStrategy = "max_entropy",
-        exemplars_until: Annotated[float, Field(gt=0, le=1)] = 0.5,
-        every_n_steps: PositiveInt = 4,
-        min_generator_steps: NonNegativeInt = 1000,
-        prompt_batch: Annotated[int, Field(ge=2)] = 20,
-        generator_optimizer: OptimizerFactory = GENERATOR_OPTIMIZER,
-        prompt_optimizer: OptimizerFactory = PROMPT_OPTIMIZER,
-        prompt_weight: NonNegative = 1.0,
-        reconstruction_weight: NonNegative = 1.0,
-        divergence_weight: NonNegative = 0.1,
         seed: int = 0,
         settings: Mapping[str, Any] | None = None,
         log_every_n_steps: PositiveInt = 50,
+        **proxy_settings: Any,  # checked by their own class
     ) -> None:
         if len(set(class_names)) != len(class_names):
             raise SettingError(f"must be different names, got {class_names!r}", key="class_names")
@@ -129,19 +94,7 @@ class KitCallback(Callback):
         self.generator_spec = generator or NetworkSpec("geniu_lightning.models.vae.VAE", form)
         self.seed = seed
         self.settings = dict(settings or {})
-        self.proxy_settings = ProxySettings(
-            proxies_per_class=proxies_per_class,
-            exemplar_strategy=exemplar_strategy,
-            exemplars_until=exemplars_until,
-            every_n_steps=every_n_steps,
-            min_generator_steps=min_generator_steps,
-            prompt_batch=prompt_batch,
-            generator_optimizer=generator_optimizer,
-            prompt_optimizer=prompt_optimizer,
-            prompt_weight=prompt_weight,
-            reconstruction_weight=reconstruction_weight,
-            divergence_weight=divergence_weight,
-        )
+        self.proxy_settings = ProxySettings(when="during", **proxy_settings)
         self.log_every_n_steps = log_every_n_steps
         self._fit: FitState | None = None
         self._saved: dict[str, Any] | None = None
@@ -158,12 +111,7 @@ class KitCallback(Callback):
         checks.rebuilt(self._network(pl_module), self.arguments, len(self.class_names))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin, or go on where a checkpoint was taken.
-
-        Raises:
-            UserError: If the epochs or their batches are not known or too few, or the checkpoint
-                was written by a callback with other settings.
-        """
+        """Begin, or go on where a checkpoint was taken."""
         state, self._saved = self._saved, None
         first = state["first_epoch"] if state else trainer.current_epoch
         schedule = TrainingSchedule(
@@ -187,25 +135,24 @@ class KitCallback(Callback):
             strategy=self.proxy_settings.exemplar_strategy,
             seed=self.seed,
         )
-        self._fit = FitState(
-            proxies, exemplars, schedule, first, torch.zeros(classes, dtype=torch.long)
-        )
+        counts = torch.zeros(classes, dtype=torch.long)
+        self._fit = FitState(proxies, exemplars, schedule, first, counts)
         if state:
-            self._refuse_other_settings(state["settings"])
+            for name, value in self._record().items():
+                if (there := state["settings"].get(name)) != value:
+                    raise UserError(
+                        f"the checkpoint's KitCallback had another {name}: {there} and not {value}"
+                    )
             self._fit.load_state_dict(state)
         exemplars.to(pl_module.device)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Score the batch's images, and make the updates of this step.
-
-        Raises:
-            UserError: If images or labels do not fit.
-        """
+        """Score the batch's images, and make the updates of this step."""
         fit, network = self._running(), self._network(pl_module)
         images, labels = self.reader(batch)
-        checks.refuse_batch(images, labels, self.spec, len(self.class_names))
+        refuse_misfits(images, labels, self.spec, len(self.class_names))
         images, labels = images.to(pl_module.device), labels.to(pl_module.device).long()
         epoch = trainer.current_epoch - fit.first_epoch
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
@@ -225,11 +172,7 @@ class KitCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log, and choose exemplars at the end of an epoch.
-
-        Raises:
-            UserError: If a class had no image in an epoch that chooses exemplars.
-        """
+        """Log, and choose exemplars at the end of an epoch."""
         fit = self._running()
         fit.step += 1
         if fit.latest and fit.step % self.log_every_n_steps == 0:
@@ -262,8 +205,7 @@ class KitCallback(Callback):
             if fit.step != planned:
                 rank_zero_warn(
                     f"training took {fit.step} batches where {planned} were planned:"
-                    " prompts and generator of the kit had fewer updates than planned, or rested"
-                    " in the batches beyond"
+                    " prompts and generator had fewer updates, or rested in the batches beyond"
                 )
             rank_zero_info(f"kit: {self.path}")
 
@@ -277,14 +219,8 @@ class KitCallback(Callback):
         """Go on where `state_dict` was taken, once the fit begins."""
         self._saved = state_dict or None
 
-    # ---- what else a user may ask for --------------------------------------------------------
-
     def kit(self, pl_module: LightningModule) -> Kit:
-        """Return a kit with the module's classifier as it is now, on the CPU.
-
-        Raises:
-            UserError: If no trainer has fitted with this callback yet.
-        """
+        """Return a kit with the module's classifier as it is now, on the CPU."""
         fit = self._running()
         network = self._network(pl_module)
         classifier = checks.rebuilt(network, self.arguments, len(self.class_names))
@@ -329,11 +265,3 @@ class KitCallback(Callback):
     def _record(self) -> dict[str, Any]:
         """Return the settings as plain values."""
         return self.proxy_settings.plain() | {"seed": self.seed}
-
-    def _refuse_other_settings(self, there: dict[str, Any]) -> None:
-        for name, value in self._record().items():
-            if there.get(name) != value:
-                raise UserError(
-                    f"the checkpoint's KitCallback had another {name}: {there.get(name)} and not"
-                    f" {value}"
-                )

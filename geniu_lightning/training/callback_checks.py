@@ -51,11 +51,7 @@ def spec_of(network: nn.Module, arguments: Mapping[str, Any]) -> NetworkSpec:
 
 
 def rebuilt(network: nn.Module, arguments: Mapping[str, Any], classes: int) -> nn.Module:
-    """Return a new network of the classifier's class, as whoever loads the kit builds it.
-
-    Raises:
-        UserError: If the classifier is none, cannot be built, or is built as another network.
-    """
+    """Return a new network of the classifier's class, as whoever loads the kit builds it."""
     spec = spec_of(network, arguments)
     refuse_no_classifier(network, spec.target)
     rows = head_of(network).out_features
@@ -116,31 +112,6 @@ def epochs_of(trainer: Trainer, wanted: int | None) -> int:
             " is spread: pass KitCallback(epochs=...) or Trainer(max_epochs=...)"
         )
     return epochs
-
-
-def refuse_batch(images: Any, labels: Any, spec: ImageSpec, classes: int) -> None:
-    """Refuse images of another form than the spec's, and labels that are not one class each."""
-    shape = (spec.channels, spec.size, spec.size)
-    fits = isinstance(images, Tensor) and images.dim() == 4 and images.shape[1:] == shape
-    if not fits or not images.is_floating_point():
-        raise UserError(
-            f"images must be floats of the shape (N, {', '.join(map(str, shape))}), as the spec"
-            f" says, got {_form(images)}: pass KitCallback(reader=...) or another spec"
-        )
-    whole = isinstance(labels, Tensor) and labels.dim() == 1 and len(labels) == len(images)
-    if not whole or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise UserError(f"labels must be one integer for each image, got {_form(labels)}")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise UserError(
-            f"labels must lie in 0 to {classes - 1}, as there are {classes} class names, got"
-            f" {int(labels.min())} to {int(labels.max())}"
-        )
-
-
-def _form(found: Any) -> str:
-    if not isinstance(found, Tensor):
-        return type(found).__name__
-    return f"{str(found.dtype).removeprefix('torch.')} of {tuple(found.shape)}"
 
 
 def refuse_unlike(network: nn.Module, images: Tensor, spec: ImageSpec) -> None:

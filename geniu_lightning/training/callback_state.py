@@ -1,6 +1,6 @@
 """What `KitCallback` holds while a trainer fits, and what of it a checkpoint holds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -10,18 +10,18 @@ from geniu_lightning.training.proxies import ProxyTrainer
 from geniu_lightning.training.schedule import TrainingSchedule
 from geniu_lightning.training.streamed_exemplars import StreamedExemplars
 
+REMEDY = "lower the rates of generator_optimizer and prompt_optimizer"
+
 
 @dataclass
 class FitState:
     """What the callback holds while a trainer fits.
 
-    Args:
-        proxies: Prompts and generator.
-        exemplars: What they are to resemble.
-        schedule: When they are updated; its epoch 0 is the trainer's `first_epoch`.
-        first_epoch: Where the callback began.
+    Attributes:
+        schedule: Its epoch 0 is the trainer's `first_epoch`, where the callback began.
         counts: Training images of each class in the first epoch, int64, on the CPU.
         step: Batches so far.
+        latest: Terms of the last update that is not logged yet.
     """
 
     proxies: ProxyTrainer
@@ -30,10 +30,8 @@ class FitState:
     first_epoch: int
     counts: Tensor
     step: int = 0
-
-    def __post_init__(self) -> None:
-        self.guard = NonFiniteGuard("lower the rates of generator_optimizer and prompt_optimizer")
-        self.latest: dict[str, Tensor] = {}  # terms of the last update that is not logged yet
+    guard: NonFiniteGuard = field(default_factory=lambda: NonFiniteGuard(REMEDY))
+    latest: dict[str, Tensor] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as tensors and plain values; all processes call it."""

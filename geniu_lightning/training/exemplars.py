@@ -40,16 +40,10 @@ class ExemplarSelector:
     Scores are those of the classifier before it takes its step on a batch. The choice is exact over
     the epoch and equal on all processes. Among equal scores the image that comes first is chosen:
     by number, or, where images have none, by when it was read, the first process's images before
-    the second's. An image that is chosen again keeps its place, so that no prompt is given another
-    target without need.
-
-    The two kinds differ in what they store: `IndexedExemplars` the scores of numbered images,
-    `streamed_exemplars.StreamedExemplars` the images.
+    the second's. An image that is chosen again keeps its place and prompt.
 
     Args:
-        num_classes: Number of classes.
         per_class: Images to choose for each class. A class with fewer repeats them.
-        strategy: The rule above.
         seed: Key of `random`.
 
     Attributes:
@@ -82,7 +76,11 @@ class ExemplarSelector:
         """Return the scores of a batch, larger for what is rather chosen, shape `(N,)`."""
         if self.strategy == "nearest_mean":
             features = features.float()
-            self._add_to_sums(labels, features)
+            if self._sums is None:
+                shape = (self.num_classes, features.shape[1] + 1)
+                self._sums = torch.zeros(shape, device=features.device)
+            counted = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+            self._sums.index_add_(0, labels, counted)
             if self.means is None:
                 return torch.zeros(len(labels), device=logits.device)
             scores = -(features - self.means[labels]).square().sum(dim=1)
@@ -92,16 +90,15 @@ class ExemplarSelector:
                 scores = -scores
         return scores.nan_to_num(nan=LOWEST)
 
-    def _add_to_sums(self, labels: Tensor, features: Tensor) -> None:
-        if self._sums is None:
-            shape = (self.num_classes, features.shape[1] + 1)
-            self._sums = torch.zeros(shape, device=features.device)
-        counted = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
-        self._sums.index_add_(0, labels, counted)
-
-    def _place(self, best: Tensor) -> Tensor:
-        """Take the epoch's best names in the places that they keep, and turn sums into means."""
-        self.ids = best if self.ids is None else keep_places(self.ids, best)
+    def _place(self, best: list[Tensor]) -> Tensor:
+        """Take the epoch's best names of each class, and turn sums into means."""
+        rows = []
+        for k, row in enumerate(best):
+            if not len(row):
+                raise UserError(f"class {k} has no training image that could be an exemplar of it")
+            rows.append(row.repeat(-(-self.per_class // len(row)))[: self.per_class])
+        ids = torch.stack(rows)
+        self.ids = ids if self.ids is None else _keep_places(self.ids, ids)
         if self._sums is not None:
             sums = reduced(self._sums)
             self.means = sums[:, :-1] / sums[:, -1:].clamp(min=1)
@@ -134,7 +131,6 @@ class IndexedExemplars(ExemplarSelector):
         labels: Class of each image of the data set, int64, shape `(N,)`.
         candidates: Numbers of the images that take part in training, int64.
         read: Returns images in [0, 1] by their numbers.
-        **settings: Those of `ExemplarSelector`.
     """
 
     def __init__(
@@ -154,33 +150,20 @@ class IndexedExemplars(ExemplarSelector):
 
     @torch.no_grad()
     def observe(self, indices: Tensor, labels: Tensor, logits: Tensor, features: Tensor) -> None:
-        """Note the scores of a batch.
-
-        Args:
-            indices: Numbers of the images, int64, shape `(N,)`.
-            labels: int64, shape `(N,)`.
-            logits: Shape `(N, K)`.
-            features: Shape `(N, D)`.
-        """
+        """Note the scores of a batch of images `indices` by logits `(N, K)`, features `(N, D)`."""
         if self.strategy != "random":
             scores = self.scores(labels, logits, features)
             self._scores[indices.to(self._scores.device)] = scores
 
     def select(self) -> None:
-        """Choose at the end of an epoch, and begin the next.
-
-        Raises:
-            UserError: If a class has no image.
-        """
+        """Choose at the end of an epoch, and begin the next."""
         scores = _greatest(self._scores).cpu()
         best = []
         for k in range(self.num_classes):
             members = ((self.labels == k) & (scores > UNSEEN)).nonzero().flatten()
             order = scores[members].sort(descending=True, stable=True).indices
             best.append(members[order[: self.per_class]])
-        ids = self._place(
-            torch.stack([repeated(row, k, self.per_class) for k, row in enumerate(best)])
-        )
+        ids = self._place(best)
         if self.strategy != "random":
             self._scores.fill_(UNSEEN)
         self.images = self.read(ids.flatten()).to(self._scores.device)
@@ -202,7 +185,7 @@ class IndexedExemplars(ExemplarSelector):
         self._scores = state["scores"].to(self._scores.device)
 
 
-def keep_places(before: Tensor, now: Tensor) -> Tensor:
+def _keep_places(before: Tensor, now: Tensor) -> Tensor:
     """Reorder each row of `now` so that what stood in `before` stands where it stood."""
     rows = []
     for old, new in zip(before.tolist(), now.tolist(), strict=True):
@@ -214,13 +197,6 @@ def keep_places(before: Tensor, now: Tensor) -> Tensor:
                 rest.remove(index)
         rows.append([rest.pop(0) if index is None else index for index in row])
     return torch.tensor(rows)
-
-
-def repeated(row: Tensor, k: int, count: int) -> Tensor:
-    """Return the names of a class, as many times as it takes to fill its places."""
-    if not len(row):
-        raise UserError(f"class {k} has no training image that could be an exemplar of it")
-    return row.repeat(-(-count // len(row)))[:count]
 
 
 def _greatest(scores: Tensor) -> Tensor:

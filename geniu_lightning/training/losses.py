@@ -68,16 +68,8 @@ def combined_loss(
     | reconstruction | g alone     | z detached, summed over pixels      | Eq. 3              |
     | divergence     | g's encoder | z detached, summed over latents     | Eq. 4              |
 
-    A term whose input is `None` is left out; at least one must be given. Weights of the paper are
-    not recovered.
-
-    Args:
-        images: Real images x with labels y.
-        prompts: Prompts z with labels k.
-        proxies: Prompts z with exemplars x*.
-        prompt_weight: w_p.
-        reconstruction_weight: w_r.
-        divergence_weight: w_d.
+    A term whose input is `None` is left out; one must be given. The paper's weights are not
+    recovered.
 
     Source:
         GENIU, arXiv 2406.07885, sections 4.2 to 4.4.
@@ -86,7 +78,10 @@ def combined_loss(
     if images is not None:
         terms["classifier"] = F.cross_entropy(images.logits, images.labels) * images.weight
     if prompts is not None:
-        terms["prompts"] = prompt_weight * prompt_cross_entropy(*prompts)
+        # in evaluation mode: prompts would spoil the running statistics of batch normalisation
+        with frozen(prompts.classifier):
+            logits = prompts.classifier(prompts.prompts).float()
+            terms["prompts"] = prompt_weight * F.cross_entropy(logits, prompts.labels)
     if proxies is not None:
         made: Generated = proxies.generator(proxies.prompts.detach(), generator=proxies.noise)
         terms["reconstruction"] = reconstruction_weight * reconstruction(
@@ -94,15 +89,6 @@ def combined_loss(
         )
         terms["divergence"] = divergence_weight * divergence(made.mean, made.log_variance)
     return CombinedLoss(torch.stack(list(terms.values())).sum(), terms)
-
-
-def prompt_cross_entropy(classifier: nn.Module, prompts: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of a frozen classifier on prompts, in nats.
-
-    In evaluation mode, as prompts would spoil the running statistics of batch normalisation.
-    """
-    with frozen(classifier):
-        return F.cross_entropy(classifier(prompts).float(), labels)
 
 
 def reconstruction(images: Tensor, target: Tensor) -> Tensor:
@@ -115,18 +101,10 @@ def reconstruction(images: Tensor, target: Tensor) -> Tensor:
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Return KL(N(mean, variance) ‖ N(0, I)) summed over latents, averaged over codes, in nats.
+    """Return KL(N(mean, variance) ‖ N(0, I)) of codes `(N, latent)`, in nats.
 
-    Args:
-        mean: Shape `(N, latent)`.
-        log_variance: Same shape.
-
-    Source:
-        GENIU, Eq. 4; the standard normal is our reading.
-
-    Example:
-        >>> divergence(torch.ones(1, 3), torch.zeros(1, 3))
-        tensor(1.5000)
+    Summed over latents, averaged over codes. Source: GENIU, Eq. 4; the standard normal is our
+    reading.
     """
     mean, log_variance = mean.float(), log_variance.float()
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()

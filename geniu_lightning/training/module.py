@@ -35,21 +35,13 @@ class GeniuModule(LightningModule):
     Args:
         classifier: Network with `features` and `head`; trained in place.
         generator: Turns prompts into images; `None` trains the classifier alone.
-        exemplars: Chooses the training images that proxies are to resemble; `None` without a
-            generator.
+        exemplars: `None` without a generator.
         spec: Form of the images.
         settings: How long and by which optimizers, weights and schedules.
         steps_per_epoch: Batches in an epoch.
         seed: Training seed.
         finished: The classifier comes trained and rests: its epochs only yield the scores that
             exemplars are chosen by. With `when=after` alone.
-
-    Attributes:
-        update_schedule: When what is trained.
-
-    Raises:
-        SettingError: If settings contradict each other.
-        TrainingDivergedError: During training, if the loss is no finite number.
 
     Source:
         GENIU, arXiv 2406.07885, sections 4.2 to 4.4.
@@ -120,14 +112,9 @@ class GeniuModule(LightningModule):
         """
         optimizer = self.settings.optimizer(self.classifier.parameters())
         steps = self.settings.epochs * self.update_schedule.steps_per_epoch
-        optimizers, schedules = (
-            [optimizer],
-            [lr_schedule_of(optimizer, self.settings.schedule, steps)],
-        )
-        if self.proxy_trainer is not None:
-            more = self.proxy_trainer.configure_optimizers()
-            optimizers, schedules = optimizers + more[0], schedules + more[1]
-        return optimizers, schedules
+        lr_schedule = lr_schedule_of(optimizer, self.settings.schedule, steps)
+        more = self.proxy_trainer.configure_optimizers() if self.proxy_trainer else ([], [])
+        return [optimizer, *more[0]], [lr_schedule, *more[1]]
 
     def on_fit_start(self) -> None:
         """Bring scores and exemplars to the device; a resumed run reads its exemplars anew."""
@@ -152,9 +139,11 @@ class GeniuModule(LightningModule):
             self.guard.see(loss.total, step)
         if self._moves_classifier:
             self._step_classifier()
-        if self.update_schedule.ends_epoch(step):
+        ends_epoch = batch_idx + 1 == self.update_schedule.steps_per_epoch
+        if ends_epoch and self.exemplars is not None and self._chooses_exemplars:
             # here and not in the hook below, which a run resumed from this very step would miss
-            self._choose_exemplars()
+            self.guard.stop_if_bad()  # scores of broken logits choose nothing
+            self.exemplars.select()
         if (step + 1) % self.settings.log_every_n_steps == 0:
             self._log(losses[0].terms if losses else {}, step)
 
@@ -162,9 +151,7 @@ class GeniuModule(LightningModule):
         """Return the classifier's answers to a batch, scored for the choice of exemplars."""
         features = self.features_of(batch.images)
         logits = cast(Tensor, self.classifier.head(features)).float()
-        if self.exemplars is not None and self.update_schedule.chooses_exemplars(
-            self.current_epoch
-        ):
+        if self.exemplars is not None and self._chooses_exemplars:
             self.exemplars.observe(batch.indices, batch.labels, logits, features)
         self.train_accuracy.update(logits.detach(), batch.labels)
         return ImageBatch(logits, batch.labels, batch.weight)
@@ -183,11 +170,7 @@ class GeniuModule(LightningModule):
         self.log("validation/accuracy", self.validation_accuracy, prog_bar=True, on_epoch=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the exemplars' numbers and scores; refuse to replace a good checkpoint by a bad one.
-
-        Raises:
-            TrainingDivergedError: If the loss or a weight is no finite number.
-        """
+        """Add the exemplars' numbers and scores; refuse to replace a good checkpoint by a bad."""
         self.guard.stop_if_bad()
         if not all(p.isfinite().all() for p in self.parameters()):
             raise TrainingDivergedError(
@@ -239,6 +222,10 @@ class GeniuModule(LightningModule):
         self.manual_backward(loss.total)
         return [loss]
 
+    @property
+    def _chooses_exemplars(self) -> bool:
+        return self.update_schedule.chooses_exemplars(self.current_epoch)
+
     def _without_ddp_reduction(self) -> AbstractContextManager[None]:
         """Keep DDP from averaging by itself: it cannot follow terms that come and go."""
         strategy = self.trainer.strategy
@@ -255,13 +242,6 @@ class GeniuModule(LightningModule):
         optimizer.step()  # through Lightning, which counts it; the steps of others are not counted
         optimizer.zero_grad()
         _first(self.lr_schedulers()).step()
-
-    def _choose_exemplars(self) -> None:
-        if self.exemplars is not None and self.update_schedule.chooses_exemplars(
-            self.current_epoch
-        ):
-            self.guard.stop_if_bad()  # scores of broken logits choose nothing
-            self.exemplars.select()
 
     def _log(self, terms: dict[str, Tensor], step: int) -> None:
         self.guard.stop_if_bad()

@@ -25,8 +25,8 @@ def next_kit(
 
     The prompts of the forgotten classes are left out, the classifier is the unlearned one, and the
     generator is a fresh one, which learns to draw from the other prompts what the old one draws of
-    them. It sees nothing else, where the old one had the forgotten classes in its weights. Names
-    and counts of all classes stay in the description.
+    them, a little blurrier. It sees nothing else, where the old one had the forgotten classes in
+    its weights. Names and counts of all classes stay in the description.
 
     Steps, batch and weights are those that the kit's training recorded (of steps the least number),
     or the defaults of `ProxySettings`, whose optimizer it also takes.
@@ -37,14 +37,6 @@ def next_kit(
         forget: Forgotten classes, by index; those of earlier requests are added.
         seed: Unlearning seed.
         prior_taken: How much of the imbalance unlearning took out of the classifier's answers.
-
-    Returns:
-        The new kit, on the same device. Its proxies are a little blurrier than the old kit's; the
-        prompts are as they were optimised with the original classifier.
-
-    Raises:
-        KitError: If the kit has no generator.
-        UserError: If there is no such class, or fewer than two prompts would be left.
     """
     forgotten = all_forgotten(kit, forget)
     taken = kit.info.prior_taken + prior_taken
@@ -81,10 +73,7 @@ def next_kit(
 
 
 def all_forgotten(kit: Kit, forget: Sequence[int]) -> tuple[int, ...]:
-    """Return all classes that a new kit has forgotten, in order; refuse what cannot be made.
-
-    Arguments and errors are those of `next_kit`.
-    """
+    """Return all classes that a new kit has forgotten, in order; refuse what cannot be made."""
     classes = range(len(kit.info.class_names))
     wrong = [k for k in forget if k not in classes]
     if wrong or not forget:

@@ -1,6 +1,6 @@
 """Training of prompts and generator: with our module, beside a user's own, for the next kit."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from geniu_lightning.fitting.distributed import average_gradients
-from geniu_lightning.fitting.optim import OptimizerFactory, lr_schedule_of
+from geniu_lightning.fitting.optim import lr_schedule_of
 from geniu_lightning.models.frozen import frozen
 from geniu_lightning.seeds import generator
 from geniu_lightning.training.losses import (
@@ -63,13 +63,15 @@ class ProxyTrainer:
 
         To be called once both are on their device. `train_step` steps them, nobody else.
         """
-        total = self.schedule.total
-        self._trained = [
-            _trained(
-                self.generator.parameters(), self.settings.generator_optimizer, total.generator
-            ),
-            _trained([self.prompts], self.settings.prompt_optimizer, total.prompts),
-        ]
+        settings, total = self.settings, self.schedule.total
+        self._trained = []
+        for held, factory, steps in (
+            (list(self.generator.parameters()), settings.generator_optimizer, total.generator),
+            ([self.prompts], settings.prompt_optimizer, total.prompts),
+        ):
+            optimizer = factory(held)
+            lr_schedule = lr_schedule_of(optimizer, "cosine", steps)
+            self._trained.append(_Trained(held, optimizer, lr_schedule))
         return [t.optimizer for t in self._trained], [t.lr_schedule for t in self._trained]
 
     def train_step(
@@ -91,24 +93,29 @@ class ProxyTrainer:
             exemplars: The image that each prompt is to become, once there are some.
             images: Real batch, whose gradients are left to the caller.
             backward: Computes the gradients of a loss.
-
-        Returns:
-            The losses that were minimised, in order.
         """
-        updates = self.schedule.at(step)
+        updates, settings = self.schedule.at(step), self.settings
+        draws = [self._draw(step, repetition) for repetition in range(max(updates))]
         losses = []
         for repetition in range(max(*updates, images is not None)):
+            prompts = proxies = None
+            if classifier is not None and repetition < updates.prompts:
+                drawn = draws[repetition]
+                classes = drawn // settings.proxies_per_class
+                prompts = PromptBatch(classifier, self.prompts[drawn], classes)
+            if repetition < updates.generator:
+                assert exemplars is not None  # the first epoch chose, and no update comes before
+                drawn = draws[repetition]
+                noise = generator("latents", self.seed, step, repetition)
+                still = self.prompts.detach()[drawn]
+                proxies = ProxyBatch(self.generator, still, exemplars[drawn], noise)
             loss = combined_loss(
                 images=images if repetition == 0 else None,
-                prompts=self._prompt_batch(classifier, step)
-                if classifier is not None and repetition < updates.prompts
-                else None,
-                proxies=self._proxy_batch(exemplars, step, repetition)
-                if repetition < updates.generator
-                else None,
-                prompt_weight=self.settings.prompt_weight,
-                reconstruction_weight=self.settings.reconstruction_weight,
-                divergence_weight=self.settings.divergence_weight,
+                prompts=prompts,
+                proxies=proxies,
+                prompt_weight=settings.prompt_weight,
+                reconstruction_weight=settings.reconstruction_weight,
+                divergence_weight=settings.divergence_weight,
             )
             backward(loss.total)
             for trained in self._trained:
@@ -116,19 +123,7 @@ class ProxyTrainer:
             losses.append(loss)
         return losses
 
-    def _prompt_batch(self, classifier: nn.Module, step: int) -> PromptBatch:
-        drawn = self.draw(step, 0)
-        return PromptBatch(
-            classifier, self.prompts[drawn], drawn // self.settings.proxies_per_class
-        )
-
-    def _proxy_batch(self, exemplars: Tensor | None, step: int, repetition: int) -> ProxyBatch:
-        assert exemplars is not None  # the first epoch chose, and no update comes before
-        drawn = self.draw(step, repetition)
-        noise = generator("latents", self.seed, step, repetition)
-        return ProxyBatch(self.generator, self.prompts.detach()[drawn], exemplars[drawn], noise)
-
-    def draw(self, step: int, repetition: int) -> Tensor:
+    def _draw(self, step: int, repetition: int) -> Tensor:
         """Return the positions of the prompts that an update is made on."""
         rng = generator("draw", self.seed, step, repetition)
         order = torch.randperm(len(self.prompts), generator=rng)
@@ -182,9 +177,3 @@ class _Trained(NamedTuple):
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.lr_schedule.step()
-
-
-def _trained(parameters: Iterable[nn.Parameter], factory: OptimizerFactory, steps: int) -> _Trained:
-    held = list(parameters)
-    optimizer = factory(held)
-    return _Trained(held, optimizer, lr_schedule_of(optimizer, "cosine", steps))

@@ -19,10 +19,7 @@ class Updates(NamedTuple):
 class UpdateSchedule:
     """Updates of prompts and generator, spread evenly over a range of training steps.
 
-    Args:
-        first_step: First step of the range; steps are batches, counted from 0 through all epochs.
-        steps: Length of the range.
-        total: Updates over the whole range.
+    The range has `steps` steps, which are batches, counted from 0 through all epochs.
     """
 
     first_step: int
@@ -49,15 +46,7 @@ class TrainingSchedule:
 
     Updates need exemplars, which the first epoch chooses: they begin with the second epoch
     (`during`), or fill one more epoch in which the classifier rests (`after`).
-
-    Args:
-        settings: When and how often there is an update.
-        steps_per_epoch: Batches in an epoch.
-        epochs: Epochs of the classifier.
-        with_generator: Whether prompts and a generator are trained at all.
-
-    Raises:
-        SettingError: If there is no epoch for the updates.
+    `epochs` are the classifier's.
     """
 
     settings: ProxySettings
@@ -97,7 +86,3 @@ class TrainingSchedule:
     def chooses_exemplars(self, epoch: int) -> bool:
         """Whether exemplars are chosen at the end of an epoch; the first one always does."""
         return epoch < max(1, round(self.settings.exemplars_until * self.epochs))
-
-    def ends_epoch(self, step: int) -> bool:
-        """Whether a step is the last one of its epoch."""
-        return (step + 1) % self.steps_per_epoch == 0

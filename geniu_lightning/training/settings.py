@@ -39,8 +39,8 @@ class ProxySettings:
         min_generator_steps: Least number of updates of the generator. On a small set, one in
             `every_n_steps` is too few.
         prompt_batch: Prompts in an update; two or more, for the generator's batch statistics.
-        generator_optimizer: Of the generator; its rate falls along a cosine.
-        prompt_optimizer: Of the prompts, likewise.
+        generator_optimizer: Its rate falls along a cosine, like the prompts'.
+        prompt_optimizer: See `generator_optimizer`.
         prompt_weight: Weight of the prompts' cross-entropy.
         reconstruction_weight: Weight of the squared error, which is summed over pixels.
         divergence_weight: Weight of the divergence, which is summed over latents, in nats.

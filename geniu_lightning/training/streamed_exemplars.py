@@ -8,7 +8,7 @@ from torch import Tensor
 
 from geniu_lightning.fitting.distributed import world_size
 from geniu_lightning.seeds import generator
-from geniu_lightning.training.exemplars import UNSEEN, ExemplarSelector, repeated
+from geniu_lightning.training.exemplars import UNSEEN, ExemplarSelector
 
 
 class StreamedExemplars(ExemplarSelector):
@@ -33,12 +33,8 @@ class StreamedExemplars(ExemplarSelector):
     ) -> None:
         """Store those images of a batch that are better than the stored ones.
 
-        Args:
-            images: In [0, 1], shape `(N, C, H, W)`.
-            labels: int64, shape `(N,)`.
-            logits: Shape `(N, K)`; `None` for `random`.
-            features: Shape `(N, D)`; `None` for `random`.
-            *keys: Counters of the batch, such as step and rank: keys of `random`.
+        Images `(N, C, H, W)` are in [0, 1]. Logits `(N, K)` and features `(N, D)` are `None` for
+        `random`, whose keys are counters of the batch, such as step and rank.
         """
         if self.strategy == "random":
             if self.ids is not None:
@@ -58,25 +54,15 @@ class StreamedExemplars(ExemplarSelector):
                 self._best.put(k, scores[better], _names_of(found), found)
 
     def select(self) -> None:
-        """Choose at the end of an epoch, and begin the next.
-
-        Raises:
-            UserError: If a class had no image.
-        """
+        """Choose at the end of an epoch, and begin the next."""
         if self.strategy == "random" and self.ids is not None:
             return
         assert self._best is not None  # an epoch has batches
         best = self._best.merged()
-        names = [row[row != -1] for row in best.names]
-        ids = self._place(
-            torch.stack([repeated(row, k, self.per_class) for k, row in enumerate(names)])
-        )
-        places = [
-            [own.index(name) for name in wanted]
-            for own, wanted in zip(best.names.tolist(), ids.tolist(), strict=True)
-        ]
+        ids = self._place([row[row != -1] for row in best.names])
+        chosen = zip(best.images, best.names.tolist(), ids.tolist(), strict=True)
         self.images = torch.cat(
-            [row[place] for row, place in zip(best.images, places, strict=True)]
+            [images[[names.index(name) for name in wanted]] for images, names, wanted in chosen]
         )
         self._best = None
 

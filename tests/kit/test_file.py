@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from geniu_lightning.errors import KitError
 from geniu_lightning.kit import file as kit_file
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.kit.networks import NetworkSpec
 from tests.kit.small_kits import (
     CLASSES,
     PER_CLASS,
@@ -115,23 +114,6 @@ def test_unlearned_weights_load_by_the_same_loader_and_have_no_proxies(
     assert loaded.to(torch.device("cpu")) is loaded
     with pytest.raises(ValueError, match="come together or not at all"):
         Kit(loaded.classifier, loaded.info, None, torch.zeros(2, 1, 1, SIZE, SIZE))
-
-
-def test_a_custom_network_loads_where_that_was_allowed(
-    kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "my_networks.py").write_text(
-        "from geniu_lightning.models.allcnn import AllCNN\nclass Mine(AllCNN): pass\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    spec = NetworkSpec("my_networks.Mine", kit.info.classifier.arguments)
-    kit.info = replace(kit.info, classifier=spec)
-    kit.save(tmp_path / "kit.safetensors")
-    with pytest.raises(KitError, match=r"my_networks.Mine is not one of ours.*allow_custom=true"):
-        Kit.load(tmp_path / "kit.safetensors")
-    loaded = Kit.load(tmp_path / "kit.safetensors", allow_custom=True)
-    assert type(loaded.classifier).__name__ == "Mine"
-    assert_same_state(loaded.classifier, kit.classifier)
 
 
 @pytest.mark.parametrize("existing", [True, False])

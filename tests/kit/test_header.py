@@ -27,31 +27,17 @@ def test_the_header_gives_the_description_of_the_loader(saved: Path) -> None:
             description_of({"geniu": text})
 
 
-@pytest.mark.parametrize(
-    ("wanted", "result"),
-    [
-        ("dog", (1,)),
-        (2, (2,)),
-        ([3, "cat"], (0, 3)),
+def test_the_classes_to_forget_are_new_ones_and_not_all() -> None:
+    kit: dict[str, Any] = {"class_names": ["cat", "dog", "cow", "bat"], "forgotten": [1]}
+    for wanted, found in (("cow", (1, 2)), (2, (1, 2)), ([3, "cat"], (0, 1, 3))):
+        assert forgotten(wanted, kit) == found
+    assert forgotten("dog", {"class_names": kit["class_names"]}) == (1,)
+    for refused, message in (
         (None, "say what to forget"),
         ([], "say what to forget"),
         (["eel"], "there is no class 'eel'"),
-        ([0, 1, 2, 3], "there is nothing to retain"),
-    ],
-)
-def test_the_classes_to_forget_are_named_by_a_person(wanted: Any, result: Any) -> None:
-    kit = {"class_names": ["cat", "dog", "cow", "bat"]}
-    if isinstance(result, tuple):
-        assert forgotten(wanted, kit) == result
-        return
-    with pytest.raises(UserError, match=result):
-        forgotten(wanted, kit)
-
-
-def test_earlier_requests_are_counted_in_and_not_repeated() -> None:
-    kit = {"class_names": ["cat", "dog", "cow"], "forgotten": [1]}
-    assert forgotten(["cow"], kit) == (1, 2)
-    with pytest.raises(UserError, match="dog: forgotten already"):
-        forgotten([0, 1], kit)
-    with pytest.raises(UserError, match="nothing to retain"):
-        forgotten([0, 2], kit)
+        ([0, 1], "dog: forgotten already"),
+        ([0, 2, 3], "there is nothing to retain"),
+    ):
+        with pytest.raises(UserError, match=message):
+            forgotten(refused, kit)

@@ -26,29 +26,29 @@ from geniu_lightning.models.allcnn import AllCNN
 SMALL = {"channels": 1, "num_classes": 3, "width": 2}
 
 
+FOREIGN = """
+from pathlib import Path
+from torch import nn
+from geniu_lightning.models.allcnn import AllCNN
+Path(__file__).with_name("imported").touch()
+class Mine(AllCNN): pass
+class Headless(nn.Linear): pass
+class Wide(AllCNN):
+    def __init__(self): super().__init__(); self.head = nn.Identity()
+class Featureless(nn.Module):
+    def __init__(self): super().__init__(); self.head = nn.Linear(1, 1)
+class Biasless(AllCNN):
+    def __init__(self): super().__init__(); self.head = nn.Linear(192, 10, bias=False)
+class Trap:
+    def __init__(self, **arguments): Path(__file__).with_name("called").touch()
+def build(**arguments): return AllCNN(**arguments)
+"""
+
+
 @pytest.fixture
 def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module that leaves a mark when it is imported."""
-    (tmp_path / "foreign_networks.py").write_text(
-        "from pathlib import Path\n"
-        "from torch import nn\n"
-        "from geniu_lightning.models.allcnn import AllCNN\n"
-        "Path(__file__).with_name('imported').touch()\n"
-        "class Mine(AllCNN): pass\n"
-        "class Headless(nn.Linear): pass\n"
-        "class Wide(AllCNN):\n"
-        "    def __init__(self):\n"
-        "        super().__init__(); self.head = nn.Identity()\n"
-        "class Featureless(nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__(); self.head = nn.Linear(1, 1)\n"
-        "class Biasless(AllCNN):\n"
-        "    def __init__(self):\n"
-        "        super().__init__(); self.head = nn.Linear(192, 10, bias=False)\n"
-        "class Trap:\n"
-        "    def __init__(self, **arguments): Path(__file__).with_name('called').touch()\n"
-        "def build(**arguments): return AllCNN(**arguments)\n"
-    )
+    (tmp_path / "foreign_networks.py").write_text(FOREIGN)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "foreign_networks", raising=False)
     return "foreign_networks"
@@ -84,13 +84,9 @@ def test_a_foreign_network_is_built_only_where_that_was_asked_for(
 def test_what_is_no_network_is_never_called(foreign: str, tmp_path: Path) -> None:
     arguments = {"command": f"touch {tmp_path / 'called'}", "args": ["touch", f"{tmp_path}/called"]}
     for target in (
-        "os.system",
-        "subprocess.Popen",  # a class, but no network
-        "torch.nn.functional.relu",
-        f"{foreign}.Trap",
+        *("os.system", "torch.nn", "torch.nn.functional.relu", f"{foreign}.Trap"),
+        *("subprocess.Popen", "geniu_lightning.models.vae.Generated"),  # classes, but no networks
         f"{foreign}.build",  # makes a network, but is a function
-        "torch.nn",
-        "geniu_lightning.models.vae.Generated",
     ):
         for allow_custom in (True, False):
             with pytest.raises(KitError):
@@ -100,27 +96,16 @@ def test_what_is_no_network_is_never_called(foreign: str, tmp_path: Path) -> Non
 
 def test_no_path_through_our_package_reaches_what_is_not_ours() -> None:
     for rest in (
-        "vae.torch.nn.Linear",
-        "vae.nn.Linear",
-        "vae.nn.Module",
-        "vae.torch.hub.load",
-        "allcnn.nn",
-        ".os.system",
-        "..errors.KitError",
-        "",
-        "vae",
-        "../tmp/foreign_networks.Mine",
+        *("vae.torch.nn.Linear", "vae.nn.Linear", "vae.nn.Module", "vae.torch.hub.load", "vae"),
+        *("allcnn.nn", ".os.system", "..errors.KitError", "", "../tmp/foreign_networks.Mine"),
     ):
         spec = NetworkSpec(f"geniu_lightning.models.{rest}", {"in_features": 1, "out_features": 1})
         with pytest.raises(KitError):
             spec.build(allow_custom=False)
     for target in (
-        "geniu_lightning.models",
-        "geniu_lightning.models_of_mine.Evil",
-        "geniu_lightning.training.module.GeniuModule",
-        "Geniu_lightning.models.vae.VAE",
-        " geniu_lightning.models.vae.VAE",
-        "evil.geniu_lightning.models.vae.VAE",
+        *("geniu_lightning.models", "geniu_lightning.models_of_mine.Evil"),
+        *("geniu_lightning.training.module.GeniuModule", "Geniu_lightning.models.vae.VAE"),
+        *(" geniu_lightning.models.vae.VAE", "evil.geniu_lightning.models.vae.VAE"),
     ):
         with pytest.raises(KitError, match="not one of ours"):
             NetworkSpec(target).build(allow_custom=False)
@@ -148,11 +133,11 @@ def test_what_cannot_be_imported_or_built_is_told() -> None:
             NetworkSpec(f"geniu_lightning.models.{name}", arguments).build(allow_custom=False)
 
 
-@pytest.mark.parametrize("name", ["Headless", "Wide", "Featureless", "Biasless"])
-def test_a_classifier_without_features_or_linear_head_is_refused(foreign: str, name: str) -> None:
-    arguments = {"in_features": 1, "out_features": 1} if name == "Headless" else {}
-    with pytest.raises(KitError, match=r"must have a method features\(images\).*Linear.*head"):
-        NetworkSpec(f"{foreign}.{name}", arguments).build_classifier(allow_custom=True)
+def test_a_classifier_without_features_or_linear_head_is_refused(foreign: str) -> None:
+    for name in ("Headless", "Wide", "Featureless", "Biasless"):
+        arguments = {"in_features": 1, "out_features": 1} if name == "Headless" else {}
+        with pytest.raises(KitError, match=r"must have a method features\(images\).*Linear.*head"):
+            NetworkSpec(f"{foreign}.{name}", arguments).build_classifier(allow_custom=True)
 
 
 def test_a_digest_sees_names_types_shapes_bits_and_text() -> None:

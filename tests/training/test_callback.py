@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers.logger import DummyLogger
 
-from geniu_lightning import KitCallback, load_kit, unlearn
+from geniu_lightning import KitCallback, load_kit
 from geniu_lightning.errors import KitError, UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import state_digest
@@ -85,19 +85,13 @@ def test_the_kit_holds_the_users_classifier_and_what_grew(
     assert list(kit.info.class_counts) == images_and_labels()[1].bincount().tolist()
     assert kit.prompts is not None
     assert kit.prompts.shape == (10, 2, 1, 16, 16)
+    labels = images_and_labels()[1]  # what retraining would take follows from the kit
+    trained = EPOCHS * math.ceil(len(labels) / BATCH)
+    expected = math.ceil(trained * int((labels != 3).sum()) / len(labels))
+    assert steps_of_retraining(kit, (3,)) == expected
     again = callback.kit(module)
     assert torch.equal(again.prompts, kit.prompts)
     assert torch.equal(again.proxies().images, kit.proxies().images)
-
-
-def test_what_retraining_would_take_follows_from_the_kit(
-    grown: tuple[Path, Foreign, KitCallback],
-) -> None:
-    _, labels = images_and_labels()
-    trained = EPOCHS * math.ceil(len(labels) / BATCH)
-    retained = (labels != 3).sum().item()
-    found = steps_of_retraining(load_kit(grown[0], allow_custom=True), (3,))
-    assert found == math.ceil(trained * retained / len(labels))
 
 
 def test_prompts_and_generator_have_learned_of_images_of_their_class(
@@ -145,44 +139,19 @@ def test_exemplars_are_scored_by_the_classifier_before_its_step(tmp_path: Path) 
         assert chosen[k].tolist() == [list(row[1:]) for row in best[:2]]
 
 
-def test_a_class_is_unlearned_from_the_kit(grown: tuple[Path, Foreign, KitCallback]) -> None:
-    path = grown[0]
-    classifier, _ = unlearn(load_kit(path, allow_custom=True), forget="digit 3", steps=100)
-    images, labels = images_and_labels()
-    right = [
-        (network(images).argmax(1) == labels)[labels == 3].float().mean()
-        for network in (grown[1].net.eval(), classifier)
-    ]
-    assert right[0] > 0.9
-    assert right[1] < 0.2
-
-
-def test_settings_of_the_users_let_a_method_retrain(tmp_path: Path) -> None:
-    recipe = {
-        "batch_size": 40,
-        "epochs": 1,
-        "schedule": "none",
-        "max_gradient_norm": None,
-        "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.05},
-    }
-    path = tmp_path / "kit"
-    fit(seeded(), tmp_path, kit_callback(path, settings={"training": recipe}), max_epochs=2)
-    kit = load_kit(path, allow_custom=True)
-    images, labels = images_and_labels()
-    found = unlearn(kit, 3, "retrain", data=(images, labels))
-    assert found.cost.training_images_read == int((labels != 3).sum())
-
-
 def test_its_defaults_are_those_of_training(tmp_path: Path) -> None:
     training = built(OmegaConf.load(CONF / "training" / "default.yaml"), "training")
     callback = KitCallback(tmp_path / "kit", NAMES, SPEC)
     for name in ProxySettings.__dataclass_fields__:
         ours, theirs = getattr(training, name), getattr(callback.proxy_settings, name)
-        for value in (ours, theirs):
-            assert not callable(value) or value.func is torch.optim.Adam
-        assert getattr(ours, "keywords", ours) == getattr(theirs, "keywords", theirs), name
+        if callable(ours):
+            assert ours.func is theirs.func is torch.optim.Adam
+            ours, theirs = ours.keywords, theirs.keywords
+        assert ours == theirs, name
     made = callback.generator_spec.build()
     assert made.mean.out_features == OmegaConf.load(CONF / "generator" / "vae.yaml")["latent"]
+    with pytest.raises(TypeError, match="when"):  # beside a user's training, always during it
+        KitCallback(tmp_path / "kit", NAMES, SPEC, when="after")
 
 
 # ---- resume ----------------------------------------------------------------------------------
@@ -241,7 +210,9 @@ def test_the_log_has_an_entry_wherever_there_was_an_update_since_the_last(tmp_pa
 def test_a_checkpoint_without_a_kit_is_where_one_begins(tmp_path: Path) -> None:
     saves = ModelCheckpoint(tmp_path, filename="{epoch}")
     fit(seeded(), tmp_path, saves, enable_checkpointing=True, max_epochs=2)
-    callback, module = kit_callback(tmp_path / "kit"), seeded()
+    recipe = {"training": {"batch_size": 40}}  # of the user's, which methods that retrain follow
+    callback, module = kit_callback(tmp_path / "kit", settings=recipe), seeded()
     fit(module, tmp_path, callback, resume=str(tmp_path / "epoch=1.ckpt"))
     kit = load_kit(tmp_path / "kit", allow_custom=True)
+    assert recipe.items() <= kit.info.settings.items()
     assert sum(kit.info.class_counts) == 400  # of one epoch, the first of the kit's own

@@ -1,6 +1,5 @@
 """The combined loss: each term's value by another route, and what it moves."""
 
-import contextlib
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from geniu_lightning.models.allcnn import AllCNN
-from geniu_lightning.models.frozen import frozen
 from geniu_lightning.models.vae import VAE
 from geniu_lightning.training.losses import (
     CombinedLoss,
@@ -20,7 +18,7 @@ from geniu_lightning.training.losses import (
     divergence,
     reconstruction,
 )
-from tests.training.small_training import IMAGES, LABELS, SPEC, networks, part, same
+from tests.training.small_training import IMAGES, LABELS, SPEC, networks
 
 DRAWN = torch.tensor([4, 1, 3])
 
@@ -98,24 +96,6 @@ def test_terms_are_those_of_the_equations_weighted_and_summed() -> None:
     weighted = np.array(found) * [0.8, 3, 5, 7]
     assert [float(t.detach()) for t in many.terms.values()] == pytest.approx(weighted, rel=1e-5)
     assert float(many.total.detach()) == pytest.approx(weighted.sum(), rel=1e-5)
-
-
-def test_prompts_leave_statistics_modes_and_flags_of_the_classifier() -> None:
-    all_of = Everything()
-    all_of.classifier.head.bias.requires_grad_(False)
-    all_of.classifier.blocks[0].eval()  # a layer that somebody froze
-    wanted = [p.requires_grad for p in all_of.parameters()]
-    modes = [layer.training for layer in all_of.modules()]
-    before = part(all_of, "classifier")
-    with torch.no_grad():  # unlike any image, so that a wrong mode would show
-        all_of.prompts.mul_(50)
-    all_of.loss("prompts").total.backward()
-    with contextlib.suppress(RuntimeError), frozen(all_of.classifier):
-        assert not all_of.classifier.training
-        raise RuntimeError  # and after an error
-    assert same(part(all_of, "classifier"), before)
-    assert [p.requires_grad for p in all_of.parameters()] == wanted
-    assert [layer.training for layer in all_of.modules()] == modes
 
 
 def test_losses_are_computed_in_32_bits_whatever_the_networks_give() -> None:

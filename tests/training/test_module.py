@@ -41,34 +41,28 @@ from tests.training.small_training import (
 )
 
 LAST = EPOCHS * BATCHES
+AFTER: dict[str, Any] = {"when": "after", "min_generator_steps": 7}
 Trained = tuple[GeniuModule, Moves, Path]
 
 
-@pytest.fixture(scope="module")
-def during(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(folder: Path, **changed: Any) -> Trained:
     """Train once, with a checkpoint after each step and each epoch."""
-    folder = tmp_path_factory.mktemp("during")
-    module, moves = module_of(), Moves()
-    steps, epochs = (
-        ModelCheckpoint(folder, filename=name, save_top_k=-1, **every)
-        for name, every in (
-            ("{step}", {"every_n_train_steps": 1}),
-            ("end-of-{epoch}", {"every_n_epochs": 1}),
-        )
-    )
+    module, moves = module_of(**changed), Moves()
+    steps = ModelCheckpoint(folder, filename="{step}", save_top_k=-1, every_n_train_steps=1)
+    epochs = ModelCheckpoint(folder, filename="end-of-{epoch}", save_top_k=-1, every_n_epochs=1)
     trainer = fit(module, folder, moves, steps, epochs, data=loader_of(augmented=True))
     assert trainer.global_step == LAST  # of the classifier alone
     return module, moves, folder
 
 
 @pytest.fixture(scope="module")
+def during(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return trained(tmp_path_factory.mktemp("during"))
+
+
+@pytest.fixture(scope="module")
 def after(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    folder = tmp_path_factory.mktemp("after")
-    module, moves = module_of(when="after", min_generator_steps=7), Moves()
-    every = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
-    trainer = fit(module, folder, moves, every, data=loader_of(augmented=True))
-    assert (trainer.current_epoch, trainer.global_step) == (EPOCHS + 1, LAST)
-    return module, moves, folder
+    return trained(tmp_path_factory.mktemp("after"), **AFTER)
 
 
 # ---- what is trained when --------------------------------------------------------------------
@@ -81,24 +75,18 @@ def after(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def test_training_is_that_of_a_plain_loop(
     when: str, least: int, every: int, bound: float | None, tmp_path: Path
 ) -> None:
+    common: dict[str, Any] = {
+        "min_generator_steps": least, "every_n_steps": every,
+        "prompt_weight": 0.7, "reconstruction_weight": 0.9, "divergence_weight": 0.3,
+    }  # fmt: skip
     numbers = training_loop.Settings(
         num_classes=CLASSES, per_class=PER_CLASS, batch_size=BATCH, epochs=EPOCHS,
-        exemplar_epochs=2, every_n_steps=every, min_generator_steps=least, prompt_batch=4,
-        prompt_weight=0.7, reconstruction_weight=0.9, divergence_weight=0.3,
-        classifier_rate=0.01, generator_rate=1e-4, prompt_rate=0.1, seed=3, after=when == "after",
-        gradient_bound=bound,
+        exemplar_epochs=2, prompt_batch=4, classifier_rate=0.01, generator_rate=1e-4,
+        prompt_rate=0.1, seed=3, after=when == "after", gradient_bound=bound, **common,
     )  # fmt: skip
     expected = training_loop.train(*networks(), IMAGES, LABELS, 0.4, 0.3, numbers)
-    module = module_of(
-        when=when,
-        min_generator_steps=least,
-        every_n_steps=every,
-        prompt_weight=0.7,
-        reconstruction_weight=0.9,
-        divergence_weight=0.3,
-        max_gradient_norm=bound,
-        generator_optimizer=partial(torch.optim.SGD, lr=1e-4),
-    )
+    plainly = partial(torch.optim.SGD, lr=1e-4)
+    module = module_of(when=when, max_gradient_norm=bound, generator_optimizer=plainly, **common)
     start = part(module, "")
     fit(module, tmp_path)
     assert module.exemplars is not None
@@ -125,10 +113,9 @@ def test_generator_and_prompts_move_where_scheduled_and_never_disturb_the_classi
     assert not part(alone, "prompts")
     start = networks(DroppedOut)[0].state_dict()
     assert not same(part(alone, "classifier"), {f"classifier.{k}": v for k, v in start.items()})
-    for when in ("during", "after"):
-        module = module_of(kind=DroppedOut, when=when)
-        fit(module, tmp_path)
-        assert same(part(alone, "classifier"), part(module, "classifier"))
+    module = module_of(kind=DroppedOut)
+    fit(module, tmp_path)
+    assert same(part(alone, "classifier"), part(module, "classifier"))
     for (module, moves, _), first, last, totals in (
         (during, BATCHES, LAST, (10, 5)),
         (after, LAST, LAST + BATCHES, (7, 3)),
@@ -163,24 +150,6 @@ def test_a_finished_classifier_is_scored_and_never_moved(tmp_path: Path) -> None
         assert min(moves.moved[name]) >= BATCHES
 
 
-def test_exemplars_are_chosen_anew_for_a_share_of_the_epochs_and_max_steps_is_the_classifiers(
-    tmp_path: Path,
-) -> None:
-    for share, choices in ((0.1, 1), (1.0, EPOCHS)):
-        seen: list[Tensor] = []
-        module = module_of(
-            exemplars_until=share,
-            read=lambda rows, seen=seen: seen.append(rows) or IMAGES[rows],  # type: ignore[misc]
-        )
-        fit(module, tmp_path)
-        assert len(seen) == choices
-        assert module.exemplars is not None
-        assert torch.equal(module.exemplars.images, IMAGES[seen[-1]])  # type: ignore[arg-type]
-    module, moves = module_of(), Moves()
-    trainer_of(module, tmp_path, moves, max_steps=7).fit(module, loader_of())
-    assert moves.moved["classifier"] == list(range(7))
-
-
 # ---- resume ----------------------------------------------------------------------------------
 
 
@@ -198,7 +167,7 @@ def test_resumed_training_ends_bitwise_where_an_uninterrupted_one_does(
     point: str, during: Trained, after: Trained, tmp_path: Path
 ) -> None:
     uninterrupted, _, folder = after if point == "after" else during
-    changed = {"when": "after", "min_generator_steps": 7} if point == "after" else {}
+    changed = AFTER if point == "after" else {}
     file = folder / f"{f'step={LAST}' if point == 'after' else point}.ckpt"
     module = module_of(**changed)
     with torch.random.fork_rng():

@@ -50,7 +50,6 @@ def test_how_many_updates_there_are_and_when() -> None:
     for share, choices in ((0.01, 1), (0.5, 4), (1.0, 8)):
         long = schedule(epochs=8, exemplars_until=share)
         assert [long.chooses_exemplars(k) for k in range(8)] == [k < choices for k in range(8)]
-    assert [step for step in range(12) if alone.ends_epoch(step)] == [3, 7, 11]
     with pytest.raises(SettingError, match="epochs must be at least 2, got 1"):
         schedule(epochs=1)
     with pytest.raises(SettingError, match="exemplars_until must be less than or equal to 1"):
