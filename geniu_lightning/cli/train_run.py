@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
 from geniu_lightning.cli import terminal
@@ -51,12 +51,14 @@ def train_in(folder: RunFolder, config: DictConfig) -> None:
     loggers = trackers.loggers_of(settings.get("logger"), folder.path, "train", facts, tags)
     with trackers.closing(loggers):
         clock = StepClock()
+        rates = [LearningRateMonitor(logging_interval="step")] if loggers else []
         trainer = make_trainer(
             "training",
             **trainer_settings(config.trainer),
             folder=folder.path,
             loggers=loggers,
-            callbacks=[_checkpoints(config, folder.path), clock],
+            callbacks=[_checkpoints(config, folder.path), clock, *rates],
+            log_every_n_steps=module.settings.log_every_n_steps,
             max_epochs=module.update_schedule.max_epochs,
             limit_val_batches=1.0 if len(data.indices("validation")) else 0,
         )

@@ -53,8 +53,7 @@ def make_trainer(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # our loader shares out its batches itself
-            log_every_n_steps=1,  # our modules choose the steps that they log
-            **lightning,
+            **{"log_every_n_steps": 1} | lightning,  # our modules choose the steps that they log
         )
     except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"the trainer cannot be made of these settings: {error}") from error

@@ -114,7 +114,10 @@ class GeniuModule(LightningModule):
         steps = self.settings.epochs * self.update_schedule.steps_per_epoch
         lr_schedule = lr_schedule_of(optimizer, self.settings.schedule, steps)
         more = self.proxy_trainer.configure_optimizers() if self.proxy_trainer else ([], [])
-        return [optimizer, *more[0]], [lr_schedule, *more[1]]
+        # named as `LearningRateMonitor` is to log them
+        names = ("train/rate", "train/rate/generator", "train/rate/prompts")
+        schedules = zip(names, [lr_schedule, *more[1]], strict=False)
+        return [optimizer, *more[0]], [{"name": n, "scheduler": s} for n, s in schedules]
 
     def on_fit_start(self) -> None:
         """Bring scores and exemplars to the device; a resumed run reads its exemplars anew."""
@@ -248,9 +251,8 @@ class GeniuModule(LightningModule):
         values = {f"train/loss/{name}": float(term.detach()) for name, term in terms.items()}
         total = sum(values.values())
         self.log("train/loss", total, prog_bar=True, logger=False)
-        rate = _first(self.optimizers()).param_groups[0]["lr"]
         for logger in self.loggers:
-            logger.log_metrics({**values, "train/loss": total, "train/rate": rate}, step=step)
+            logger.log_metrics({**values, "train/loss": total}, step=step)
 
 
 def _first(one_or_many: Any) -> Any:  # Lightning returns one thing or a list of them

@@ -103,7 +103,6 @@ def trainer_of(module: GeniuModule, folder: Path, *callbacks: Callback, **more: 
         accelerator="cpu",
         devices=1,
         max_epochs=module.update_schedule.max_epochs,
-        logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
@@ -111,7 +110,7 @@ def trainer_of(module: GeniuModule, folder: Path, *callbacks: Callback, **more: 
         use_distributed_sampler=False,
         default_root_dir=folder,
         callbacks=list(callbacks),
-        **{"limit_val_batches": 0} | more,
+        **{"limit_val_batches": 0, "logger": False} | more,
     )
 
 

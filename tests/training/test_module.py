@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pytorch_lightning import Callback
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 
@@ -252,12 +252,15 @@ def test_diverged_training_names_the_step_and_leaves_the_last_good_checkpoint(
 
 def test_accuracies_and_losses_are_logged_and_validation_moves_nothing(tmp_path: Path) -> None:
     entries: list[tuple[int, dict[str, float]]] = []
+    rates: list[tuple[int, dict[str, float]]] = []
     right: list[int] = []
 
     class Records(CSVLogger):
         def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
             if "train/loss" in metrics:
                 entries.append((step or 0, metrics))
+            elif "train/rate" in metrics:
+                rates.append((step or 0, metrics))
 
     class Count(Callback):
         def on_train_epoch_start(self, *_: Any) -> None:
@@ -272,8 +275,10 @@ def test_accuracies_and_losses_are_logged_and_validation_moves_nothing(tmp_path:
     held_back = IndexLoader(
         lambda rows, _: (SPEC.normalise(IMAGES[rows]), LABELS[rows]), torch.arange(20), 10
     )
-    trainer = trainer_of(module, tmp_path, Count(), limit_val_batches=1.0)
-    trainer.loggers = [Records(tmp_path)]
+    callbacks = (Count(), LearningRateMonitor(logging_interval="step"))
+    records = Records(tmp_path)
+    more = {"logger": records, "log_every_n_steps": 1, "limit_val_batches": 1.0}
+    trainer = trainer_of(module, tmp_path, *callbacks, **more)
     trainer.fit(module, loader_of(), held_back)
     fit(alone := module_of(with_generator=False), tmp_path)
     assert same(part(module, "classifier"), part(alone, "classifier"))
@@ -295,9 +300,11 @@ def test_accuracies_and_losses_are_logged_and_validation_moves_nothing(tmp_path:
         terms = {k: v for k, v in entry.items() if k.startswith("train/loss/")}
         assert set(terms) == {f"train/loss/{n}" for n in (names if step > 3 else {"classifier"})}
         assert entry["train/loss"] == pytest.approx(sum(terms.values()))
-        rate = training_loop.one_cycle(0.01, step + 1, LAST)
-        if step < LAST - 1:
-            assert entry["train/rate"] == pytest.approx(rate, rel=1e-6)
+    assert [step for step, _ in rates] == list(range(LAST))
+    for step, entry in rates:
+        expected = training_loop.one_cycle(0.01, step, LAST)
+        assert entry["train/rate"] == pytest.approx(expected, rel=1e-6)
+        assert {"train/rate/generator", "train/rate/prompts"} < set(entry)
 
 
 def test_proxies_are_decoded_means_and_their_accuracy_counts_those_of_the_right_class(
