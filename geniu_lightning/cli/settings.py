@@ -186,8 +186,9 @@ def unknown_key(key: str, known: Sequence[str]) -> SettingError:
     """Return the error of a key that does not exist, with its new name or the nearest key."""
     leaf = key.rpartition(".")[2]
     renamed = checked.RENAMED  # settings of constructors
-    if key in REMOVED:
-        return SettingError(f"was removed: {REMOVED[key]}", key=key)
+    removed = REMOVED | {f"unlearner.{name}": why for (_, name), why in checked.REMOVED.items()}
+    if key in removed:
+        return SettingError(f"was removed: {removed[key]}", key=key)
     if key in RENAMED:
         return SettingError(f"is now {RENAMED[key]}", key=key)
     if leaf in renamed and leaf != key:

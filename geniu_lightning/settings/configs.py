@@ -31,7 +31,7 @@ def built(config: Any, key: str = "", **more: Any) -> Any:  # whatever the targe
 
     try:
         # plain lists and dictionaries: a check of types knows no others
-        return instantiate(config, **{"_convert_": "all", **more})
+        return instantiate(plain(config), **{"_convert_": "all", **more})
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, SettingError):

@@ -49,6 +49,7 @@ def test_an_unknown_key_is_told_its_new_name_or_the_nearest_one() -> None:
         ("training.supervision", "is now training.exemplar_strategy"),
         ("group", "is now population"),
         ("objective", "objective was removed: a sweeper gets A_r - A_f"),
+        ("unlearner.masked", "unlearner.masked was removed: forget classes are always masked"),
     ):
         assert str(unknown_key(key, KNOWN)).endswith(said) or said in str(unknown_key(key, KNOWN))
 

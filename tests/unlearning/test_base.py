@@ -266,3 +266,19 @@ def test_the_device_is_at_rest_whenever_the_clock_is_read(monkeypatch: pytest.Mo
     with pytest.raises(KeyError), Clock():
         {}[happened.append("work")]
     assert happened == ["rest", "read", "work", "rest", "read"]
+
+
+def test_what_a_method_draws_from_the_global_stream_follows_from_its_seed(
+    kit: Kit, archive: Any
+) -> None:
+    class Draws(Toy):
+        def prepare(self, kit: Kit, sources: Sources) -> None:
+            super().prepare(kit, sources)
+            self.drawn = torch.rand(3).tolist()
+
+    def drawn(seed: int) -> list[float]:
+        method = toy(Draws, seed=seed, steps=0, optimizer=None)
+        run(method, kit, archive, no_trainer)
+        return method.drawn
+
+    assert drawn(1) == drawn(1) != drawn(2)
