@@ -63,6 +63,7 @@ def next_kit(
         settings,
         UpdateSchedule(first_step=0, steps=steps, total=Updates(prompts=0, generator=steps)),
         draw_seed,
+        alone=True,  # the first process writes the kit, when the others have gone on
     )
     trainer.configure_optimizers()
     with torch.enable_grad():

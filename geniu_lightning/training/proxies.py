@@ -33,7 +33,7 @@ class ProxyTrainer:
     """Prompts and a generator with their optimizers, and the updates that train them.
 
     An update is made on a draw of `prompt_batch` prompts. What is drawn follows from the seed and
-    the step alone. Gradients are averaged over all processes.
+    the step alone.
 
     Args:
         generator: Turns prompts into images.
@@ -41,6 +41,7 @@ class ProxyTrainer:
         settings: Losses, draws and optimizers.
         schedule: When updates are made.
         seed: Key of all draws.
+        alone: Whether this process trains by itself; else gradients are averaged over all.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class ProxyTrainer:
         settings: ProxySettings,
         schedule: UpdateSchedule,
         seed: int,
+        alone: bool = False,
     ) -> None:
         self.generator = generator
         self.prompts = prompts
         self.settings = settings
         self.schedule = schedule
         self.seed = seed
+        self.alone = alone
         self._trained: list[_Trained] = []
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
@@ -119,7 +122,7 @@ class ProxyTrainer:
             )
             backward(loss.total)
             for trained in self._trained:
-                trained.step()
+                trained.step(self.alone)
             losses.append(loss)
         return losses
 
@@ -169,11 +172,12 @@ class _Trained(NamedTuple):
     optimizer: Optimizer
     lr_schedule: LRScheduler
 
-    def step(self) -> None:
+    def step(self, alone: bool) -> None:
         """Make the optimizer's step if a loss reached the parameters."""
         if all(p.grad is None for p in self.parameters):
             return
-        average_gradients(self.parameters)
+        if not alone:
+            average_gradients(self.parameters)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.lr_schedule.step()

@@ -105,3 +105,13 @@ def test_what_cannot_be_made_is_refused(kit: Kit) -> None:
     kit.generator = kit.prompts = None
     with pytest.raises(KitError, match="no generator"):
         next_kit(kit, kit.classifier, FORGET, seed=0)
+
+
+def test_one_of_several_processes_trains_it_alone(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waits(*_: Any) -> None:
+        raise AssertionError("it would wait for processes that have gone on")
+
+    monkeypatch.setattr("geniu_lightning.training.proxies.average_gradients", waits)
+    next_kit(with_settings(kit, training={"min_generator_steps": 1}), kit.classifier, (1,), seed=0)
