@@ -1,0 +1,239 @@
+"""Places that are broken on purpose, one at a time: the default tests must notice each.
+
+``python -m tests.mutations [NUMBER ...]`` works on a copy of the checkout and prints the test that
+caught each change.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# file of the package, old text (its first occurrence), new text, tests that are run
+MUTATIONS = [
+    (
+        "training/losses.py",
+        "proxies.generator(proxies.prompts.detach(),",
+        "proxies.generator(proxies.prompts,",
+        "tests/training",
+    ),
+    (
+        "training/losses.py",
+        ".square().sum(dim=(1, 2, 3)).mean()",
+        ".square().mean(dim=(1, 2, 3)).mean()",
+        "tests/training",
+    ),
+    (
+        "training/proxies.py",
+        'generator("draw", self.seed, step, repetition)',
+        'generator("draw", self.seed, step, 0)',
+        "tests/training",
+    ),
+    (
+        "training/exemplars.py",
+        "sort(descending=True, stable=True)",
+        "sort(descending=False, stable=True)",
+        "tests/training",
+    ),
+    (
+        "training/schedule.py",
+        "prompts = max(min(steps, generator",
+        "prompts = max(max(steps, generator",
+        "tests/training",
+    ),
+    ("fitting/guard.py", "torch.minimum(self._first, bad)", "bad", "tests/fitting"),
+    (
+        "unlearning/geniu.py",
+        "self.retain_weight * batch.retain_mean(retain)",
+        "batch.retain_mean(retain)",
+        "tests/unlearning/test_geniu.py",
+    ),
+    (
+        "unlearning/scrub.py",
+        "-batch.forget_mean(distance)",
+        "batch.forget_mean(distance)",
+        "tests/unlearning/test_scrub.py",
+    ),
+    (
+        "unlearning/salun.py",
+        "parameter.copy_(torch.where(mask, parameter, original))",
+        "parameter.copy_(parameter)",
+        "tests/unlearning",
+    ),
+    (
+        "unlearning/ssd.py",
+        "(lower * reference / forget)",
+        "(lower * forget / reference)",
+        "tests/unlearning/test_ssd.py",
+    ),
+    ("unlearning/unsir.py", '"max",', '"min",', "tests/unlearning/test_unsir.py"),
+    (
+        "unlearning/base.py",
+        'torch.manual_seed(stream("unlearn", self.seed))',
+        'torch.manual_seed(stream("unlearn", 0))',
+        "tests/unlearning",
+    ),
+    (
+        "unlearning/sources.py",
+        "if side not in self._access:",
+        "if False:",
+        "tests/unlearning/test_every_method.py tests/unlearning/test_base.py",
+    ),
+    (
+        "unlearning/losses.py",
+        "masked[:, list(forget)] = -torch.inf",
+        "masked[:, list(forget)[:1]] = -torch.inf",
+        "tests/unlearning/test_losses.py tests/unlearning/test_geniu.py",
+    ),
+    (
+        "unlearning/retrain.py",
+        "self.classifier = fresh_classifier(kit, seed)",
+        "super().prepare(kit, sources)",
+        "tests/unlearning/test_retrain.py tests/unlearning/test_every_method.py",
+    ),
+    (
+        "evaluation/metrics/accuracy.py",
+        "largest.double() / largest.sum(dim=1, keepdim=True)",
+        "largest.double()",
+        "tests/evaluation",
+    ),
+    (
+        "evaluation/attacks/membership.py",
+        '"entropy": -entropy(everything)',
+        '"entropy": entropy(everything)',
+        "tests/evaluation",
+    ),
+    (
+        "evaluation/attacks/head.py",
+        "bias[k] = bias[list(retained)].mean()",
+        "bias[k] = bias[list(retained)].max()",
+        "tests/evaluation",
+    ),
+    (
+        "evaluation/references.py",
+        "1 - 0.025 / tests",
+        "1 - 0.025",
+        "tests/evaluation/test_references.py tests/evaluation/test_verdict.py",
+    ),
+    (
+        "evaluation/verdict.py",
+        "ORACLE_LOSS = 0.03",
+        "ORACLE_LOSS = 0.3",
+        "tests/evaluation/test_verdict.py",
+    ),
+    (
+        "evaluation/evaluator.py",
+        'if "oracle " in other and other != who]',
+        'if "oracle " in other]',
+        "tests/evaluation/test_evaluator.py",
+    ),
+    (
+        "runs/oracles.py",
+        '"imbalance": settings["imbalance"],',
+        "",
+        "tests/runs tests/cli/test_oracles.py",
+    ),
+    ("runs/identity.py", '"trainer.threads",', "", "tests/runs"),
+    (
+        "cli/command.py",
+        "sys.exit(2)",
+        "sys.exit(1)",
+        "tests/cli/test_train.py tests/cli/test_unlearn.py tests/cli/test_command.py",
+    ),
+    (
+        "cli/run.py",
+        "if folder.done and complete and not force:",
+        "if folder.done and not force:",
+        "tests/cli/test_run.py tests/cli/test_oracles.py",
+    ),
+    ("report/document.py", '"scars": "distinguishable"', '"scars": "suppressed"', "tests/report"),
+    ("report/aggregate.py", "frame.std()", "frame.std(ddof=0)", "tests/report"),
+    (
+        "receipt/sentences.py",
+        '"damaged and retained", "suppressed")',
+        '"damaged and retained")',
+        "tests/receipt",
+    ),
+    ("tracking/loggers.py", "exit_code=int(failed)", "exit_code=0", "tests/tracking"),
+    ("data/loader.py", "self.position, self.rank)", "self.position)", "tests/data/test_loader.py"),
+    (
+        "data/module.py",
+        "self.reads[which] += len(indices)",
+        "self.reads[which] += 1",
+        "tests/data/test_module.py",
+    ),
+    (
+        "data/imbalance.py",
+        'generator("imbalance", seed, k)',
+        'generator("imbalance", seed)',
+        "tests/data/test_imbalance.py",
+    ),
+    (
+        "kit/file.py",
+        'metadata.get("sha256") !=',
+        'metadata.get("sha256", tensor_digest(tensors, text)) !=',
+        "tests/kit",
+    ),
+    (
+        "kit/networks.py",
+        'OURS = "geniu_lightning.models."',
+        'OURS = "geniu_lightning."',
+        "tests/kit",
+    ),
+    ("models/vae.py", "(0.5 * log_variance).exp()", "log_variance.exp()", "tests/models"),
+    (
+        "training/next_kit.py",
+        "stream(name, seed, *kit.info.forgotten)",
+        "stream(name, seed)",
+        "tests/training/test_next_kit.py",
+    ),
+    ("training/next_kit.py", "alone=True,", "alone=False,", "tests/training/test_next_kit.py"),
+    ("settings/checked.py", "strict=True", "strict=False", "tests/settings"),
+]
+
+
+def caught_by(copy: Path, name: str, old: str, new: str, tests: str) -> str | None:
+    """Return the first test that fails with the change; `None` if all pass."""
+    file = copy / "geniu_lightning" / name
+    text = file.read_text()
+    assert old in text, f"{name} has no {old!r}"
+    file.write_text(text.replace(old, new, 1))
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", *tests.split()]
+    environment = os.environ | {"PYTHONPATH": str(copy)}
+    done = subprocess.run(
+        words, cwd=copy, env=environment, capture_output=True, text=True, check=False
+    )
+    file.write_text(text)
+    if done.returncode == 0:
+        return None
+    found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, flags=re.MULTILINE)
+    assert found, done.stdout + done.stderr
+    return found[1]
+
+
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    top = {".git", ".venv", "runs", "data"} if Path(folder) == ROOT else set()
+    return set(names) & (top | {"__pycache__"})
+
+
+def main(chosen: list[int]) -> int:
+    """Try the chosen changes, or all; return how many no test noticed."""
+    survived = 0
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        shutil.copytree(ROOT, copy, ignore=_left_out)
+        for number, (name, old, new, tests) in enumerate(MUTATIONS, 1):
+            if chosen and number not in chosen:
+                continue
+            test = caught_by(copy, name, old, new, tests)
+            survived += test is None
+            print(f"{number} {name}: {old} -> {new}: {test or 'SURVIVED'}", flush=True)  # noqa: T201
+    return survived
+
+
+if __name__ == "__main__":
+    sys.exit(main([int(word) for word in sys.argv[1:]]))
