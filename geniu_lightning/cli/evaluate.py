@@ -1,4 +1,4 @@
-"""`geniu evaluate`: from weights to a verdict, whoever made them."""
+"""`geniu evaluate`: from a file of weights to a verdict."""
 
 import json
 from functools import partial

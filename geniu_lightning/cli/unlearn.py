@@ -72,7 +72,7 @@ def unlearn(config: DictConfig) -> float | None:
 
 
 def _about(kit: dict[str, Any]) -> dict[str, Any]:
-    """Return what a run's record says beside its identity."""
+    """Return the facts of a run's record that its identity does not hold."""
     trained = kit.get("settings", {}) | {"seed": kit.get("seed")}
     about = {"job": "unlearn", "revision": revision(), "trained": trained}
     if before := kit.get("forgotten"):

@@ -102,7 +102,7 @@ def _found(document: Json, measured: bool, before: Sequence[float] | None) -> Js
         "oracle_verdicts": document.get("oracle_verdicts", {}),
         "controls": document.get("controls", {}),
         "tolerances": tolerances,
-        # in which not even the original is told from the oracles
+        # in which not even the original differs from the oracles
         "blind": [
             tolerance["name"]
             for tolerance in tolerances

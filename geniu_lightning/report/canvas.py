@@ -54,7 +54,7 @@ def add_legend(axes: "Axes") -> None:
 
 
 def add_note(figure: "Figure", sentences: Sequence[str]) -> None:
-    """Write sentences below the axes; nothing where there are none."""
+    """Write sentences below the axes, if there are any."""
     if sentences:
         figure.supxlabel(fill("; ".join(sentences), NOTE), fontsize=7)
 

@@ -1,4 +1,4 @@
-"""The processes of one run, told from its trainer settings before any framework is imported."""
+"""The processes of one run, read from its trainer settings before any framework is imported."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -59,7 +59,7 @@ def loggers_of(
 
 
 def wandb_id(folder: Path) -> str:
-    """Return wandb's id of the run in a folder, drawn once and kept in the folder."""
+    """Return wandb's id of the run in a folder, drawn once and stored in the folder."""
     file = folder / ".wandb_id"
     if not file.is_file():
         file.write_text(secrets.token_hex(8))

@@ -1,4 +1,4 @@
-"""A Lightning callback that trains a kit's prompts and generator beside a user's own training."""
+"""A Lightning callback that trains a kit's prompts and generator during a user's own training."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ from geniu_lightning.training.streamed_exemplars import StreamedExemplars
 
 @checked
 class KitCallback(Callback):
-    """Trains prompts and a generator beside a user's own classifier, and writes them as a kit.
+    """Trains prompts and a generator along with a user's classifier, and writes them as a kit.
 
     Before the user's step on a batch, the classifier scores the images for the choice of exemplars,
     and prompts and generator are updated, as `GeniuModule` does both. The user's modules,

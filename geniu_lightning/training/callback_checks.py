@@ -51,7 +51,7 @@ def spec_of(network: nn.Module, arguments: Mapping[str, Any]) -> NetworkSpec:
 
 
 def rebuilt(network: nn.Module, arguments: Mapping[str, Any], classes: int) -> nn.Module:
-    """Return a new network of the classifier's class, as whoever loads the kit builds it."""
+    """Return a new network of the classifier's class, as the loader of the kit builds it."""
     spec = spec_of(network, arguments)
     refuse_no_classifier(network, spec.target)
     rows = head_of(network).out_features

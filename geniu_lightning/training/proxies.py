@@ -1,4 +1,4 @@
-"""Training of prompts and generator: with our module, beside a user's own, for the next kit."""
+"""Training of prompts and generator: with our module, with a user's own, for the next kit."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast

@@ -95,7 +95,7 @@ class Regrow(Unlearner):
         self.warp_strength = 1.0  # multiplies the geometric warps
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
-        """Build the student, take over the kept parts, and warp the proxies."""
+        """Build the student, copy the parts that stay, and warp the proxies."""
         self.teacher = Teacher(kit.classifier)
         # of both seeds: runs on kits of several training seeds must differ, as these do; of
         # earlier requests: the student must not begin as its own teacher did

@@ -7,6 +7,7 @@ where the class is far from the answers.)
 
 import math
 import statistics
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -97,9 +98,9 @@ class Relearning(Metric):
         scored = self.scored * (len(context.forget) + 1) * len(self.steps)
         return sum(3 * self.steps[-1] * batch + scored for batch in self._batches(context))
 
+    @abstractmethod
     def _batches(self, context: Context) -> list[int]:
         """Return the number of images in a step of each curve."""
-        raise NotImplementedError
 
 
 def fine_tune(
