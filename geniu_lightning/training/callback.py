@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,49 @@ from geniu_lightning.data.given import refuse_misfits
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.errors import SettingError, TrainingDivergedError, UserError
 from geniu_lightning.fitting.distributed import reduced
+from geniu_lightning.fitting.guard import NonFiniteGuard
 from geniu_lightning.kit.file import Kit, KitInfo
 from geniu_lightning.kit.networks import NetworkSpec, features_of, head_of
 from geniu_lightning.models.frozen import frozen
 from geniu_lightning.seeds import stream
 from geniu_lightning.settings.checked import PositiveInt, checked
 from geniu_lightning.training import callback_checks as checks
-from geniu_lightning.training.callback_state import FitState
 from geniu_lightning.training.proxies import ProxyTrainer, first_prompts
 from geniu_lightning.training.schedule import TrainingSchedule
 from geniu_lightning.training.settings import ProxySettings
 from geniu_lightning.training.streamed_exemplars import StreamedExemplars
+
+REMEDY = "lower the rates of generator_optimizer and prompt_optimizer"
+
+
+@dataclass
+class FitState:
+    """What the callback holds while a trainer fits, and what of it a checkpoint holds."""
+
+    proxies: ProxyTrainer
+    exemplars: StreamedExemplars
+    schedule: TrainingSchedule  # whose epoch 0 is `first_epoch`
+    first_epoch: int  # of the trainer's, in which the callback began
+    counts: Tensor  # training images of each class in the first epoch, int64, on the CPU
+    step: int = 0  # batches so far
+    guard: NonFiniteGuard = field(default_factory=lambda: NonFiniteGuard(REMEDY))
+    latest: dict[str, Tensor] = field(default_factory=dict)  # terms of an update, to be logged
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as tensors and plain values; all processes call it."""
+        return {
+            "step": self.step,
+            "first_epoch": self.first_epoch,
+            "counts": self.counts,
+            "proxies": self.proxies.state_dict(),
+            "exemplars": self.exemplars.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.step, self.counts = state["step"], state["counts"].cpu()
+        self.proxies.load_state_dict(state["proxies"], self.step)
+        self.exemplars.load_state_dict(state["exemplars"])
 
 
 @checked
@@ -32,10 +65,8 @@ class KitCallback(Callback):
     """Trains prompts and a generator along with a user's classifier, and writes them as a kit.
 
     Before the user's step on a batch, the classifier scores the images for the choice of exemplars,
-    and prompts and generator are updated, as `GeniuModule` does both. The user's modules,
-    optimizers, gradients, layer modes and random streams stay as they are, so the classifier's
-    weights are, bit for bit, those of a training without the callback. The kit is written at the
-    end of the fit.
+    and prompts and generator are updated, as `GeniuModule` does both. The classifier's weights are,
+    bit for bit, those of a training without the callback. The kit is written at the end of the fit.
 
     In the epochs that choose exemplars, each batch passes through the classifier once more, in
     evaluation mode and without gradients; `exemplar_strategy="random"` needs no such pass.
@@ -54,10 +85,8 @@ class KitCallback(Callback):
         reader: Returns normalised images `(N, C, H, W)` and integer labels `(N,)` of a batch.
         epochs: Epochs of the fit; `None` takes the trainer's.
         generator: Network from prompts to images; `None` is our VAE of the images' form.
-        seed: Of all that the callback draws.
         settings: Goes into the kit's record, plain values; with a `training` of the form of
             `conf/training/default.yaml`, methods that retrain can follow it.
-        log_every_n_steps: Batches between two entries in the trainer's logs.
         **proxy_settings: Those of `ProxySettings`, all but `when`.
 
     Example:
@@ -107,32 +136,28 @@ class KitCallback(Callback):
             checks.refuse_strategy(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a classifier that cannot be rebuilt, now that the module has made it."""
-        checks.rebuilt(self._network(pl_module), self.arguments, len(self.class_names))
+        """Refuse a classifier that cannot be rebuilt."""
+        network = checks.network_of(pl_module, self.classifier)
+        checks.rebuilt(network, self.arguments, len(self.class_names))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin, or go on where a checkpoint was taken."""
         state, self._saved = self._saved, None
+        settings, device, classes = self.proxy_settings, pl_module.device, len(self.class_names)
         first = state["first_epoch"] if state else trainer.current_epoch
-        schedule = TrainingSchedule(
-            self.proxy_settings,
-            checks.batches_of(trainer),
-            checks.epochs_of(trainer, self.epochs) - first,
-        )
+        epochs = checks.epochs_of(trainer, self.epochs) - first
+        schedule = TrainingSchedule(settings, checks.batches_of(trainer), epochs)
         with torch.random.fork_rng():
             torch.manual_seed(stream("init_generator", self.seed))
-            generator = self.generator_spec.build().train().to(pl_module.device)
-        size, channels, classes = self.spec.size, self.spec.channels, len(self.class_names)
-        per_class = self.proxy_settings.proxies_per_class
-        prompts = first_prompts(classes, per_class, channels, size, self.seed).to(pl_module.device)
-        proxies = ProxyTrainer(
-            generator, nn.Parameter(prompts), self.proxy_settings, schedule.updates, self.seed
-        )
+            generator = self.generator_spec.build().train().to(device)
+        shape = (classes, settings.proxies_per_class, self.spec.channels, self.spec.size)
+        prompts = nn.Parameter(first_prompts(*shape, self.seed).to(device))
+        proxies = ProxyTrainer(generator, prompts, settings, schedule.updates, self.seed)
         proxies.configure_optimizers()
         exemplars = StreamedExemplars(
             num_classes=classes,
-            per_class=per_class,
-            strategy=self.proxy_settings.exemplar_strategy,
+            per_class=settings.proxies_per_class,
+            strategy=settings.exemplar_strategy,
             seed=self.seed,
         )
         counts = torch.zeros(classes, dtype=torch.long)
@@ -144,24 +169,25 @@ class KitCallback(Callback):
                         f"the checkpoint's KitCallback had another {name}: {there} and not {value}"
                     )
             self._fit.load_state_dict(state)
-        exemplars.to(pl_module.device)
+        exemplars.to(device)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Score the batch's images, and make the updates of this step."""
-        fit, network = self._running(), self._network(pl_module)
+        fit, device = self._running(), pl_module.device
+        network = checks.network_of(pl_module, self.classifier)
         images, labels = self.reader(batch)
         refuse_misfits(images, labels, self.spec, len(self.class_names))
-        images, labels = images.to(pl_module.device), labels.to(pl_module.device).long()
+        images, labels = images.to(device), labels.to(device).long()
         epoch = trainer.current_epoch - fit.first_epoch
-        devices = [pl_module.device] if pl_module.device.type == "cuda" else []
+        devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.enable_grad():
             if fit.step == 0:
                 checks.refuse_unlike(network, images, self.spec)
             if epoch == 0:
                 counts = labels.cpu().bincount(minlength=len(fit.counts))
-                fit.counts += reduced(counts.to(pl_module.device)).cpu()
+                fit.counts += reduced(counts.to(device)).cpu()
             if fit.schedule.chooses_exemplars(epoch):
                 self._observe(fit, network, images, labels, trainer.global_rank)
             losses = fit.proxies.train_step(fit.step, network, fit.exemplars.images)
@@ -222,7 +248,7 @@ class KitCallback(Callback):
     def kit(self, pl_module: LightningModule) -> Kit:
         """Return a kit with the module's classifier as it is now, on the CPU."""
         fit = self._running()
-        network = self._network(pl_module)
+        network = checks.network_of(pl_module, self.classifier)
         classifier = checks.rebuilt(network, self.arguments, len(self.class_names))
         classifier.load_state_dict(network.state_dict())
         info = KitInfo(
@@ -240,15 +266,10 @@ class KitCallback(Callback):
         generator = copy.deepcopy(fit.proxies.generator).cpu()
         return Kit(classifier, info, generator, prompts.view(shape))
 
-    # ---- helpers -----------------------------------------------------------------------------
-
     def _running(self) -> FitState:
         if self._fit is None:
             raise UserError("a kit is trained while a trainer fits: there is none before")
         return self._fit
-
-    def _network(self, module: LightningModule) -> nn.Module:
-        return checks.network_of(module, self.classifier)
 
     def _observe(
         self, fit: FitState, network: nn.Module, images: Tensor, labels: Tensor, rank: int
@@ -263,5 +284,4 @@ class KitCallback(Callback):
         fit.exemplars.observe(pixels, labels, logits, features, fit.step, rank)
 
     def _record(self) -> dict[str, Any]:
-        """Return the settings as plain values."""
         return self.proxy_settings.plain() | {"seed": self.seed}

@@ -37,10 +37,10 @@ class ExemplarSelector:
     - `nearest_mean`: those whose features lie nearest to the mean features of their class in the
       epoch before; in the first epoch, where there is no mean, the first images of each class.
 
-    Scores are those of the classifier before it takes its step on a batch. The choice is exact over
-    the epoch and equal on all processes. Among equal scores the image that comes first is chosen:
-    by number, or, where images have none, by when it was read, the first process's images before
-    the second's. An image that is chosen again keeps its place and prompt.
+    Scores are those of the classifier before its step on a batch. The choice is exact over the
+    epoch and equal on all processes. Equal scores are ordered by the images' numbers, or, without
+    numbers, by when images were read, the first process's first. An image that is chosen again
+    keeps its place and prompt.
 
     Args:
         per_class: Images to choose for each class. A class with fewer repeats them.
@@ -119,9 +119,9 @@ class ExemplarSelector:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
-        self.ids, self.means, self._sums = state["ids"], state["means"], state["sums"]
-        if rank() > 0:
-            self._sums = None  # the sums of all processes: one of them adds them again
+        self.ids, self.means = state["ids"], state["means"]
+        # the sums of all processes: one of them adds them again
+        self._sums = state["sums"] if rank() == 0 else None
 
 
 class IndexedExemplars(ExemplarSelector):
@@ -157,7 +157,7 @@ class IndexedExemplars(ExemplarSelector):
 
     def select(self) -> None:
         """Choose at the end of an epoch, and begin the next."""
-        scores = _greatest(self._scores).cpu()
+        scores = self._scores_of_all().cpu()
         best = []
         for k in range(self.num_classes):
             members = ((self.labels == k) & (scores > UNSEEN)).nonzero().flatten()
@@ -168,6 +168,9 @@ class IndexedExemplars(ExemplarSelector):
             self._scores.fill_(UNSEEN)
         self.images = self.read(ids.flatten()).to(self._scores.device)
 
+    def _scores_of_all(self) -> Tensor:
+        return reduced(self._scores, torch.distributed.ReduceOp.MAX)
+
     def to(self, device: torch.device) -> None:
         """Move to where the batches are; a resumed selector reads its images anew."""
         super().to(device)
@@ -177,7 +180,7 @@ class IndexedExemplars(ExemplarSelector):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what an exact resume needs: numbers and scores, no image."""
-        return super().state_dict() | {"scores": _greatest(self._scores).cpu()}
+        return super().state_dict() | {"scores": self._scores_of_all().cpu()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
@@ -197,7 +200,3 @@ def _keep_places(before: Tensor, now: Tensor) -> Tensor:
                 rest.remove(index)
         rows.append([rest.pop(0) if index is None else index for index in row])
     return torch.tensor(rows)
-
-
-def _greatest(scores: Tensor) -> Tensor:
-    return reduced(scores, torch.distributed.ReduceOp.MAX)

@@ -11,9 +11,9 @@ from geniu_lightning.models.vae import Generated
 
 
 class ImageBatch(NamedTuple):
-    """Real images: the classifier's logits `(N, K)` and the labels `(N,)`.
+    """Real images: the classifier's logits f(x) `(N, K)` and the labels y `(N,)`.
 
-    `weight` is the weight of this process's share of the batch in the mean over all processes.
+    `weight` is that of this process's share of the batch in the mean over all processes.
     """
 
     logits: Tensor
@@ -22,7 +22,7 @@ class ImageBatch(NamedTuple):
 
 
 class PromptBatch(NamedTuple):
-    """Prompts `(N, C, H, W)` with labels `(N,)`, and the classifier that is to recognise them."""
+    """Prompts z `(N, C, H, W)`, their classes k `(N,)`, and the classifier f to recognise them."""
 
     classifier: nn.Module
     prompts: Tensor
@@ -30,7 +30,7 @@ class PromptBatch(NamedTuple):
 
 
 class ProxyBatch(NamedTuple):
-    """Prompts `(N, C, H, W)`, the exemplars in [0, 1] to make of them, and the generator that does.
+    """Generator g, prompts z `(N, C, H, W)`, and the exemplars x* in [0, 1] to make of them.
 
     `noise` is the random stream that latent codes are drawn from.
     """

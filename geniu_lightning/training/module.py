@@ -29,17 +29,12 @@ class GeniuModule(LightningModule):
     """Trains classifier, noise prompts and proxy generator by `losses.combined_loss`.
 
     The classifier takes a step on every batch, prompts and generator at the steps of their
-    schedule, on exemplars that the epochs before chose. Without a generator the classifier is
-    trained alone.
+    schedule, on exemplars that the epochs before chose.
 
     Args:
         classifier: Network with `features` and `head`; trained in place.
         generator: Turns prompts into images; `None` trains the classifier alone.
         exemplars: `None` without a generator.
-        spec: Form of the images.
-        settings: How long and by which optimizers, weights and schedules.
-        steps_per_epoch: Batches in an epoch.
-        seed: Training seed.
         finished: The classifier comes trained and rests: its epochs only yield the scores that
             exemplars are chosen by. With `when=after` alone.
 
@@ -103,13 +98,8 @@ class GeniuModule(LightningModule):
         """Return penultimate features; `CompileAndMemoryFormat` may compile it."""
         return cast(Tensor, self.classifier.features(images))
 
-    # ---- Lightning's hooks -------------------------------------------------------------------
-
     def configure_optimizers(self) -> Any:  # Lightning's own union of six forms
-        """Return optimizers and schedules of the classifier, then of generator and prompts.
-
-        Those of generator and prompts are stepped by the proxy trainer; Lightning saves them.
-        """
+        """Return those of the classifier, then of generator and prompts, which Lightning saves."""
         optimizer = self.settings.optimizer(self.classifier.parameters())
         steps = self.settings.epochs * self.update_schedule.steps_per_epoch
         lr_schedule = lr_schedule_of(optimizer, self.settings.schedule, steps)
@@ -120,7 +110,7 @@ class GeniuModule(LightningModule):
         return [optimizer, *more[0]], [{"name": n, "scheduler": s} for n, s in schedules]
 
     def on_fit_start(self) -> None:
-        """Bring scores and exemplars to the device; a resumed run reads its exemplars anew."""
+        """Bring scores and exemplars to the device."""
         if self.exemplars is not None:
             self.exemplars.to(self.device)
 
@@ -143,24 +133,58 @@ class GeniuModule(LightningModule):
         if self._moves_classifier:
             self._step_classifier()
         ends_epoch = batch_idx + 1 == self.update_schedule.steps_per_epoch
-        if ends_epoch and self.exemplars is not None and self._chooses_exemplars:
+        if ends_epoch and self._choosing is not None:
             # here and not in the hook below, which a run resumed from this very step would miss
             self.guard.stop_if_bad()  # scores of broken logits choose nothing
-            self.exemplars.select()
+            self._choosing.select()
         if (step + 1) % self.settings.log_every_n_steps == 0:
             self._log(losses[0].terms if losses else {}, step)
+
+    def _losses(self, batch: Batch, step: int) -> list[CombinedLoss]:
+        """Return the step's losses, their gradients computed, prompts and generator updated."""
+        images = None
+        if self._moves_classifier:
+            images = self.classify(batch)
+        elif self._reads_images:
+            with torch.no_grad():
+                self.classify(batch)  # for the scores alone
+        if self.proxy_trainer is not None and self.exemplars is not None:
+            return self.proxy_trainer.train_step(
+                step, self.classifier, self.exemplars.images, images, self.manual_backward
+            )
+        loss = combined_loss(images=images)
+        self.manual_backward(loss.total)
+        return [loss]
 
     def classify(self, batch: Batch) -> ImageBatch:
         """Return the classifier's answers to a batch, scored for the choice of exemplars."""
         features = self.features_of(batch.images)
         logits = cast(Tensor, self.classifier.head(features)).float()
-        if self.exemplars is not None and self._chooses_exemplars:
-            self.exemplars.observe(batch.indices, batch.labels, logits, features)
+        if self._choosing is not None:
+            self._choosing.observe(batch.indices, batch.labels, logits, features)
         self.train_accuracy.update(logits.detach(), batch.labels)
         return ImageBatch(logits, batch.labels, batch.weight)
 
+    def _step_classifier(self) -> None:
+        optimizer = _first(self.optimizers())
+        parameters = list(self.classifier.parameters())
+        average_gradients(parameters)
+        if self.settings.max_gradient_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.settings.max_gradient_norm)
+        optimizer.step()  # through Lightning, which counts it; the steps of others are not counted
+        optimizer.zero_grad()
+        _first(self.lr_schedulers()).step()
+
+    def _log(self, terms: dict[str, Tensor], step: int) -> None:
+        self.guard.stop_if_bad()
+        values = {f"train/loss/{name}": float(term.detach()) for name, term in terms.items()}
+        total = sum(values.values())
+        self.log("train/loss", total, prog_bar=True, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics({**values, "train/loss": total}, step=step)
+
     def on_train_epoch_end(self) -> None:
-        """Log accuracies on training images and on proxies."""
+        """Log the accuracies of the epoch."""
         self.guard.stop_if_bad()
         if self.train_accuracy.update_called:  # not where a run is resumed at the epoch's last step
             self.log("train/accuracy", self.train_accuracy, prog_bar=True)
@@ -184,11 +208,9 @@ class GeniuModule(LightningModule):
             checkpoint["exemplars"] = self.exemplars.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the exemplars' numbers and scores back."""
+        """Restore the exemplars' numbers and scores."""
         if self.exemplars is not None:
             self.exemplars.load_state_dict(checkpoint["exemplars"])
-
-    # ---- helpers -----------------------------------------------------------------------------
 
     @torch.no_grad()
     def proxy_accuracy(self) -> Tensor:
@@ -209,25 +231,11 @@ class GeniuModule(LightningModule):
     def _moves_classifier(self) -> bool:
         return self._reads_images and not self.finished
 
-    def _losses(self, batch: Batch, step: int) -> list[CombinedLoss]:
-        """Return the step's losses, their gradients computed, prompts and generator updated."""
-        images = None
-        if self._moves_classifier:
-            images = self.classify(batch)
-        elif self._reads_images:
-            with torch.no_grad():
-                self.classify(batch)  # for the scores alone
-        if self.proxy_trainer is not None and self.exemplars is not None:
-            return self.proxy_trainer.train_step(
-                step, self.classifier, self.exemplars.images, images, self.manual_backward
-            )
-        loss = combined_loss(images=images)
-        self.manual_backward(loss.total)
-        return [loss]
-
     @property
-    def _chooses_exemplars(self) -> bool:
-        return self.update_schedule.chooses_exemplars(self.current_epoch)
+    def _choosing(self) -> IndexedExemplars | None:
+        """The exemplars in an epoch that chooses them."""
+        chooses = self.update_schedule.chooses_exemplars(self.current_epoch)
+        return self.exemplars if chooses else None
 
     def _without_ddp_reduction(self) -> AbstractContextManager[None]:
         """Keep DDP from averaging by itself: it cannot follow terms that come and go."""
@@ -235,24 +243,6 @@ class GeniuModule(LightningModule):
         return (
             strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) else nullcontext()
         )
-
-    def _step_classifier(self) -> None:
-        optimizer = _first(self.optimizers())
-        parameters = list(self.classifier.parameters())
-        average_gradients(parameters)
-        if self.settings.max_gradient_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, self.settings.max_gradient_norm)
-        optimizer.step()  # through Lightning, which counts it; the steps of others are not counted
-        optimizer.zero_grad()
-        _first(self.lr_schedulers()).step()
-
-    def _log(self, terms: dict[str, Tensor], step: int) -> None:
-        self.guard.stop_if_bad()
-        values = {f"train/loss/{name}": float(term.detach()) for name, term in terms.items()}
-        total = sum(values.values())
-        self.log("train/loss", total, prog_bar=True, logger=False)
-        for logger in self.loggers:
-            logger.log_metrics({**values, "train/loss": total}, step=step)
 
 
 def _first(one_or_many: Any) -> Any:  # Lightning returns one thing or a list of them

@@ -23,20 +23,19 @@ def next_kit(
 ) -> Kit:
     """Return a kit whose prompts and generator are of the retained classes alone.
 
-    The prompts of the forgotten classes are left out, the classifier is the unlearned one, and the
-    generator is a fresh one, which learns to draw from the other prompts what the old one draws of
-    them, a little blurrier. It sees nothing else, where the old one had the forgotten classes in
-    its weights. Names and counts of all classes stay in the description.
+    The generator is a fresh one, which learns to draw from the retained prompts what the old one
+    draws of them, a little blurrier, and sees nothing else: the old one has the forgotten classes
+    in its weights. Names and counts of all classes stay in the description.
 
     Steps, batch and weights are those that the kit's training recorded (of steps the least number),
     or the defaults of `ProxySettings`, whose optimizer it also takes.
 
     Args:
         kit: With a generator, on the device to work on; unchanged afterwards.
-        classifier: What came of unlearning, on the same device; the new kit holds it.
+        classifier: The unlearned one, on the same device.
         forget: Forgotten classes, by index; those of earlier requests are added.
         seed: Unlearning seed.
-        prior_taken: How much of the imbalance unlearning took out of the classifier's answers.
+        prior_taken: Share of the class prior that unlearning took out of the logits.
     """
     forgotten = all_forgotten(kit, forget)
     taken = kit.info.prior_taken + prior_taken
@@ -74,7 +73,7 @@ def next_kit(
 
 
 def all_forgotten(kit: Kit, forget: Sequence[int]) -> tuple[int, ...]:
-    """Return all classes that a new kit has forgotten, in order; refuse what cannot be made."""
+    """Return all classes that a new kit has forgotten; refuse what cannot be made."""
     classes = range(len(kit.info.class_names))
     wrong = [k for k in forget if k not in classes]
     if wrong or not forget:

@@ -1,7 +1,7 @@
 """Training of prompts and generator: with our module, with a user's own, for the next kit."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,15 +32,11 @@ def first_prompts(num_classes: int, per_class: int, channels: int, size: int, se
 class ProxyTrainer:
     """Prompts and a generator with their optimizers, and the updates that train them.
 
-    An update is made on a draw of `prompt_batch` prompts. What is drawn follows from the seed and
-    the step alone.
+    An update is made on a draw of `prompt_batch` prompts, which follows from seed and step alone.
 
     Args:
         generator: Turns prompts into images.
         prompts: Class by class, shape `(classes * per class, C, H, W)`.
-        settings: Losses, draws and optimizers.
-        schedule: When updates are made.
-        seed: Key of all draws.
         alone: Whether this process trains by itself; else gradients are averaged over all.
     """
 
@@ -59,23 +55,21 @@ class ProxyTrainer:
         self.schedule = schedule
         self.seed = seed
         self.alone = alone
-        self._trained: list[_Trained] = []
+        self._lr_schedules: list[LRScheduler] = []
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """Make optimizers and learning-rate schedules of generator and prompts; return them.
 
         To be called once both are on their device. `train_step` steps them, nobody else.
         """
-        settings, total = self.settings, self.schedule.total
-        self._trained = []
-        for held, factory, steps in (
-            (list(self.generator.parameters()), settings.generator_optimizer, total.generator),
-            ([self.prompts], settings.prompt_optimizer, total.prompts),
-        ):
-            optimizer = factory(held)
-            lr_schedule = lr_schedule_of(optimizer, "cosine", steps)
-            self._trained.append(_Trained(held, optimizer, lr_schedule))
-        return [t.optimizer for t in self._trained], [t.lr_schedule for t in self._trained]
+        total = self.schedule.total
+        generator = self.settings.generator_optimizer(self.generator.parameters())
+        prompts = self.settings.prompt_optimizer([self.prompts])
+        self._lr_schedules = [
+            lr_schedule_of(generator, "cosine", total.generator),
+            lr_schedule_of(prompts, "cosine", total.prompts),
+        ]
+        return [generator, prompts], self._lr_schedules
 
     def train_step(
         self,
@@ -98,17 +92,15 @@ class ProxyTrainer:
             backward: Computes the gradients of a loss.
         """
         updates, settings = self.schedule.at(step), self.settings
-        draws = [self._draw(step, repetition) for repetition in range(max(updates))]
         losses = []
         for repetition in range(max(*updates, images is not None)):
             prompts = proxies = None
+            drawn = self._draw(step, repetition)
             if classifier is not None and repetition < updates.prompts:
-                drawn = draws[repetition]
                 classes = drawn // settings.proxies_per_class
                 prompts = PromptBatch(classifier, self.prompts[drawn], classes)
             if repetition < updates.generator:
                 assert exemplars is not None  # the first epoch chose, and no update comes before
-                drawn = draws[repetition]
                 noise = generator("latents", self.seed, step, repetition)
                 still = self.prompts.detach()[drawn]
                 proxies = ProxyBatch(self.generator, still, exemplars[drawn], noise)
@@ -121,13 +113,25 @@ class ProxyTrainer:
                 divergence_weight=settings.divergence_weight,
             )
             backward(loss.total)
-            for trained in self._trained:
-                trained.step(self.alone)
+            self._step_optimizers()
             losses.append(loss)
         return losses
 
+    def _step_optimizers(self) -> None:
+        """Step each optimizer whose parameters the loss reached."""
+        for lr_schedule in self._lr_schedules:
+            optimizer = lr_schedule.optimizer
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            if all(p.grad is None for p in parameters):
+                continue
+            if not self.alone:
+                average_gradients(parameters)
+            optimizer.step()
+            optimizer.zero_grad()
+            lr_schedule.step()
+
     def _draw(self, step: int, repetition: int) -> Tensor:
-        """Return the positions of the prompts that an update is made on."""
+        """Return the positions of an update's prompts."""
         rng = generator("draw", self.seed, step, repetition)
         order = torch.randperm(len(self.prompts), generator=rng)
         return order[: self.settings.prompt_batch].to(self.prompts.device)
@@ -143,8 +147,8 @@ class ProxyTrainer:
         return {
             "prompts": self.prompts.detach(),
             "generator": self.generator.state_dict(),
-            "optimizers": [trained.optimizer.state_dict() for trained in self._trained],
-            "lr_schedules": [trained.lr_schedule.state_dict() for trained in self._trained],
+            "optimizers": [s.optimizer.state_dict() for s in self._lr_schedules],
+            "lr_schedules": [s.state_dict() for s in self._lr_schedules],
         }
 
     def load_state_dict(self, state: dict[str, Any], step: int) -> None:
@@ -152,32 +156,8 @@ class ProxyTrainer:
         self.prompts.data.copy_(state["prompts"])
         self.generator.load_state_dict(state["generator"])
         left = self.schedule.left(step)
-        for trained, optimizer, lr_schedule, count in zip(
-            self._trained,
-            state["optimizers"],
-            state["lr_schedules"],
-            (left.generator, left.prompts),
-            strict=True,
-        ):
-            trained.optimizer.load_state_dict(optimizer)
-            trained.lr_schedule.load_state_dict(lr_schedule)
-            cosine: Any = trained.lr_schedule  # which ends at T_max
+        for k, count in enumerate((left.generator, left.prompts)):
+            cosine: Any = self._lr_schedules[k]  # which ends at T_max
+            cosine.optimizer.load_state_dict(state["optimizers"][k])
+            cosine.load_state_dict(state["lr_schedules"][k])
             cosine.T_max = max(1, cosine.last_epoch + count)
-
-
-class _Trained(NamedTuple):
-    """Parameters that one optimizer moves."""
-
-    parameters: list[nn.Parameter]
-    optimizer: Optimizer
-    lr_schedule: LRScheduler
-
-    def step(self, alone: bool) -> None:
-        """Make the optimizer's step if a loss reached the parameters."""
-        if all(p.grad is None for p in self.parameters):
-            return
-        if not alone:
-            average_gradients(self.parameters)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.lr_schedule.step()

@@ -17,12 +17,9 @@ class Updates(NamedTuple):
 
 @dataclass(frozen=True)
 class UpdateSchedule:
-    """Updates of prompts and generator, spread evenly over a range of training steps.
+    """Updates of prompts and generator, spread evenly over a range of training steps."""
 
-    The range has `steps` steps, which are batches, counted from 0 through all epochs.
-    """
-
-    first_step: int
+    first_step: int  # batches, counted from 0 through all epochs
     steps: int
     total: Updates
 
@@ -46,12 +43,11 @@ class TrainingSchedule:
 
     Updates need exemplars, which the first epoch chooses: they begin with the second epoch
     (`during`), or fill one more epoch in which the classifier rests (`after`).
-    `epochs` are the classifier's.
     """
 
     settings: ProxySettings
     steps_per_epoch: PositiveInt
-    epochs: PositiveInt
+    epochs: PositiveInt  # of the classifier
     with_generator: bool = True
 
     def __post_init__(self) -> None:
@@ -64,7 +60,7 @@ class TrainingSchedule:
 
     @property
     def max_epochs(self) -> int:
-        """Epochs of the whole training, the one after the classifier's included."""
+        """Epochs of the whole training."""
         return self.epochs + (self.with_generator and self.settings.when == "after")
 
     @property

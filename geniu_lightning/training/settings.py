@@ -29,8 +29,7 @@ class ProxySettings:
     """How prompts and generator are trained.
 
     Args:
-        proxies_per_class: Prompts of each class.
-        exemplar_strategy: Which training images the proxies are to resemble.
+        exemplar_strategy: See `ExemplarSelector`.
         exemplars_until: Share of the classifier's epochs in which exemplars are chosen anew. A
             generator whose targets change to the end shows the mean of them.
         when: `during` the classifier's epochs (the paper's) or `after` them, in one more epoch in
@@ -40,10 +39,8 @@ class ProxySettings:
             `every_n_steps` is too few.
         prompt_batch: Prompts in an update; two or more, for the generator's batch statistics.
         generator_optimizer: Its rate falls along a cosine, like the prompts'.
-        prompt_optimizer: See `generator_optimizer`.
-        prompt_weight: Weight of the prompts' cross-entropy.
-        reconstruction_weight: Weight of the squared error, which is summed over pixels.
-        divergence_weight: Weight of the divergence, which is summed over latents, in nats.
+        reconstruction_weight: Of the squared error, which is summed over pixels.
+        divergence_weight: Of the divergence, which is summed over latents, in nats.
 
     Source:
         GENIU, arXiv 2406.07885. Weights, optimizers and numbers of updates are ours: the paper's
@@ -75,12 +72,9 @@ class TrainingSettings(ProxySettings):
     """How the classifier is trained, and prompts and generator with it.
 
     Args:
-        epochs: Epochs of the classifier.
         batch_size: Images in a batch, all processes together.
-        optimizer: Of the classifier.
-        schedule: Of its learning rate.
+        schedule: Of the classifier's learning rate.
         max_gradient_norm: Bound of its gradient; `None` leaves it.
-        log_every_n_steps: Steps between two entries in the logs.
     """
 
     epochs: PositiveInt

@@ -59,10 +59,11 @@ class StreamedExemplars(ExemplarSelector):
             return
         assert self._best is not None  # an epoch has batches
         best = self._best.merged()
-        ids = self._place([row[row != -1] for row in best.names])
-        chosen = zip(best.images, best.names.tolist(), ids.tolist(), strict=True)
+        names = best.names.cpu()
+        ids = self._place([row[row != -1] for row in names])
+        chosen = zip(best.images, names.tolist(), ids.tolist(), strict=True)
         self.images = torch.cat(
-            [images[[names.index(name) for name in wanted]] for images, names, wanted in chosen]
+            [images[[row.index(name) for name in wanted]] for images, row, wanted in chosen]
         )
         self._best = None
 
@@ -70,8 +71,7 @@ class StreamedExemplars(ExemplarSelector):
         """Move to where the batches are."""
         super().to(device)
         if self._best is not None:
-            scores, names, images = self._best
-            self._best = _Best(scores.to(device), names, images.to(device))
+            self._best = _Best(*(tensor.to(device) for tensor in self._best))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resume needs: training images, few of each class, are part of it."""
@@ -84,17 +84,14 @@ class StreamedExemplars(ExemplarSelector):
         super().load_state_dict(state)
         self.ids = None if self.ids is None else self.ids.cpu()
         self.images = state["images"]
-        stored = state["best"]
-        self._best = None
-        if stored["scores"] is not None:
-            self._best = _Best(stored["scores"], stored["names"].cpu(), stored["images"])
+        self._best = None if state["best"]["scores"] is None else _Best(**state["best"])
 
 
 class _Best(NamedTuple):
     """The best images of each class so far, best first; a place not filled yet scores UNSEEN."""
 
     scores: Tensor  # (K, per_class)
-    names: Tensor  # (K, per_class), int64 on the CPU: equal for equal images, -1 for none
+    names: Tensor  # (K, per_class), int64: equal for equal images, -1 for none
     images: Tensor  # (K, per_class, C, H, W)
 
     @classmethod
@@ -102,49 +99,45 @@ class _Best(NamedTuple):
         shape = (num_classes, per_class)
         return cls(
             torch.full(shape, UNSEEN, device=images.device),
-            torch.full(shape, -1),
+            torch.full(shape, -1, device=images.device),
             images.new_zeros(*shape, *images.shape[1:]),
         )
 
-    def put(self, k: int, scores: Tensor, names: Tensor, images: Tensor) -> None:
-        """Sort candidates of a class in, in place."""
-        scores = torch.cat([self.scores[k], scores])
-        names = torch.cat([self.names[k], names])
-        images = torch.cat([self.images[k], images])
+    def put(self, k: int, *candidates: Tensor) -> None:
+        """Sort scores, names and images of a class in, in place."""
+        scores, names, images = (
+            torch.cat([own[k], more]) for own, more in zip(self, candidates, strict=True)
+        )
+        name_of = names.tolist()
         seen: set[int] = set()
-        order = []
+        best = []
         for place in scores.sort(descending=True, stable=True).indices.tolist():
-            name = int(names[place])
-            if name == -1 or name not in seen:
-                order.append(place)
-                seen.add(name)
-        best = torch.tensor(order[: self.scores.shape[1]])
-        self.names[k] = names[best]
-        best = best.to(scores.device)
-        self.scores[k], self.images[k] = scores[best], images[best]
+            if name_of[place] == -1 or name_of[place] not in seen:
+                best.append(place)
+                seen.add(name_of[place])
+        chosen = best[: self.scores.shape[1]]
+        for own, all_of in zip(self, (scores, names, images), strict=True):
+            own[k] = all_of[chosen]
 
     def merged(self) -> "_Best":
         """Return the best of what all processes stored, the same on each."""
         if world_size() == 1:
             return self
-        device = self.images.device
         columns = []
-        for own in (self.scores, self.names.to(device), self.images):
+        for own in self:
             gathered = [torch.empty_like(own) for _ in range(world_size())]
             torch.distributed.all_gather(gathered, own.contiguous())
             columns.append(gathered)
-        ranks = [
-            _Best(scores, names.cpu(), images)
-            for scores, names, images in zip(*columns, strict=True)
-        ]
-        for other in ranks[1:]:
-            for k in range(len(self.scores)):
-                ranks[0].put(k, other.scores[k], other.names[k], other.images[k])
-        return ranks[0]
+        first, *others = (_Best(*tensors) for tensors in zip(*columns, strict=True))
+        for other in others:
+            for k, candidates in enumerate(zip(*other, strict=True)):
+                first.put(k, *candidates)
+        return first
 
 
 def _names_of(images: Tensor) -> Tensor:
-    """Return a number for each image that is equal for equal ones, int64, on the CPU."""
+    """Return a number for each image that is equal for equal ones, int64, on its device."""
     flat = images.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()
     digests = [hashlib.sha256(image.tobytes()).digest() for image in flat]
-    return torch.tensor([int.from_bytes(digest[:8], "big") >> 1 for digest in digests])
+    names = [int.from_bytes(digest[:8], "big") >> 1 for digest in digests]
+    return torch.tensor(names, device=images.device)
