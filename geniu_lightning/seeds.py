@@ -10,14 +10,7 @@ def stream(kind: str, *keys: int) -> int:
 
     Equal integers of two kinds give unrelated streams, so a training seed of 1 shares
     nothing with an evaluation seed of 1. As a stream needs no state, a resumed run draws
-    what an uninterrupted one would have drawn.
-
-    Args:
-        kind: Name of the stream, such as `"order"`.
-        keys: Counters, such as the seed of the run and the epoch.
-
-    Returns:
-        An integer in [0, 2^63).
+    what an uninterrupted one would have drawn. The seed lies in [0, 2^63).
 
     Example:
         >>> stream("order", 1, 0) == stream("noise", 1, 0)

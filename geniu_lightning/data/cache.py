@@ -48,8 +48,8 @@ def load(
 ) -> Decoded:
     """Return a decoded data set; decode it first if no cache has it.
 
-    Several processes may race: each decodes into a folder of its own, and the first one that
-    renames its folder wins. A reader never sees an incomplete cache.
+    Of several processes that decode, each into a folder of its own, the first one that renames its
+    folder wins.
 
     Pictures of another size are resized bilinearly. `on_decode` is called with (split, images
     done, images in all), every 2,000 images.

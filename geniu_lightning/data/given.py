@@ -11,7 +11,6 @@ from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.data.imbalance import evenly
 from geniu_lightning.data.loader import IndexLoader
 from geniu_lightning.errors import UserError
-from geniu_lightning.seeds import generator
 
 AT_ONCE = 256  # images of a data set that are collated together
 
@@ -76,10 +75,7 @@ def _form(found: Any) -> str:
 
 
 class GivenImages:
-    """Images in memory, divided into forgotten and retained ones.
-
-    Images are on the device to work on, labels on the CPU. `reads` counts images that were read.
-    """
+    """Images on the device to work on, their labels on the CPU, and how many were read."""
 
     def __init__(self, images: Tensor, labels: Tensor, forget: tuple[int, ...]) -> None:
         self.images = images
@@ -93,10 +89,7 @@ class GivenImages:
         indices = self.indices[split]
         if not len(indices):
             raise UserError(f"data holds no image to {split}")
-        if limit is not None:
-            draws = generator("draw_evenly", seed or 0)
-            indices = evenly(indices, self.labels[indices], limit, draws)
-        return IndexLoader(self._read, indices, batch_size, seed)
+        return IndexLoader(self._read, evenly(indices, self.labels, limit, seed), batch_size, seed)
 
     def _read(self, indices: Tensor, augmentation: int | None) -> tuple[Tensor, Tensor]:
         self.reads += len(indices)

@@ -45,12 +45,9 @@ def step(
         The structure that GENIU assumes: one majority, equal minorities (arXiv 2406.07885).
     """
     large = class_indices(majority, names)
-    sizes = _sizes(labels, names)
-    return _take(
-        labels,
-        [n if k in large else max(1, round(ratio * n)) for k, n in enumerate(sizes)],
-        seed,
-    )
+    sizes = enumerate(_sizes(labels, names))
+    counts = [n if k in large else max(1, round(ratio * n)) for k, n in sizes]
+    return _take(labels, counts, seed)
 
 
 @checked
@@ -69,12 +66,9 @@ def exponential(
     Source:
         Cui et al., Class-Balanced Loss, CVPR 2019, arXiv 1901.05555 (long-tailed CIFAR).
     """
-    ranks = (
-        [class_indices(one, names)[0] for one in order]
-        if order is not None
-        else list(range(len(names)))
-    )
-    if sorted(ranks) != list(range(len(names))):
+    classes = list(range(len(names)))
+    ranks = classes if order is None else [class_indices(one, names)[0] for one in order]
+    if sorted(ranks) != classes:
         raise SettingError(
             f"must name each of the {len(names)} classes once, got {order}", key="order"
         )
@@ -117,10 +111,9 @@ def split(labels: Tensor, indices: Tensor, share: float, seed: int = 0) -> tuple
     """Return a training set without its validation part, and that part, stratified by class.
 
     Args:
-        labels: Class of each image of the whole set, int64, shape `(N,)`.
+        labels: Classes of the whole set, int64, shape `(N,)`.
         indices: The training set, int64, ascending.
-        share: Share of each class that validates, in [0, 1). A class of one image keeps it for
-            training.
+        share: Of each class, in [0, 1). A class of one image keeps it for training.
         seed: Key of the choice.
     """
     held = []
@@ -132,19 +125,16 @@ def split(labels: Tensor, indices: Tensor, share: float, seed: int = 0) -> tuple
     return indices[~torch.isin(indices, validation)], validation
 
 
-def evenly(indices: Tensor, labels: Tensor, limit: int, draw: torch.Generator) -> Tensor:
-    """Return `limit` indices drawn evenly over classes, ascending.
+def evenly(indices: Tensor, labels: Tensor, limit: int | None, seed: int | None) -> Tensor:
+    """Return `limit` indices drawn evenly over classes, ascending; `None` takes all.
 
-    Where a small class runs out, others give more; all are taken where there are fewer.
-
-    Args:
-        indices: What to draw from, int64, shape `(N,)`.
-        labels: Their classes, same shape.
-        limit: Images to draw.
-        draw: Random stream.
+    Where a small class runs out, others give more; all are taken where there are fewer. `labels`
+    are those of the whole set.
     """
-    order = torch.randperm(len(indices), generator=draw)
-    rank = torch.zeros_like(order)
+    if limit is None:
+        return indices
+    order = torch.randperm(len(indices), generator=generator("draw_evenly", seed or 0))
+    rank, labels = torch.zeros_like(order), labels[indices]
     for k in labels.unique():
         mine = order[labels[order] == k]
         rank[mine] = torch.arange(len(mine))

@@ -18,7 +18,6 @@ from geniu_lightning.data.imbalance import evenly, split
 from geniu_lightning.data.loader import Batch, IndexLoader
 from geniu_lightning.data.sources import Source
 from geniu_lightning.errors import SettingError
-from geniu_lightning.seeds import generator
 from geniu_lightning.settings.checked import NonNegativeInt, PositiveInt, checked
 
 Imbalance = Callable[[Tensor, Sequence[str]], Tensor]
@@ -38,17 +37,15 @@ class ImageData(LightningDataModule):
         name: Name of the set, and of the folder of its local copy.
         source: Called with `name` and `root`, returns the source of the pictures.
         image_size: Side of the square images, in pixels.
-        channels: 1 (grey) or 3 (colour).
-        imbalance: Function of labels and class names that returns the training images to keep.
+        imbalance: Returns the training images to keep; see `data.imbalance`.
         root: Folder of local copies; see `HubSet`.
         batch_size: Images in a training batch, all processes together.
         mean: Of normalisation, like `std`: one value, or one a channel.
-        std: See `mean`.
         pad: Augmentation: largest shift in pixels.
         flip: Augmentation: mirror half of the images.
         validation: Share of each class's training images that validates.
         seed: Key of the order and augmentation of training batches.
-        cache_folder: Folder of decoded sets; `None` is the usual place, see `cache.cache_root`.
+        cache_folder: See `cache.cache_root`.
     """
 
     def __init__(
@@ -191,9 +188,7 @@ class ImageData(LightningDataModule):
                 images = augment(images, *self.augmentation, draw)
             return self.spec.normalise(images), labels[indices].to(images.device)
 
-        indices = self._indices[which]
-        if limit is not None:
-            indices = evenly(indices, labels[indices], limit, generator("draw_evenly", seed or 0))
+        indices = evenly(self._indices[which], labels, limit, seed)
         return IndexLoader(fetch, indices, batch_size or self.batch_size, seed)
 
     def train_dataloader(self) -> IndexLoader:
@@ -203,10 +198,6 @@ class ImageData(LightningDataModule):
     def val_dataloader(self) -> IndexLoader:
         """Return this process's share of the validation images; `validation` must be above 0."""
         return self._share("validation", None)
-
-    def test_dataloader(self) -> IndexLoader:
-        """Return this process's share of the test images."""
-        return self._share("test", None)
 
     def _share(self, which: str, seed: int | None) -> IndexLoader:
         trainer = self.trainer

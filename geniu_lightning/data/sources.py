@@ -1,8 +1,4 @@
-"""Sources of images: a name becomes pictures, labels and class names.
-
-A source has two methods. `key()` names its content in a few words and is cheap: the cache is found
-by it. `read(split)` returns the pictures, and is called once for each split.
-"""
+"""Sources of images: a name becomes pictures, labels and class names."""
 
 import glob
 import os
@@ -31,10 +27,10 @@ class Source(Protocol):
     """What `ImageData` reads from."""
 
     def key(self) -> str:
-        """Return what would be read, down to sizes and times of files; changes when they do."""
+        """Name the content, down to sizes and times of files, cheaply: the key of the cache."""
 
     def read(self, split: str) -> Pictures:
-        """Read `"train"` or `"test"`."""
+        """Read `"train"` or `"test"`, once for each cache."""
 
 
 @checked
@@ -52,7 +48,7 @@ class Digits:
         """Ignore the arguments of a source: the set ships with scikit-learn."""
 
     def key(self) -> str:
-        """Return a constant: the set does not change."""
+        """Return a constant."""
         return "digits-1"
 
     def read(self, split: str) -> Pictures:
@@ -84,10 +80,8 @@ class HubSet:
         hub_id: Id on the Hub, such as `"ylecun/mnist"`; `None` looks at the local copy only.
         config: Configuration of the set on the Hub, where it has several.
         revision: Commit or tag on the Hub.
-        image_column: Column of the pictures.
-        label_column: Column of the labels: a `ClassLabel`, integers or strings.
+        label_column: Of a `ClassLabel`, integers or strings.
         train_split: Name of the training split, as the set has it.
-        test_split: Likewise.
     """
 
     def __init__(
@@ -110,7 +104,7 @@ class HubSet:
         self.splits = {"train": train_split, "test": test_split}
 
     def key(self) -> str:
-        """Name the files of the local copy with their sizes and times, or the id on the Hub."""
+        """Name the files of the local copy, or the id on the Hub."""
         what = f"{self.columns}{sorted(self.splits.items())}"
         if self.local.is_dir():
             return f"{what}{_listing(self.local)}"
@@ -140,14 +134,12 @@ class HubSet:
         try:
             local = {} if self.local.is_dir() else {"name": self.config, "revision": self.revision}
             return datasets.load_dataset(where, split=split, **local)
-        except ValueError as error:
-            if "split" in str(error).lower():
+        except (ValueError, OSError, RuntimeError) as error:
+            if isinstance(error, ValueError) and "split" in str(error).lower():
                 raise UserError(
                     f"{where} has no split {split!r}: {error}; set data.source.train_split and"
                     " data.source.test_split"
                 ) from error
-            raise self._not_found(_first_line(error)) from error
-        except (OSError, RuntimeError) as error:
             raise self._not_found(_first_line(error)) from error
 
     def _not_found(self, reason: str) -> DataNotFoundError:
@@ -206,16 +198,13 @@ class MapDataset:
     """Two map-style torch data sets of (image, label), with transforms of their own.
 
     An image is a PIL picture or a tensor of shape `(C, H, W)` or `(H, W)`, uint8 or float in
-    [0, 1]. Every sample is read twice when the cache is made, once for its label and once for its
-    image, and never again: a random transform is therefore frozen at its first draw. Random
-    shifts and mirrored images are `pad` and `flip` of `ImageData`, normalisation its `mean` and
-    `std`.
+    [0, 1]. Every sample is read when the cache is made, and never again: a random transform is
+    frozen. Random shifts and mirrored images are `pad` and `flip` of `ImageData`, normalisation its
+    `mean` and `std`.
 
     Args:
         name: Part of the cache's key.
         root: Not used.
-        train: Training set.
-        test: Test set.
         names: In the order of their labels; `None` takes `train.classes`, else the labels.
         version: Part of the cache's key: change it when samples or transforms change.
     """
@@ -263,7 +252,6 @@ class MapDataset:
 
 
 def _picture_of(image: Any) -> Any:  # a PIL picture, or what its author made; the cache checks it
-    """Return a picture of a tensor; other images as they are."""
     if not isinstance(image, Tensor):
         return image
     if image.dtype != torch.uint8:

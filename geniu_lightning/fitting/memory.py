@@ -37,7 +37,7 @@ class PeakMemory:
 
 
 def _reset_peak() -> int | None:
-    """Reset the peak of the resident set; return the set's present bytes."""
+    """Return the present bytes of the resident set, from which its peak begins anew."""
     try:
         Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
     except OSError:

@@ -33,9 +33,6 @@ def make_trainer(
         channels_last: Memory layout of the classifier; `auto` is true with `bf16-mixed`.
         compile: Whether the classifier is compiled.
         folder: Where Lightning may write.
-        loggers: Receive the curves.
-        callbacks: Beside progress bar, layout and compilation.
-        **lightning: Accelerator, devices, strategy, `max_epochs` or `max_steps`, ...
     """
     precision = precision or FULL
     if channels_last == "auto":

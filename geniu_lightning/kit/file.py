@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -28,10 +27,8 @@ class KitInfo:
     """Description of a kit.
 
     Args:
-        classifier: Class and arguments of the classifier.
-        generator: Those of the generator; `None` without one.
+        generator: `None` without one.
         class_names: In the order of their indices.
-        spec: Form and normalisation of the images.
         class_counts: Training images of each class that the classifier saw, for priors.
         data_fingerprint: SHA-256 over the whole data set's pixels and labels; empty if they came
             from a user's own loader.
@@ -96,8 +93,6 @@ class Kit:
     """Classifier, generator and prompts.
 
     Args:
-        classifier: In evaluation mode, without gradients.
-        info: Description.
         generator: `None` after training without one, and for unlearned weights.
         prompts: Learned noise of the classes that remain, shape `(classes, per class, C, H, W)`;
             `None` likewise.
@@ -135,14 +130,7 @@ class Kit:
 
     @classmethod
     def load(cls, path: Path, allow_custom: bool = False) -> "Kit":
-        """Read and verify a kit or unlearned weights.
-
-        `allow_custom` builds networks from outside this package, too, which runs their code.
-
-        Raises:
-            KitError: If the file is missing, no kit, truncated, altered, of another format
-                version, or of a network that is not allowed.
-        """
+        """Read and verify a kit or unlearned weights; `allow_custom` as in `NetworkSpec.build`."""
         tensors, text = _read(path)
         info = KitInfo.from_json(text)
         _check(info, tensors, path)
@@ -157,9 +145,9 @@ class Kit:
     def proxies(
         self, classes: Sequence[int] | None = None, per_class: int | None = None
     ) -> Proxies:
-        """Return the decoded prompts of some classes: the means of the codes, so deterministic.
+        """Return the decoded prompts of some classes, or of all that remain.
 
-        `None` takes all classes that remain, and all prompts of each; a number takes the first.
+        Of each class all, or the first `per_class`.
         """
         prompts = self.prompts_of(classes, per_class)
         return Proxies(self.decode(prompts.images), prompts.labels)
@@ -206,12 +194,8 @@ class Kit:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    metadata = kit_metadata(path)
+    metadata, tensors = kit_metadata(path), load_file(path)
     text = metadata["geniu"]
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise KitError(f"{path} is truncated or is no safetensors file ({error})") from error
     try:
         version = json.loads(text).get("format")
     except (ValueError, AttributeError):

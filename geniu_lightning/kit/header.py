@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from geniu_lightning.data.classes import class_indices
 from geniu_lightning.errors import KitError, UserError
 
@@ -20,17 +22,14 @@ def kit_metadata(path: Path) -> dict[str, str]:
     """Return a kit's metadata from its header, unverified."""
     if not path.is_file():
         raise KitError(f"there is no kit at {path}; train one, or set kit=FILE")
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            if not 0 < length < 1 << 27:
-                raise ValueError
-            metadata = json.loads(file.read(length)).get("__metadata__") or {}
-        except (ValueError, AttributeError):
-            raise KitError(f"{path} is truncated or is no safetensors file") from None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise KitError(f"{path} is truncated or is no safetensors file ({error})") from error
     if "geniu" not in metadata:
         raise KitError(f"{path} is a safetensors file, but no kit of geniu_lightning")
-    return dict(metadata)
+    return metadata
 
 
 def description_of(metadata: dict[str, str]) -> dict[str, Any]:

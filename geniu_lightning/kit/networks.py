@@ -27,9 +27,6 @@ class NetworkSpec:
         """Return a new network with fresh weights.
 
         `allow_custom` builds classes from outside our models, too, which runs their code.
-
-        Raises:
-            KitError: If the class is not allowed or cannot be built.
         """
         if not allow_custom and not self.target.startswith(OURS):
             raise KitError(

@@ -20,9 +20,6 @@ def classifier_from(path: Path, spec: NetworkSpec, allow_custom: bool = False) -
 
     The file is a kit, or unlearned weights; or a state dict of the network, written by safetensors
     or torch, alone or under `state_dict` with a prefix before every name, as Lightning does.
-
-    Raises:
-        KitError: If the file is missing, has another format, or holds another network.
     """
     if not path.is_file():
         raise KitError(f"there are no weights at {path}")

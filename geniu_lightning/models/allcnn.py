@@ -24,8 +24,6 @@ class AllCNN(nn.Module):
     """Eight blocks of convolution, batch norm and ReLU, a global average, a linear head.
 
     Args:
-        channels: Channels of the images.
-        num_classes: Outputs of the head.
         width: Channels of the first block; 96 is the published network (1,618,282 parameters for
             grey images and ten classes).
 

@@ -15,8 +15,6 @@ class ResNet18(nn.Module):
     """ResNet-18 with a 3×3 stem and no max-pooling, as is usual for images of 28 to 64 pixels.
 
     Args:
-        channels: Channels of the images.
-        num_classes: Outputs of the head.
         width: Channels of the first stage; 64 is the usual network (11,173,962 parameters for
             colour images and ten classes).
 

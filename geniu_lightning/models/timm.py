@@ -17,8 +17,6 @@ class Timm(nn.Module):
 
     Args:
         name: As `timm.list_models()` has it, such as `resnet18`.
-        channels: Channels of the images.
-        num_classes: Outputs of the head.
         image_size: Side of the images, for networks that are built for one size (`vit_*`, …);
             `None` for the others.
 

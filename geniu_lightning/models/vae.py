@@ -29,8 +29,6 @@ class VAE(nn.Module):
     to 128 pixels, six up to 256), so that the maps next to the code are at most 4×4.
 
     Args:
-        channels: Channels of prompts and images.
-        image_size: Side of prompts and images, in pixels.
         latent: Width of the latent code; 128 gives 1,180,641 parameters for grey images of 28 or
             32 pixels.
         width: Channels of the first block; the others have 2, 4 and 8 times as many.

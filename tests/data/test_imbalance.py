@@ -159,14 +159,15 @@ def test_split_divides_the_training_set_class_by_class(
 
 def test_an_even_draw_takes_from_every_class_alike_until_one_runs_out() -> None:
     indices = torch.arange(100, 160)
-    labels = torch.tensor([0] * 40 + [1] * 15 + [4] * 5)
+    labels = torch.tensor([2] * 100 + [0] * 40 + [1] * 15 + [4] * 5)
 
-    def drawn(limit: int, seed: int = 0) -> Tensor:
-        return imbalance.evenly(indices, labels, limit, torch.Generator().manual_seed(seed))
+    def drawn(limit: int | None, seed: int = 0) -> Tensor:
+        return imbalance.evenly(indices, labels, limit, seed)
 
     for limit, wanted in ((9, [3, 3, 3]), (25, [10, 10, 5]), (1000, [40, 15, 5])):
-        counts = counts_of(labels, drawn(limit) - 100, 5)
+        counts = counts_of(labels, drawn(limit), 5)
         assert [counts[k] for k in (0, 1, 4)] == wanted
+    assert torch.equal(drawn(None), indices)
     assert len(drawn(10).unique()) == 10
     assert torch.equal(drawn(20), drawn(20))
     assert not torch.equal(drawn(20), drawn(20, seed=1))

@@ -125,7 +125,7 @@ def test_training_batches_are_augmented_in_the_images_range_then_normalised(make
 
 
 def test_ranks_share_the_batches_of_every_hook(make: Make) -> None:
-    for hook in ("train_dataloader", "val_dataloader", "test_dataloader"):
+    for hook in ("train_dataloader", "val_dataloader"):
         settings = {"validation": 0.2, "batch_size": 32, "seed": 5, "pad": 1}
         alone, *ranks = (
             getattr(attach(make(**settings), rank, world), hook)()
