@@ -27,12 +27,9 @@ def make_trainer(
 ) -> Trainer:
     """Return a trainer that draws no summary, checks no batch beforehand and shares out no data.
 
-    Args:
-        label: Name of the fit in its progress bar.
-        precision: `32-true`, also for `None`, or `bf16-mixed`.
-        channels_last: Memory layout of the classifier; `auto` is true with `bf16-mixed`.
-        compile: Whether the classifier is compiled.
-        folder: Where Lightning may write.
+    `label` names the fit in its progress bar, and Lightning may write to `folder`. `precision` is
+    `32-true`, also for `None`, or `bf16-mixed`, with which `channels_last`, the memory layout of
+    the classifier, is true where it is `auto`.
     """
     precision = precision or FULL
     if channels_last == "auto":
