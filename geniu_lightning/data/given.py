@@ -24,14 +24,7 @@ def tensors_of(data: Images) -> tuple[Tensor, Tensor]:
         return data
     if isinstance(data, Dataset):
         data = DataLoader(data, batch_size=AT_ONCE)
-    parts: list[tuple[Tensor, Tensor]] = []
-    for batch in _batches(data):
-        if not (isinstance(batch, tuple | list) and len(batch) >= 2):
-            raise UserError(
-                "data must give pairs of images and labels, as a DataLoader over a data set of"
-                f" (image, label) does; got {type(batch).__name__}"
-            )
-        parts.append((batch[0], batch[1]))
+    parts = [pair_of(batch) for batch in _batches(data)]
     if not parts:
         raise UserError("data holds no image")
     try:
@@ -45,6 +38,17 @@ def _batches(data: Iterable[Any]) -> Iterator[Any]:
         yield from data
     except TypeError as error:  # of collation: pictures that are no tensors yet
         raise UserError(f"data must give tensors of images and labels: {error}") from error
+
+
+def pair_of(batch: Any) -> tuple[Tensor, Tensor]:
+    """Return images and labels of a batch that begins with them; refuse any other."""
+    if not (isinstance(batch, tuple | list) and len(batch) >= 2):
+        raise UserError(
+            "data must give pairs of images and labels, as a DataLoader over a data set of"
+            f" (image, label) does; got {type(batch).__name__}: KitCallback can be passed a"
+            " function that reads a batch of another form, reader=..."
+        )
+    return batch[0], batch[1]
 
 
 def refuse_misfits(images: Any, labels: Any, spec: ImageSpec, classes: int) -> None:

@@ -11,7 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from geniu_lightning.data.given import refuse_misfits
+from geniu_lightning.data.given import pair_of, refuse_misfits
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.errors import SettingError, TrainingDivergedError, UserError
 from geniu_lightning.fitting.distributed import reduced
@@ -102,7 +102,7 @@ class KitCallback(Callback):
         *,
         classifier: str | Callable[[LightningModule], nn.Module] = "classifier",
         arguments: Mapping[str, Any] | None = None,
-        reader: Callable[[Any], tuple[Tensor, Tensor]] = checks.pairs,
+        reader: Callable[[Any], tuple[Tensor, Tensor]] = pair_of,
         epochs: PositiveInt | None = None,
         generator: NetworkSpec | None = None,
         seed: int = 0,

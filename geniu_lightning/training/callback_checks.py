@@ -17,16 +17,6 @@ from geniu_lightning.models.frozen import frozen
 TOLERANCE = 0.1  # by which augmentation may leave [0, 1]
 
 
-def pairs(batch: Any) -> tuple[Tensor, Tensor]:
-    """Return images and labels of a batch that begins with them; refuse any other."""
-    if not (isinstance(batch, tuple | list) and len(batch) >= 2):
-        raise UserError(
-            f"the batch is a {type(batch).__name__} and no pair of images and labels: pass"
-            " KitCallback(reader=...), a function that returns both of a batch"
-        )
-    return batch[0], batch[1]
-
-
 def network_of(
     module: LightningModule, where: str | Callable[[LightningModule], nn.Module]
 ) -> nn.Module:

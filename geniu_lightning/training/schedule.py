@@ -70,10 +70,10 @@ class TrainingSchedule:
         The generator gets one every `every_n_steps`, but at least `min_generator_steps` in all;
         prompts get an `every_n_steps`-th of those, but at least one in all and at most one a step.
         """
+        if not self.with_generator:
+            return UpdateSchedule(0, 0, Updates(0, 0))
         first = self.steps_per_epoch * (1 if self.settings.when == "during" else self.epochs)
         steps = self.steps_per_epoch * self.max_epochs - first
-        if not self.with_generator:
-            return UpdateSchedule(first, max(steps, 0), Updates(0, 0))
         usual = steps // self.settings.every_n_steps
         generator = max(self.settings.min_generator_steps, usual)
         prompts = max(min(steps, generator // self.settings.every_n_steps), usual, 1)

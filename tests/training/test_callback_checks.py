@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from geniu_lightning import KitCallback, load_kit
 from geniu_lightning.errors import SettingError, UserError
-from geniu_lightning.training import callback_checks as checks
 from tests.training.foreign import (
     NAMES,
     SPEC,
@@ -116,8 +115,7 @@ def test_batches_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     refused(
         tmp_path, "class 9 has no training image", **given(images[labels < 9], labels[labels < 9])
     )
-    with pytest.raises(UserError, match="the batch is a Tensor and no pair"):
-        checks.pairs(images)
+    refused(tmp_path, "pairs of images and labels.* got Tensor.*reader=", data=DataLoader(images))
 
 
 def test_a_training_that_ends_early_is_left_alone_and_told_so(tmp_path: Path) -> None:
