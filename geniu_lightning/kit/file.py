@@ -218,7 +218,7 @@ def _check(info: KitInfo, tensors: dict[str, Tensor], path: Path) -> None:
         f"the tensor {foreign[:1]} belongs to no part": bool(foreign),
         "prompts and generator do not come together": (prompts is None) != (info.generator is None),
         "the prompts are not of the images' form": prompts is not None
-        and (prompts.dim() != 5 or (prompts.shape[0], *prompts.shape[2:]) != shape),
+        and (*prompts.shape[:1], *prompts.shape[2:]) != shape,
         "classes and their counts differ in number": len(info.class_counts) != classes,
         "a forgotten class does not exist": not all(0 <= k < classes for k in info.forgotten),
     }

@@ -12,16 +12,6 @@ from geniu_lightning.kit.header import description_of, forgotten, kit_metadata, 
 def test_the_header_gives_the_description_of_the_loader(saved: Path) -> None:
     found = description_of(kit_metadata(kit_path(str(saved.parent))))
     assert (found["class_names"], found["seed"]) == (["cat", "dog", "Ärger 犬"], 7)
-    content = saved.read_bytes()
-    for damaged in (content[:4], content[:100], b"hello", b"\xff" * 100):
-        saved.write_bytes(damaged)
-        with pytest.raises(UserError, match="is truncated or is no safetensors file"):
-            kit_metadata(saved)
-    saved.write_bytes((2).to_bytes(8, "little") + b"{}")
-    with pytest.raises(UserError, match="is a safetensors file, but no kit"):
-        kit_metadata(saved)
-    with pytest.raises(UserError, match=r"there is no kit at .*; train one, or set kit=FILE"):
-        kit_metadata(saved.parent / "missing")
     for text in ("no json", "[]", "{}"):
         with pytest.raises(UserError, match="description cannot be read"):
             description_of({"geniu": text})

@@ -41,7 +41,6 @@ from tests.training.foreign import (
     [
         (Foreign, "nearest_mean", {"accumulate_grad_batches": 4}),
         (ByHand, "max_entropy", {}),
-        (Foreign, "random", {}),
     ],
 )
 def test_the_users_training_is_the_same_bit_for_bit(

@@ -3,17 +3,12 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from geniu_lightning import load_kit
 from geniu_lightning.training.streamed_exemplars import StreamedExemplars
-from tests.training.small_training import fit
+from tests.training.small_training import fit, same
 from tests.training.two_of_training import CASES, choices, training
 from tests.training.two_processes import run_by_two
-
-
-def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
@@ -23,7 +18,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     # the module
     alone, start = training(), training().state_dict()
     trainer = fit(alone, tmp_path)
-    assert equal(first["module"], second["module"])
+    assert same(first["module"], second["module"])
     for name, tensor in alone.state_dict().items():
         torch.testing.assert_close(first["module"][name], tensor, rtol=1e-4, atol=1e-5, msg=name)
     moved = {k.split(".")[0] for k, t in first["module"].items() if not torch.equal(t, start[k])}
@@ -40,10 +35,10 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
         assert found == expected, (kind, strategy)
 
     # the callback, and the user's training beside it
-    assert equal(first["proxies"], second["proxies"])
-    assert torch.equal(first["exemplars"], second["exemplars"])
+    assert same(first["proxies"], second["proxies"])
+    assert torch.same(first["exemplars"], second["exemplars"])
     assert int(first["counts"].sum()) == int(second["counts"].sum()) == 400
     kit = load_kit(tmp_path / "kit.safetensors", allow_custom=True)
     assert torch.equal(kit.prompts.flatten(0, 1), first["proxies"]["prompts"])
     for rank in (first, second):
-        assert equal(rank["user"], rank["user alone"])
+        assert same(rank["user"], rank["user alone"])
