@@ -213,7 +213,7 @@ class KitCallback(Callback):
             fit.exemplars.select()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the kit; where there can be none, warn and leave the user's training alone."""
+        """Write the kit, or warn why there is none."""
         fit = self._running()
         reason = ""
         if fit.exemplars.images is None or fit.step <= fit.proxies.schedule.first_step:
@@ -262,9 +262,8 @@ class KitCallback(Callback):
             settings={"callback": self._record() | {"batches": fit.step}, **self.settings},
         )
         prompts = fit.proxies.prompts.detach().cpu().clone()
-        shape = (len(self.class_names), self.proxy_settings.proxies_per_class, *prompts.shape[1:])
         generator = copy.deepcopy(fit.proxies.generator).cpu()
-        return Kit(classifier, info, generator, prompts.view(shape))
+        return Kit(classifier, info, generator, prompts.unflatten(0, (len(self.class_names), -1)))
 
     def _running(self) -> FitState:
         if self._fit is None:

@@ -68,8 +68,8 @@ def next_kit(
     with torch.enable_grad():
         for step in range(steps):
             trainer.train_step(step, classifier=None, exemplars=targets)
-    shape = (len(info.remaining), -1, *prompts.shape[1:])
-    return Kit(classifier, info, generator, prompts.view(shape).clone())
+    prompts = prompts.unflatten(0, (len(info.remaining), -1)).clone()
+    return Kit(classifier, info, generator, prompts)
 
 
 def all_forgotten(kit: Kit, forget: Sequence[int]) -> tuple[int, ...]:

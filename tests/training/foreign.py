@@ -50,8 +50,7 @@ class Foreign(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
-        course = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
-        return [optimizer], [course]
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)]
 
 
 class ByHand(Foreign):
@@ -110,7 +109,7 @@ def fit(
 
 
 def seeded(kind: Callable[..., LightningModule] = Foreign, **of_net: Any) -> Any:
-    """Return a module as a script that begins with ``seed_everything`` has it."""
+    """Return a module with the weights that a seed gives."""
     torch.manual_seed(3)
     return kind(**of_net)
 

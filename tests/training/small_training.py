@@ -101,7 +101,6 @@ def module_of(
 def trainer_of(module: GeniuModule, folder: Path, *callbacks: Callback, **more: Any) -> Trainer:
     return Trainer(
         accelerator="cpu",
-        devices=1,
         max_epochs=module.update_schedule.max_epochs,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -110,7 +109,7 @@ def trainer_of(module: GeniuModule, folder: Path, *callbacks: Callback, **more: 
         use_distributed_sampler=False,
         default_root_dir=folder,
         callbacks=list(callbacks),
-        **{"limit_val_batches": 0, "logger": False} | more,
+        **{"devices": 1, "limit_val_batches": 0, "logger": False} | more,
     )
 
 

@@ -36,7 +36,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
 
     # the callback, and the user's training beside it
     assert same(first["proxies"], second["proxies"])
-    assert torch.same(first["exemplars"], second["exemplars"])
+    assert torch.equal(first["exemplars"], second["exemplars"])
     assert int(first["counts"].sum()) == int(second["counts"].sum()) == 400
     kit = load_kit(tmp_path / "kit.safetensors", allow_custom=True)
     assert torch.equal(kit.prompts.flatten(0, 1), first["proxies"]["prompts"])

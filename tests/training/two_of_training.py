@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from geniu_lightning.training.exemplars import IndexedExemplars
 from geniu_lightning.training.module import GeniuModule
 from geniu_lightning.training.streamed_exemplars import StreamedExemplars
 from tests.training import foreign
-from tests.training.small_training import loader_of, module_of
+from tests.training.small_training import loader_of, module_of, trainer_of
 from tests.training.test_exemplars import an_epoch, chosen, images_of, selector
 
 LABELS = torch.arange(3).repeat(8)
@@ -93,19 +92,8 @@ def main(folder: str) -> None:
     module, loader = training(), loader_of()
     rank = int(os.environ["LOCAL_RANK"])
     loader.shard(rank, 2)
-    trainer = Trainer(
-        max_epochs=module.update_schedule.max_epochs,
-        accelerator="cpu",
-        devices=2,
-        strategy="ddp",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-    )
+    two: dict[str, Any] = {"devices": 2, "strategy": "ddp"}
+    trainer = trainer_of(module, Path(folder), **two)
     trainer.fit(module, loader)
     found: dict[str, Any] = {
         "module": module.state_dict(),
@@ -113,10 +101,9 @@ def main(folder: str) -> None:
         "choices": [choices(kind, strategy, rank, 2) for kind, strategy in CASES],
     }
     callback, user = foreign.kit_callback(Path(folder) / "kit.safetensors"), foreign.seeded()
-    few = {"devices": 2, "strategy": "ddp", "max_epochs": 2}
-    foreign.fit(user, Path(folder), callback, **few)
+    foreign.fit(user, Path(folder), callback, max_epochs=2, **two)
     alone = foreign.seeded()
-    foreign.fit(alone, Path(folder), **few)
+    foreign.fit(alone, Path(folder), max_epochs=2, **two)
     state = callback.state_dict()
     found |= {
         "user": user.state_dict(),
