@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def _module(
         exemplars = IndexedExemplars(
             data.all_labels,
             data.indices("train"),
-            data.exemplars,
+            partial(data.read, "train"),
             num_classes=classes,
             per_class=settings.proxies_per_class,
             strategy=settings.exemplar_strategy,

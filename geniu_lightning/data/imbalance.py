@@ -1,9 +1,8 @@
 """Index sets from labels: imbalanced training sets, the validation part, even draws.
 
 An imbalance takes labels (int64, shape `(N,)`) and class names, and returns the indices that the
-training set keeps, ascending, int64. Which images of a class stay is decided by `seed`, a key of
-its own, so that originals and oracles of any training seed see the same images. The images of a
-smaller share are among those of a larger one.
+training set keeps, ascending. Its `seed` decides which images of a class stay: originals and
+oracles of any training seed see the same. Those of a smaller share are among those of a larger.
 """
 
 from collections.abc import Sequence

@@ -141,10 +141,7 @@ class ImageData(LightningDataModule):
         return self._decoded.labels[_file_of(which)][self._indices[which]]
 
     def place(self, device: torch.device) -> None:
-        """Move the images to an accelerator if they fill at most half of its free memory.
-
-        Otherwise, and on the CPU, they stay mapped from the file, and batches are moved.
-        """
+        """Move the images to an accelerator if they fill at most half of its free memory."""
         if device.type != "cuda":
             return
         images = self._decoded.images
@@ -153,18 +150,11 @@ class ImageData(LightningDataModule):
             self._decoded = replace(self._decoded, images=moved)
 
     def read(self, which: str, indices: Tensor, device: torch.device | None = None) -> Tensor:
-        """Return images of a split by their positions, float32 in [0, 1], `(N, C, H, W)`.
-
-        The counting gate: every read of an image in the package passes here.
-        """
+        """Return images of a split by their positions, float32 in [0, 1], `(N, C, H, W)`."""
         self.reads[which] += len(indices)
         images = self._decoded.images[_file_of(which)]
         picked = images[indices.to(images.device)]
         return picked.to(device or picked.device).float().div_(255.0)
-
-    def exemplars(self, indices: Tensor) -> Tensor:
-        """Return training images without augmentation, in [0, 1]."""
-        return self.read("train", indices)
 
     def loader(
         self,
@@ -215,5 +205,4 @@ class ImageData(LightningDataModule):
 
 
 def _file_of(which: str) -> str:
-    """Return the decoded file that a split's indices point into."""
     return "test" if which == "test" else "train"

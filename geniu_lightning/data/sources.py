@@ -37,8 +37,7 @@ class Source(Protocol):
 class Digits:
     """Scikit-learn's 1,797 handwritten digits, 8×8 grey; no network, no files.
 
-    The set has no official split: a fifth of each class, drawn once with a fixed key, is the test
-    set (355 images).
+    There is no official split: a fifth of each class, drawn with a fixed key, is the test set.
 
     Source:
         Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.

@@ -97,7 +97,7 @@ def test_the_gate_counts_every_read_by_its_split_and_leaves_the_file_as_it_is(ma
     assert (first.dtype, float(first.min()), float(first.max())) == (torch.float32, 0.0, 1.0)
     before = first.clone()
     first.zero_()
-    assert torch.equal(data.exemplars(torch.tensor([5, 6])), before[1:])
+    assert torch.equal(data.read("train", torch.tensor([5, 6])), before[1:])
     assert data.reads == counts | {"retain": 8, "train": 5}
 
 
