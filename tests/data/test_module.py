@@ -151,22 +151,14 @@ def test_a_wrong_setting_is_named_with_its_group(make: Make) -> None:
             make(**settings).setup()
 
 
-def test_images_are_decoded_by_prepare_data_and_not_before(tmp_path: Path) -> None:
+def test_images_are_decoded_by_prepare_data_and_not_before(make: Make, tmp_path: Path) -> None:
     given: list[dict[str, Any]] = []
 
     def source(**settings: Any) -> Digits:
         given.append(settings)
         return Digits()
 
-    data = ImageData(
-        name="mine",
-        root="there",
-        source=source,
-        image_size=8,
-        channels=1,
-        imbalance=imbalance.none,
-        cache_folder=str(tmp_path),
-    )
+    data = make(name="mine", root="there", source=source, cache_folder=str(tmp_path))
     assert (data.name, given) == ("mine", [{"name": "mine", "root": "there"}])
     assert not list(tmp_path.iterdir())
     steps: list[tuple[str, int, int]] = []

@@ -123,16 +123,13 @@ def test_bare_labels_are_sorted_into_classes_and_missing_ones_are_refused(tmp_pa
 
 def test_a_missing_column_or_split_is_refused_with_those_that_exist(tmp_path: Path) -> None:
     write_set(tmp_path / "pets")
-    for settings, message in (
-        ({"image_column": "img"}, "pets has no column 'img', only image, label; set data.source"),
-        ({"label_column": "img"}, "pets has no column 'img', only image, label; set data.source"),
-        (
-            {"test_split": "valid"},
-            "pets has no split 'valid': .*'train', 'test'.*; set data.source",
-        ),
+    for setting, message in (
+        ("image_column", "column 'none', only image, label; set data.source"),
+        ("label_column", "column 'none', only image, label; set data.source"),
+        ("test_split", "split 'none': .*'train', 'test'.*; set data.source"),
     ):
-        with pytest.raises(UserError, match=message):
-            HubSet("pets", str(tmp_path), **settings).read("test")
+        with pytest.raises(UserError, match=f"pets has no {message}"):
+            HubSet("pets", str(tmp_path), **{setting: "none"}).read("test")
 
 
 def test_a_set_that_cannot_be_read_names_its_places_in_one_line(
@@ -155,12 +152,8 @@ def test_a_set_that_cannot_be_read_names_its_places_in_one_line(
     monkeypatch.setattr(datasets, "load_dataset", load)
     folder.mkdir()
     for _ in range(2):
-        with pytest.raises(
-            DataNotFoundError, match=r"holds no data set that can be read \("
-        ) as error:
+        with pytest.raises(DataNotFoundError, match=r"holds no data set that can be read .*\)\Z"):
             HubSet("pets", str(tmp_path), hub_id="nobody/pets").read("train")
-        assert "Hugging Face Hub" not in str(error.value)
-        assert "\n" not in str(error.value)
         (folder / "train-00000-of-00001.parquet").write_bytes(b"no parquet")
 
 
@@ -188,13 +181,11 @@ def test_the_key_names_the_content_and_a_changed_copy_is_decoded_anew(tmp_path: 
     after = cache.load(HubSet("pets", root), 8, 1)
     assert after.fingerprint != decoded.fingerprint
     assert after.images["train"][:, 0, 0, 0].tolist() == [50, 51]
-    remote = {
-        HubSet("x", root, hub_id=hub_id, config=config, revision=revision).key()
-        for hub_id in ("a/x", "b/x")
-        for config in (None, "small")
-        for revision in (None, "v1")
-    }
-    assert len(remote) == 8
+    remote = [
+        HubSet("x", root, **{"hub_id": "a/x", **changed}).key()
+        for changed in ({}, {"hub_id": "b/x"}, {"config": "small"}, {"revision": "small"})
+    ]
+    assert len(set(remote)) == 4
 
 
 # --- folders of images ---
