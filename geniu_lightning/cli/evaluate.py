@@ -8,13 +8,13 @@ from typing import Any
 from omegaconf import DictConfig
 
 from geniu_lightning.cli.command import run_command
-from geniu_lightning.cli.oracles import add_oracle, oracle_bank
+from geniu_lightning.cli.oracles import is_current, oracle_bank
 from geniu_lightning.cli.run import carry_out, run_folder
 from geniu_lightning.cli.terminal import say
 from geniu_lightning.errors import UserError
 from geniu_lightning.files import sha256_of
 from geniu_lightning.kit.header import KIT, description_of, forgotten, kit_metadata, kit_path
-from geniu_lightning.runs.folder import WEIGHTS, RunFolder, compared_with
+from geniu_lightning.runs.folder import WEIGHTS, RunFolder
 from geniu_lightning.runs.identity import identity_of
 from geniu_lightning.runs.oracles import OracleBank
 from geniu_lightning.runs.revision import revision
@@ -50,9 +50,9 @@ def evaluate(config: DictConfig) -> None:
     trained = kit.get("settings", {}) | {"seed": kit.get("seed")}
     about = {"job": "evaluate", "revision": revision(), "trained": trained}
     folder.description = {"run": identity | about} | run
-    current = bank is None or (folder.done and compared_with(folder.path) == bank.expected())
     work = partial(_evaluate_weights, config, folder, path, weights, forget, bank)
-    carry_out("evaluate", config, folder, work, force=config.force, complete=current)
+    complete = is_current(folder, bank)
+    carry_out("evaluate", config, folder, work, force=config.force, complete=complete)
 
 
 def _weights(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -103,8 +103,7 @@ def _evaluate_weights(
     from geniu_lightning.kit.weights import classifier_from
     from geniu_lightning.tracking import loggers as trackers
 
-    train = partial(add_oracle, config, path, forget, bank)
-    request, about = Request(config, path, forget, bank, train), folder.description
+    request, about = Request(config, path, forget, bank), folder.description
     classifier = classifier_from(weights, request.kit.info.classifier, config.allow_custom)
     stays, after = config.keeps_proxies, weights.parent / KIT
     stored: Kit | None = None

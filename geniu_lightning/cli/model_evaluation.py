@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from geniu_lightning.cli import terminal
+from geniu_lightning.cli.oracles import add_oracle
 from geniu_lightning.cli.request import Request
 from geniu_lightning.cli.results import Result
 from geniu_lightning.data.module import ImageData
@@ -58,8 +59,7 @@ def _opened_oracles(request: Request, bank: OracleBank) -> dict[int, nn.Module]:
 
     def train(seed: int) -> None:
         log.info("training the oracle of seed %d, %d missing", seed, len(bank.missing()))
-        assert request.train_oracle is not None  # given with each bank
-        request.train_oracle(seed)
+        add_oracle(request.config, request.path, request.forget, bank, seed)
 
     if bank.train_missing:
         bank.complete(train)
@@ -90,15 +90,8 @@ def evaluate_model(
 ) -> Evaluation:
     """Return the evaluation of a model by the metrics that a configuration names.
 
-    Args:
-        config: `metrics` by family, `seed`, and the `split` that is laid out by class.
-        kit: Holds the original, on the device to work on.
-        classifier: The model; moved to that device.
-        data: The images.
-        forget: Empty after training.
-        oracles: Retrained models, on the same device.
-        folder: Holds the cache; `None` measures everything anew.
-        stored: The kit whose proxies stay with the model, if one does.
+    All is done on the device of the kit, which holds the original. A `folder` holds the cache.
+    `stored` is the kit whose proxies stay with the model, if one does.
     """
     if not config.metrics:
         return Evaluation()

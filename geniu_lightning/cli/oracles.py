@@ -1,5 +1,6 @@
 """The oracles of a command: the bank that its configuration names, and the training of one."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from geniu_lightning.cli.run import carry_out
 from geniu_lightning.errors import SettingError
+from geniu_lightning.runs.folder import RunFolder
 from geniu_lightning.runs.oracles import OracleBank
 from geniu_lightning.runs.processes import is_rank_zero, single_process
 from geniu_lightning.settings.configs import method_settings
@@ -34,11 +36,18 @@ def oracle_bank(
         raise error.below("oracles") from error
 
 
+def is_current(folder: RunFolder, bank: OracleBank | None) -> bool:
+    """Whether a run was compared with the oracles that it would be compared with now."""
+    if bank is None or not folder.done:
+        return bank is None
+    document = json.loads((folder.path / "metrics.json").read_text())
+    return bool(document.get("oracles", []) == bank.expected())
+
+
 def add_oracle(
-    config: DictConfig, path: Path, forget: tuple[int, ...], bank: OracleBank | None, seed: int
+    config: DictConfig, path: Path, forget: tuple[int, ...], bank: OracleBank, seed: int
 ) -> None:
     """Train one oracle of a bank, unless it is there or another process does (`BusyError`)."""
-    assert bank is not None  # whoever has none asks for no oracle
     job = OmegaConf.merge(
         OmegaConf.masked_copy(config, ["trainer", "data", "allow_custom"]),
         {

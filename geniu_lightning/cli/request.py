@@ -1,6 +1,5 @@
 """An unlearning request: a kit, the classes to forget, its images, and oracles to compare with."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,7 @@ from geniu_lightning.runs.revision import revision
 
 
 class Request:
-    """One kit and the classes that it is to forget.
-
-    Args:
-        config: `evaluation`, `data`, `trainer` and `allow_custom`.
-        path: The kit's file.
-        forget: Forgotten classes.
-        bank: Oracles that the evaluation compares with; `None` compares with none.
-        train_oracle: Trains the oracle of a training seed.
-    """
+    """One kit and the classes that it is to forget; `bank` is what its model is compared with."""
 
     def __init__(
         self,
@@ -33,13 +24,11 @@ class Request:
         path: Path,
         forget: tuple[int, ...],
         bank: OracleBank | None = None,
-        train_oracle: Callable[[int], None] | None = None,
     ) -> None:
         self.config = config
         self.path = path
         self.forget = forget
         self.bank = bank
-        self.train_oracle = train_oracle
         self.device: torch.device = device_of(config.trainer)
         self.kit = Kit.load(path, config.allow_custom).to(self.device)
         self.data: ImageData | None = None

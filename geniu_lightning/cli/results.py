@@ -19,17 +19,11 @@ VERSION = 2  # of metrics.json
 
 @dataclass(frozen=True)
 class Result:
-    """The evaluation of a model, or why there is none.
-
-    Attributes:
-        evaluation: Without values where nothing was measured.
-        oracles: Training seeds of the oracles that the model was compared with.
-        missing: Why nothing was measured; empty where something was.
-    """
+    """The evaluation of a model, without values where nothing was measured."""
 
     evaluation: Evaluation
-    oracles: list[int] = field(default_factory=list)
-    missing: str = ""
+    oracles: list[int] = field(default_factory=list)  # training seeds
+    missing: str = ""  # why nothing was measured
 
 
 def document(result: Result, about: dict[str, Any], bank: OracleBank | None) -> dict[str, Any]:
@@ -69,13 +63,5 @@ def write(folder: Path, request: Request, result: Result, content: Mapping[str, 
         title = f"{when} unlearning, {split}"
         pictures.confusion(counts, names, title, folder / f"confusion_{when}.png")
     verdict = {"verdict": content["verdict"] or "none", "reason": content["reason"]}
-    return Shown(
-        numbers_of(found.metrics, content.get("cost", {})) | verdict,
-        classes=names,
-        forget=request.forget,
-        split=split,
-        accuracies=found.accuracies,
-        confusions=found.confusions,
-        metrics=found.metrics,
-        steps=found.steps,
-    )
+    summary = numbers_of(found.metrics, content.get("cost", {})) | verdict
+    return Shown(summary, found, names, request.forget, split)

@@ -207,16 +207,7 @@ def _hand_over(
     if found.confusions:
         path = folder.path / "confusion.png"
         pictures.confusion(found.confusions["before"], data.names, f"original, {split}", path)
-    shown = Shown(
-        numbers_of(found.metrics, cost),
-        classes=data.names,
-        split=split,
-        accuracies={"before": found.accuracies["before"]} if found.accuracies else {},
-        confusions={"before": found.confusions["before"]} if found.confusions else {},
-        metrics=found.metrics,
-        steps=found.steps,
-        pictures=drawn,
-    )
+    shown = Shown(numbers_of(found.metrics, cost), found, data.names, (), split, drawn)
     trackers.show(loggers, shown)
     measured = torch.bincount(data.labels(split), minlength=len(data.names)).tolist()
     accuracies: Sequence[object] = found.accuracies.get("after", len(measured) * ["not measured"])

@@ -8,12 +8,11 @@ from omegaconf import DictConfig
 
 from geniu_lightning.cli.command import run_command
 from geniu_lightning.cli.jobs import is_sweep
-from geniu_lightning.cli.oracles import add_oracle, oracle_bank
+from geniu_lightning.cli.oracles import add_oracle, is_current, oracle_bank
 from geniu_lightning.cli.run import carry_out, run_folder
 from geniu_lightning.cli.sweep import print_summary, retain_minus_forget, unlearning_row
 from geniu_lightning.errors import BusyError, UserError
 from geniu_lightning.kit.header import KIT, description_of, forgotten, kit_metadata, kit_path
-from geniu_lightning.runs.folder import compared_with
 from geniu_lightning.runs.identity import identity_of
 from geniu_lightning.runs.oracles import FIRST_SEED
 from geniu_lightning.runs.revision import revision
@@ -55,18 +54,17 @@ def unlearn(config: DictConfig) -> float | None:
     folder.description = {"run": identity | _about(kit)}
     lacks_kit = config.next_kit and kit.get("generator") and not (folder.path / KIT).is_file()
     force = bool(config.force or (folder.done and lacks_kit))
-    compared = bank is None or (folder.done and compared_with(folder.path) == bank.expected())
     again = folder.done and not force
 
     def work() -> None:
         from geniu_lightning.cli.request import Request  # takes seconds, so only now
         from geniu_lightning.cli.unlearn_run import evaluate_again, unlearn_request
 
-        train = partial(add_oracle, config, path, forget, bank)
         step = evaluate_again if again else unlearn_request
-        step(folder, Request(config, path, forget, bank, train))
+        step(folder, Request(config, path, forget, bank))
 
-    if not carry_out("unlearn", config, folder, work, force=force, complete=compared):
+    complete = is_current(folder, bank)
+    if not carry_out("unlearn", config, folder, work, force=force, complete=complete):
         return None
     return retain_minus_forget(folder.path, config.evaluation.split)
 

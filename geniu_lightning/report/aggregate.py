@@ -27,7 +27,7 @@ class Row:
         count: How many seeds have each number.
         each: The numbers of each seed.
         verdicts: How many of the runs got which verdict.
-        runs: How many runs there are; of oracles how many evaluations of them.
+        runs: How many there are; of oracles how many evaluations of them.
         failures: Training seeds whose run failed, and why.
         oracles: Training seeds of the oracles that the runs were compared with, a bank each.
     """

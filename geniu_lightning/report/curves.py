@@ -26,7 +26,7 @@ def relearning(table: Table) -> "Figure | None":
     readable = [run for run in with_curve if _steps(run) == steps]
     left_out = {run.method for run in runs if run not in readable}
     curves = {
-        name: _over_kits([run for run in readable if run.method == name])
+        name: _mean([run for run in readable if run.method == name], "value", by_kit=True)
         for name in sorted({run.method for run in runs} - left_out)
     }
     figure, (axes,) = canvas(7.0, 4.2, table.setting)
@@ -57,21 +57,14 @@ def _steps(run: Run) -> list[float]:
     return steps
 
 
-def _over_kits(runs: Sequence[Run]) -> list[float]:
-    """Return the mean over kits of the means over the runs from one kit."""
-    import numpy as np
+def _mean(runs: Sequence[Run], part: str, by_kit: bool = False) -> list[float]:
+    """Return the mean curve of the runs that have one; of several runs from a kit their mean."""
+    import pandas
 
-    kits: dict[int, list[list[float]]] = {}
-    for run in runs:
-        kits.setdefault(run.seed, []).append(run.curves["value"][RELEARNING_CURVE])
-    mean: list[float] = np.mean([np.mean(own, axis=0) for own in kits.values()], axis=0).tolist()
-    return mean
-
-
-def _mean(runs: Sequence[Run], part: str) -> list[float]:
-    """Return the mean curve of oracles or originals over the runs that have one."""
-    import numpy as np
-
-    found = [curve for run in runs if (curve := run.curves[part].get(RELEARNING_CURVE))]
-    mean: list[float] = np.mean(found, axis=0).tolist() if found else []
+    measured = [run for run in runs if RELEARNING_CURVE in run.curves[part]]
+    curves = [run.curves[part][RELEARNING_CURVE] for run in measured]
+    frame = pandas.DataFrame(curves, index=[run.seed for run in measured])
+    if by_kit:
+        frame = frame.groupby(level=0).mean()
+    mean: list[float] = frame.mean().tolist()
     return mean

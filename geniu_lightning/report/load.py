@@ -19,7 +19,6 @@ class Run:
     Attributes:
         parts: Data, imbalance, network and forgotten classes, in words.
         problem: As `problem_of`.
-        method: Name of the method; an experiment that changes its settings changes its name too.
         basis: Module of the method in `unlearning/`, whatever its name.
         seed: Training seed of the kit.
         kit: Digest of the kit; empty where it is unknown.

@@ -4,15 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from geniu_lightning.report.aggregate import Row
-from geniu_lightning.report.canvas import (
-    MARKERS,
-    add_legend,
-    add_note,
-    canvas,
-    draw_point,
-    label_points,
-    verdict_of,
-)
+from geniu_lightning.report.canvas import add_legend, add_note, canvas
 from geniu_lightning.report.document import FORGET_ACCURACY, RELEARNED, RETAIN_ACCURACY, SECONDS
 from geniu_lightning.report.tables import Table
 
@@ -20,6 +12,24 @@ if TYPE_CHECKING:  # matplotlib is imported late
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# colours of Okabe and Ito, which colour-blind readers tell apart; no fact is in colour alone
+SEVERAL = "several verdicts"
+NONE = "no verdict"
+MARKERS = {  # of the verdicts, as `metrics.json` writes them
+    "forgotten": ("o", "#009E73"),
+    "forgotten in the model only": ("D", "#009E73"),
+    "untested": ("P", "#56B4E9"),
+    "distinguishable": ("^", "#CC79A7"),
+    "suppressed": ("s", "#E69F00"),
+    "retained": ("X", "#D55E00"),
+    "damaged": ("v", "#0072B2"),
+    "damaged and retained": ("<", "#0072B2"),
+    "inconclusive": ("*", "#000000"),
+    SEVERAL: ("h", "#999999"),
+    NONE: (".", "#000000"),
+}
+APART = 8  # points between a marker and its name
+STEPS = (0, *(sign * 9 * k for k in range(1, 20) for sign in (1, -1)))  # points up and down
 FAR_BELOW = 0.75  # of the largest A_r: lower points would press all others together
 AXES = {
     FORGET_ACCURACY: "A_f: accuracy on the forgotten class",
@@ -41,7 +51,7 @@ def tradeoff(table: Table) -> "Figure | None":
     axes.set_xlabel(AXES[over].replace("\n", " "))
     axes.set_ylabel(AXES[RETAIN_ACCURACY])
     for row in shown:
-        draw_point(axes, row, over, RETAIN_ACCURACY)
+        _draw_point(axes, row, over, RETAIN_ACCURACY)
     for k, row in enumerate(row for row in table.rows if row.role == "oracles"):
         _shade(axes, row, RETAIN_ACCURACY, label="" if k else f"{row.method}, mean ± std")
         _shade(axes, row, over, across=True)
@@ -50,7 +60,7 @@ def tradeoff(table: Table) -> "Figure | None":
     if missing := [row.label for row in rows if row not in measured]:
         notes.append(f"not drawn, for lack of a number: {', '.join(missing)}")
     add_note(figure, notes)
-    label_points(figure, axes, shown, over, RETAIN_ACCURACY)
+    _label_points(figure, axes, shown, over, RETAIN_ACCURACY)
     return figure
 
 
@@ -76,7 +86,7 @@ def price(table: Table) -> "Figure | None":
         axes.set_ylabel(AXES[value])
         for row in shown:
             if value in row.mean:
-                draw_point(axes, row, SECONDS, value)
+                _draw_point(axes, row, SECONDS, value)
                 if row.role == "oracles":
                     _shade(axes, row, value, line=False)
         axes.margins(0.12)
@@ -86,7 +96,7 @@ def price(table: Table) -> "Figure | None":
         notes.append(f"without seconds or A_r: {', '.join(untimed)}")
     add_note(figure, notes)
     for axes, value in zip(panels, values, strict=True):
-        label_points(figure, axes, [row for row in shown if value in row.mean], SECONDS, value)
+        _label_points(figure, axes, [row for row in shown if value in row.mean], SECONDS, value)
     return figure
 
 
@@ -111,3 +121,72 @@ def _shade(
     if line:
         mean = axes.axvline if across else axes.axhline
         mean(centre, color="0.45", lw=0.8, zorder=0, label=label or "_")
+
+
+def verdict_of(row: Row) -> str:
+    """Return the verdict that a row is drawn with: one that all its runs have."""
+    if not row.verdicts:
+        return NONE
+    verdict, count = max(row.verdicts.items(), key=lambda item: item[1])
+    if count < row.runs or row.failures:
+        return SEVERAL
+    return verdict if verdict in MARKERS else NONE
+
+
+def _draw_point(axes: "Axes", row: Row, across: str, up: str) -> None:
+    """Draw a row's means of two values with their spread; what is no method is hollow."""
+    verdict = verdict_of(row)
+    shape, colour = MARKERS[verdict]
+    known = axes.get_legend_handles_labels()[1]
+    axes.errorbar(
+        row.mean[across],
+        row.mean[up],
+        xerr=row.std.get(across),
+        yerr=row.std.get(up),
+        fmt=shape,
+        color=colour,
+        markerfacecolor=colour if row.role == "method" else "white",
+        ms=7,
+        elinewidth=0.7,
+        label="_" if verdict in known else verdict,
+    )
+
+
+def _label_points(
+    figure: "Figure", axes: "Axes", rows: Sequence[Row], across: str, up: str
+) -> None:
+    """Write each row's label at its point, moved until it covers no other label or marker.
+
+    Nothing may move in the figure afterwards.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()  # settles where the axes are
+    figure.set_layout_engine("none")
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    inside = axes.get_window_extent()
+    points = sorted((row.mean[across], row.mean[up], row.label) for row in rows)
+    half = APART / 2 * figure.dpi / 72
+    centres = [axes.transData.transform(point) for *point, _ in points]
+    taken = [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in centres]
+    for (x, y, name), centre in zip(points, centres, strict=True):
+        right = centre[0] < (inside.x0 + inside.x1) / 2  # on the side where the axes are wider
+        note = axes.annotate(
+            name,
+            (x, y),
+            (0, 0),
+            textcoords="offset points",
+            fontsize=7,
+            ha="left" if right else "right",
+            va="center",
+            arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "0.5", "shrinkA": 0, "shrinkB": 3},
+        )
+        for step in STEPS:
+            note.set_position((APART if right else -APART, step))
+            note.update_positions(renderer)
+            box = Text.get_window_extent(note)  # without the line that leads to it
+            if inside.y0 <= box.y0 and box.y1 <= inside.y1 and not box.count_overlaps(taken):
+                break
+        taken.append(box)

@@ -147,9 +147,3 @@ def finished_kits(folder: Path) -> list[Path]:
     """Return the folders of finished training runs below a folder, sorted."""
     kits = (kit.parent for kit in folder.rglob(KIT) if BACKUP not in kit.parts)
     return sorted(run for run in kits if (run / "done.json").is_file())
-
-
-def compared_with(folder: Path) -> list[int]:
-    """Return the training seeds of the oracles that a finished run was compared with."""
-    found: list[int] = json.loads((folder / "metrics.json").read_text()).get("oracles", [])
-    return found

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geniu_lightning.evaluation.evaluator import Evaluation
 from geniu_lightning.report.document import leaves
 
-if TYPE_CHECKING:  # wandb is imported late, and tensors come from the caller
+if TYPE_CHECKING:  # wandb is imported late
     import wandb
-    from torch import Tensor
 
 CURVES = ("curve", "retain_curve")
 SUFFIXES = {"oracles": "oracle_mean", "oracles_std": "oracle_std", "z": "z"}
@@ -19,29 +19,26 @@ LINES = {"model": "value", "oracles": "oracle_mean", "original": "original"}
 
 @dataclass(frozen=True)
 class Shown:
-    """What is shown of a run that has ended, in plain values.
+    """What is shown of a run that has ended.
 
     Args:
         summary: Final values, for a table of runs.
-        classes: Class names.
-        forget: Forgotten classes; none after training.
-        split: That accuracies and confusions are of.
-        accuracies: Of each class, by `before` and `after`; NaN of a class without images.
-        confusions: Likewise the images of each true class (row) by answer, `(K, K)`.
-        metrics: As `metrics.json` holds them.
-        steps: Of fine-tuning, at which a family's curves were measured.
+        evaluation: Of the model; after training, where `forget` is empty, of the original alone.
+        split: That the evaluation's accuracies and confusions are of.
         pictures: Files by name.
     """
 
     summary: Mapping[str, float | str]
-    classes: Sequence[str] = ()
-    forget: Sequence[int] = ()
-    split: str = ""
-    accuracies: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    confusions: Mapping[str, "Tensor"] = field(default_factory=dict)
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    steps: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    evaluation: Evaluation
+    classes: Sequence[str]
+    forget: Sequence[int]
+    split: str
     pictures: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """When the evaluated models were there."""
+        return ("before", "after") if self.forget else ("before",)
 
 
 def numbers_of(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, float]:
@@ -59,16 +56,19 @@ def numbers_of(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str,
 
 def charts_of(shown: Shown) -> dict[str, Any]:
     """Return wandb's charts and tables of what there is to show, by name."""
-    return {**_classes(shown), **_confusions(shown), **_curves(shown)}
+    metrics = shown.evaluation.metrics
+    return {**_classes(shown, metrics), **_confusions(shown), **_curves(shown, metrics)}
 
 
-def _classes(shown: Shown) -> dict[str, Any]:
+def _classes(shown: Shown, metrics: dict[str, Any]) -> dict[str, Any]:
     import wandb
 
-    if not shown.accuracies:
+    if not shown.evaluation.accuracies:
         return {}
-    columns: dict[str, Sequence[float | None]] = dict(shown.accuracies)
-    oracles = shown.metrics.get("accuracy", {}).get(shown.split, {}).get("per_class", {})
+    columns: dict[str, Sequence[float | None]] = {
+        when: shown.evaluation.accuracies[when] for when in shown.moments
+    }
+    oracles = metrics.get("accuracy", {}).get(shown.split, {}).get("per_class", {})
     if shown.forget and oracles.get("oracle_mean") is not None:
         columns["oracles"] = oracles["oracle_mean"]
     values = {
@@ -91,10 +91,11 @@ def _confusions(shown: Shown) -> dict[str, Any]:
 
     columns = ["Actual", "Predicted", "nPredictions"]
     charts = {}
-    for when, matrix in shown.confusions.items():
+    found = shown.evaluation.confusions
+    for when in shown.moments if found else ():
         rows = [
             (actual, predicted, count)
-            for actual, counts in zip(shown.classes, matrix.tolist(), strict=True)
+            for actual, counts in zip(shown.classes, found[when].tolist(), strict=True)
             for predicted, count in zip(shown.classes, counts, strict=True)
         ]
         charts[f"confusion/{when}"] = wandb.plot_table(
@@ -106,12 +107,12 @@ def _confusions(shown: Shown) -> dict[str, Any]:
     return charts
 
 
-def _curves(shown: Shown) -> dict[str, Any]:
+def _curves(shown: Shown, metrics: dict[str, Any]) -> dict[str, Any]:
     import wandb
 
     charts = {}
-    for name, leaf in leaves(shown.metrics):
-        steps = shown.steps.get(name.partition(".")[0])
+    for name, leaf in leaves(metrics):
+        steps = shown.evaluation.steps.get(name.partition(".")[0])
         if name.rpartition(".")[2] in CURVES and steps is not None and "value" in leaf:
             lines = {who: leaf[part] for who, part in LINES.items() if leaf.get(part) is not None}
             charts[f"curves/{name}"] = wandb.plot.line_series(

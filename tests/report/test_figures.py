@@ -11,12 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from geniu_lightning.report import figures
-from geniu_lightning.report.canvas import MARKERS, SEVERAL, verdict_of
 from geniu_lightning.report.curves import relearning
 from geniu_lightning.report.document import NEW_NAMES
 from geniu_lightning.report.figures import drawings
 from geniu_lightning.report.load import find_training
-from geniu_lightning.report.scatter import price, tradeoff
+from geniu_lightning.report.scatter import MARKERS, SEVERAL, price, tradeoff, verdict_of
 from tests.report.examples import AREA, CURVE, STEPS, change, failed, kit, relearned, run, table
 
 

@@ -2,12 +2,14 @@
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from matplotlib.image import imsave
 
+from geniu_lightning.evaluation.evaluator import Evaluation
 from geniu_lightning.tracking import workspace
 from geniu_lightning.tracking.charts import Shown, charts_of, numbers_of
 from geniu_lightning.tracking.loggers import closing, loggers_of, show, wandb_id
@@ -52,17 +54,14 @@ AFTER = torch.tensor([[0, 4, 0], [6, 1, 0], [0, 8, 9]])
 
 def shown(picture: Path, forget: tuple[int, ...] = (0,)) -> Shown:
     nan = float("nan")
-    return Shown(
-        {"verdict": "retained", **numbers_of(METRICS, COST)},
-        classes=NAMES,
-        forget=forget,
-        split="test",
+    evaluation: Any = SimpleNamespace(
         accuracies={"before": [0.5, 0.6, nan], "after": [0.1, 0.2, nan]},
         confusions={"before": BEFORE, "after": AFTER},
         metrics=METRICS,
         steps={"relearning": [0, 50]},
-        pictures={"proxies": picture},
     )
+    summary = {"verdict": "retained", **numbers_of(METRICS, COST)}
+    return Shown(summary, evaluation, NAMES, forget, "test", {"proxies": picture})
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +167,8 @@ def test_without_wandb_nothing_is_shown_and_without_evaluation_there_is_no_chart
         show(loggers, shown(tmp_path / "none.png"))
     loggers = loggers_of({"wandb": SETTINGS["wandb"]}, tmp_path, "train", {}, [])
     with closing(loggers):
-        show(loggers, Shown({"cost.seconds": 1.0}))
-    assert "classes/oracles" not in charts_of(shown(tmp_path, forget=()))  # after training
+        show(loggers, Shown({"cost.seconds": 1.0}, Evaluation(), NAMES, (), "test"))
+    charts = charts_of(shown(tmp_path, forget=()))  # after training
+    assert not {"classes/oracles", "classes/after", "confusion/after"} & charts.keys()
     (found,) = offline_runs(tmp_path)
     assert (found.history, found.summary["cost.seconds"]) == ([], 1.0)
