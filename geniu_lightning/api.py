@@ -1,9 +1,4 @@
-"""The Python interface: from a kit and classes to a classifier that has forgotten them.
-
-No configuration is composed and no file is written. The methods and their defaults are those of
-`unlearn.py`. A line of progress is printed every few seconds, or logged where the user has
-set up logging.
-"""
+"""The Python interface: from a kit and classes to a classifier that has forgotten them."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -77,6 +72,9 @@ def unlearn(
     **settings: Any,  # of the method: whatever its yaml has
 ) -> Unlearned:
     """Return a classifier that has forgotten classes; the kit stays as it is.
+
+    No file is written. A line of progress is printed every few seconds, or logged where the user
+    has set up logging.
 
     Args:
         kit: Of the trained classifier.

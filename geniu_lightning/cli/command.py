@@ -19,13 +19,12 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from geniu_lightning.cli.device import settle_precision
 from geniu_lightning.cli.jobs import is_sweep
 from geniu_lightning.cli.settings import RENAMED, check_settings, keys_of, unknown_key
-from geniu_lightning.cli.sweep import notes_of_sweep, reason_of
+from geniu_lightning.cli.sweep import UNENDED, Note, notes_of_sweep, reason_of
 from geniu_lightning.cli.wandb_group import group_of
 from geniu_lightning.errors import UserError
 from geniu_lightning.fitting.messages import messages
 from geniu_lightning.runs.folder import finished_kits
 from geniu_lightning.runs.processes import is_rank_zero
-from geniu_lightning.runs.sweep import UNENDED, Note
 from geniu_lightning.settings.configs import CONF
 
 Job = Callable[[DictConfig], float | None]
@@ -33,12 +32,12 @@ Summary = Callable[[list[Note]], None]
 
 
 def run_command(name: str, job: Job, summary: Summary | None = None) -> None:
-    """Run a command and end the process.
+    """Run a command, by the name of its primary configuration, and end the process.
 
     Exit status: 0 done, 2 the settings cannot work, 130 interrupted, 1 anything else.
 
     Args:
-        name: Of the command and of its primary configuration.
+        name: Of the configuration.
         job: Carries out one composed configuration; fills in its `out` as soon as the run's folder
             is known, and returns the value that a sweeper maximises.
         summary: Prints what became of the jobs of a sweep.

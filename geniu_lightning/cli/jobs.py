@@ -93,7 +93,8 @@ def _words(config: DictConfig, folder: Path) -> list[str]:
         words.append(f"next_kit={str(config.next_kit).lower()}")
     share = config.trainer.threads or threads_of_job()
     if share is not None:
-        words.append(f"trainer.threads={max(share // processes_per_node(config.trainer), 1)}")
+        processes = processes_per_node(config.trainer) or 1
+        words.append(f"trainer.threads={max(share // processes, 1)}")
     wandb = (config.get("logger") or {}).get("wandb")
     if wandb is not None:
         words.append(f"logger.wandb.group='{wandb.group}'")

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
+from geniu_lightning.kit.header import kit_path
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="geniu kit", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("show", help="print what is inside, after verifying it")
-    show.add_argument("file", type=Path, help="the file, or the folder of the run that wrote it")
+    show.add_argument("file", help="the file, or the folder of the run that wrote it")
     show.add_argument("--proxies", type=Path, metavar="PNG", help="draw the decoded proxies")
     show.add_argument(
         "--allow-custom",
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        path = options.file / "kit.safetensors" if options.file.is_dir() else options.file
+        path = kit_path(options.file)
         kit = Kit.load(path, options.allow_custom)
         _describe(kit, path)
         if options.proxies is not None:

@@ -1,13 +1,14 @@
-"""A sweep: Hydra's callback that notes each job's end, what is maximised, and the table of runs.
-
-The table is no part of the callback: Hydra calls `on_multirun_end` only if no job failed and
-nobody interrupted the sweep. So the command collects the notes, however the sweep ended.
-"""
+"""A sweep: notes of its jobs, written by a callback of Hydra, and the table of its runs."""
 
 import json
+import secrets
+import shutil
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,29 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from geniu_lightning.errors import UserError
+from geniu_lightning.files import write_json
 from geniu_lightning.runs.processes import is_rank_zero
-from geniu_lightning.runs.sweep import Note, collect, new_notes
+
+NOTES = ".sweeps"  # below the folder of all runs
+SECONDS_STORED = 7 * 24 * 3600.0  # notes of killed sweeps
+UNENDED = "it did not end: it was killed, or is at work still"
 
 _begun: list[Path] = []  # notes of the sweeps that this process began
+
+
+@dataclass(frozen=True)
+class Note:
+    """State of one job; its folder is empty if it had none yet, its failure if it ended well."""
+
+    number: int
+    words: Sequence[str]
+    folder: str = ""
+    failed: str = UNENDED
+
+    def write(self, notes: Path) -> None:
+        """Write the note, in place of an earlier one of the same job."""
+        notes.mkdir(parents=True, exist_ok=True)
+        write_json(notes / f"{self.number}.json", asdict(self))
 
 
 class JobNotes(Callback):
@@ -33,8 +53,12 @@ class JobNotes(Callback):
         self.notes: Path | None = None  # outside a sweep
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Choose the folder of this sweep's notes."""
-        self.notes = new_notes(Path(config.runs).expanduser())
+        """Choose the folder of this sweep's notes, and delete those of sweeps long killed."""
+        sweeps = Path(config.runs).expanduser().absolute() / NOTES
+        for old in sweeps.glob("*"):
+            if old.stat().st_mtime < time.time() - SECONDS_STORED:
+                shutil.rmtree(old, ignore_errors=True)
+        self.notes = sweeps / secrets.token_hex(4)
         _begun.append(self.notes)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
@@ -74,8 +98,19 @@ def reason_of(error: BaseException) -> str:
 
 
 def notes_of_sweep() -> list[Note]:
-    """Return the notes of the sweep that this process began last, none without a sweep."""
-    return collect(_begun.pop()) if _begun else []
+    """Return the notes of the sweep that this process began last by job, and delete their files.
+
+    The command asks for them, however the sweep ended: Hydra calls `on_multirun_end` only if no job
+    failed and nobody interrupted it.
+    """
+    if not _begun:
+        return []
+    notes = _begun.pop()
+    found = [Note(**json.loads(file.read_text())) for file in notes.glob("*.json")]
+    shutil.rmtree(notes, ignore_errors=True)
+    with suppress(OSError):  # another sweep's notes are there, or there never were any
+        notes.parent.rmdir()
+    return sorted(found, key=lambda note: note.number)
 
 
 def print_summary(

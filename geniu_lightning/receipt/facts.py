@@ -5,14 +5,13 @@ import json
 import math
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geniu_lightning.files import now
+from geniu_lightning.files import now, sha256_of
 from geniu_lightning.kit.header import KIT
 from geniu_lightning.receipt import sentences
-from geniu_lightning.receipt.files import files_of
 from geniu_lightning.receipt.sentences import STILL_INSIDE
 from geniu_lightning.report.document import Json, leaves, numbers
 from geniu_lightning.version import __version__
@@ -35,12 +34,12 @@ def facts_of(
     """Return all that a receipt says of an unlearning run, as `receipt.json` holds it.
 
     Args:
-        weights: The unlearned weights, in the run's folder.
+        weights: In the run's folder.
         document: What `metrics.json` is to hold, version 2.
-        kit: The kit that they were made from.
+        kit: What the weights were made from.
         kit_file: Its file.
-        before: Accuracy of each class of the original on the split that was evaluated, NaN of a
-            class without images; `None` where it was not measured.
+        before: Accuracy of each class of the original on the evaluated split, NaN of a class
+            without images; `None` where it was not measured.
         revision: Git revision of the package; `None` where it is unknown.
     """
     run, cost, verdict = document["run"], document["cost"], document["verdict"]
@@ -49,7 +48,6 @@ def facts_of(
     versions = versions_of(revision)
     draws, new_kit = kit.prompts is not None, weights.with_name(KIT).is_file()
     settings = {k: v for k, v in run["unlearner"].items() if k != "name"}
-    made_for = kit.info.settings.get("weights_sha256")
     return {
         "headline": sentences.headline(verdict, forget),
         "asked": {
@@ -79,7 +77,7 @@ def facts_of(
         "found": _found(document, bool(measured), before),
         "not_checked": sentences.not_checked(document, measured, kit_file.name, draws, new_kit),
         "next": sentences.next_steps(verdict, new_kit),
-        "files": [*files_of(weights, kit_file, draws, verdict in STILL_INSIDE, made_for)],
+        "files": [*_files(weights, kit_file, kit, verdict in STILL_INSIDE)],
         "version": VERSION,
     }
 
@@ -141,6 +139,42 @@ def _unlearned(folder: Path, cost: Json, versions: Json) -> Json:
         found: Json = json.loads(earlier.read_text())["unlearned"]
         return found
     return {"at": cost.get("ended", json.loads(done.read_text())["ended"]), "versions": None}
+
+
+def _files(weights: Path, kit_file: Path, kit: "Kit", still_inside: bool) -> Iterator[Json]:
+    """Yield `{what, file, sha256, delete}` of each file: the new ones, and what holds the class."""
+
+    def entry(path: Path, what: str, delete: bool = True, name: str = "") -> Json:
+        name = name or path.name
+        return {"what": what, "file": name, "sha256": sha256_of(path), "delete": delete}
+
+    yield entry(weights, "the unlearned weights", still_inside)
+    new = weights.with_name(KIT)
+    if new.is_file():
+        yield entry(new, "the new kit, in the same folder", still_inside)
+    drawing = "" if kit.prompts is None else " and what draws its classes"
+    yield entry(kit_file, f"the old kit: the model before{drawing}")
+    run = kit_file.parent
+    if (run / "run.json").is_file():  # a run wrote the kit
+        for path in sorted(run.glob("checkpoints/*.ckpt")):
+            name = f"{path.parent.name}/{path.name}"
+            yield entry(path, "beside the old kit: the model before", name=name)
+        others = {
+            weights.name: "the model before",
+            KIT: "the model before and what draws its classes",
+            "proxies.png": "pictures of classes",
+        }
+        for name, what in others.items():
+            if (run / name).is_file() and name != kit_file.name:
+                yield entry(run / name, f"beside the old kit: {what}")
+    earlier = run / "receipt.json"
+    if earlier.is_file():  # the kit is that of an earlier request
+        for file in json.loads(earlier.read_text())["files"]:
+            if file["delete"]:
+                yield file | {"what": f"by the receipt of the request before, {file['what']}"}
+    if made_for := kit.info.settings.get("weights_sha256"):
+        what = "the weights that the old kit was made for"
+        yield {"what": what, "file": None, "sha256": made_for, "delete": True}
 
 
 def _without_folders(value: Any) -> Any:  # JSON values

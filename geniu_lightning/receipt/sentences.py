@@ -1,7 +1,4 @@
-"""What a receipt says in sentences: they follow from what was measured and say no more.
-
-A verdict is written in plain words; what was not checked and what to do next follow from it.
-"""
+"""What a receipt says in sentences: they follow from what was measured and say no more."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -121,8 +118,8 @@ def not_checked(
     Args:
         document: What `metrics.json` holds, version 2.
         measured: Names of the values that are there.
-        kit: Name of the old kit's file, which may hold what draws pictures of its classes.
-        draws: Whether it does.
+        kit: Name of the old kit's file.
+        draws: Whether that kit holds what draws pictures of its classes.
         new_kit: Whether there is a kit for the next request.
     """
     run, relearning = document["run"], document["metrics"].get("relearning", {})

@@ -16,10 +16,7 @@ MOST_SECONDS = 60.0  # that repeated timings may take together
 def repeated(first: float, count: int, once: Callable[[int], float]) -> list[float]:
     """Return seconds of work that is repeated until there are `count` timings or a minute is over.
 
-    Args:
-        first: Seconds that it took already.
-        count: Timings wanted, the first among them.
-        once: Repeats it, given the number of the timing from 2; returns its seconds.
+    `once` repeats it, given the number of the timing from 2.
     """
     seconds = [first]
     while len(seconds) < count and sum(seconds) + first <= MOST_SECONDS:

@@ -1,7 +1,4 @@
-"""The bank of oracles: models retrained without the forgotten classes, shared by all evaluations.
-
-Imports nothing heavy: whether a run has to be evaluated again is known before torch is imported.
-"""
+"""The bank of oracles, models retrained without the forgotten classes, shared by all evaluations."""
 
 import json
 import logging
@@ -32,8 +29,9 @@ class OracleBank:
         kit: A kit's description, as JSON values.
         forget: Forgotten classes.
         count: Number of oracles to compare with.
-        train_missing: Whether an evaluation trains the missing ones; else it does without them.
-        one_process: Whether the run has one process, and so can train oracles.
+        train_missing: Whether an evaluation trains the missing ones, as one process can alone;
+            else it does without them.
+        one_process: Whether the run has one process.
         rank_zero: Whether this process is the one that writes.
     """
 

@@ -8,22 +8,19 @@ from typing import Any
 RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
 
-def single_process(trainer: Mapping[str, Any]) -> bool:
-    """Whether a run has one process, by its `accelerator`, `devices` and `num_nodes`."""
+def processes_per_node(trainer: Mapping[str, Any]) -> int | None:
+    """Return how many processes a run has on a machine; `None` where only that machine can tell."""
     devices = trainer["devices"]
     if devices == "auto" and trainer["accelerator"] == "cpu":
-        devices = 1
-    if isinstance(devices, Sequence) and not isinstance(devices, str):
-        devices = len(devices)
-    return bool(str(devices) == "1" and trainer["num_nodes"] == 1)
-
-
-def processes_per_node(trainer: Mapping[str, Any]) -> int:
-    """Return how many processes a run has on a machine; 1 where only that machine can tell."""
-    devices = trainer["devices"]
+        return 1
     if isinstance(devices, Sequence) and not isinstance(devices, str):
         return len(devices)
-    return max(int(devices), 1) if str(devices).lstrip("-").isdigit() else 1
+    return int(devices) if str(devices).isdigit() else None  # -1 and auto are all there are
+
+
+def single_process(trainer: Mapping[str, Any]) -> bool:
+    """Whether a run has one process."""
+    return processes_per_node(trainer) == 1 and trainer["num_nodes"] == 1
 
 
 def is_rank_zero(trainer: Mapping[str, Any]) -> bool:

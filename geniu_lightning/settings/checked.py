@@ -1,11 +1,4 @@
-"""The check of arguments against their annotations, by pydantic.
-
-A constructor says what a setting may hold in its signature and nowhere else:
-
-    def __init__(self, *, steps: NonNegativeInt, beta: Annotated[float, Field(ge=0, le=1)] = 0.95)
-
-What depends on two settings at once is checked by hand, in the constructor, with `SettingError`.
-"""
+"""The check of arguments against their annotations, by pydantic."""
 
 import difflib
 import functools
@@ -43,9 +36,9 @@ VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 def checked(target: C) -> C:
     """Make a class check the arguments of its constructor, or a function its own; return it.
 
-    Arguments are passed on as they were given: nothing is converted, and no word is read as a
-    number. A subclass that hands `**settings` to its base is checked part by part. Of a function
-    the settings are its keyword-only arguments. A misfit raises `SettingError`.
+    Arguments are passed on as they were given: nothing is converted. A subclass that hands
+    `**settings` to its base is checked part by part. Of a function the settings are its
+    keyword-only arguments. What depends on two settings at once the constructor checks itself.
     """
     owner: Any = target
     is_class = isinstance(owner, type)

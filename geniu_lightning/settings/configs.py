@@ -19,13 +19,7 @@ def plain(config: Any) -> Any:  # the same tree without OmegaConf's types
 
 
 def built(config: Any, key: str = "", **more: Any) -> Any:  # whatever the target makes
-    """Return the object that a configuration with `_target_` describes.
-
-    Args:
-        config: Mapping with `_target_` and its arguments.
-        key: Path of the configuration, such as `unlearner`; named in errors.
-        **more: Further arguments.
-    """
+    """Return the object that a configuration with `_target_` describes; errors name its `key`."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
@@ -60,8 +54,8 @@ def method_settings(name: str) -> dict[str, Any]:
     return settings
 
 
-def methods_without_data() -> tuple[list[str], list[str]]:
-    """Return the methods that read no training image, and those that read none with proxies."""
+def instead_of_data() -> str:
+    """Return a clause that names the methods which read no training image."""
     always, with_proxies = [], []
     for name in method_names():
         settings = method_settings(name)
@@ -69,10 +63,5 @@ def methods_without_data() -> tuple[list[str], list[str]]:
             always.append(name)
         elif "source" in settings and not built(settings, forget=(0,), source="proxies").access:
             with_proxies.append(name)
-    return always, with_proxies
-
-
-def instead_of_data() -> str:
-    """Return a clause that names the methods which read no training image."""
-    always, with_proxies = map(", ".join, methods_without_data())
-    return f"methods that read none are {always}, and with source=proxies {with_proxies}"
+    known, proxied = ", ".join(always), ", ".join(with_proxies)
+    return f"methods that read none are {known}, and with source=proxies {proxied}"

@@ -22,14 +22,9 @@ def loggers_of(
     config: Mapping[str, Any],
     tags: Sequence[str],
 ) -> list[Logger]:
-    """Return the loggers of a run.
+    """Return the loggers of a run, which is named after its folder.
 
-    Args:
-        wanted: `csv` and `wandb`, each a mapping of settings or null; `None` for no logger.
-        folder: The run's folder, whose name is the run's; it keeps wandb's id for a resumed run.
-        job: `train`, `unlearn` or `evaluate`: wandb's job type.
-        config: What wandb shows as the run's configuration.
-        tags: Words to find the run by.
+    `wanted` holds `csv` and `wandb`, each a mapping of settings or null; `None` is no logger.
     """
     wanted = wanted or {}
     loggers: list[Logger] = []

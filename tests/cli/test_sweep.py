@@ -11,10 +11,9 @@ from omegaconf import OmegaConf
 
 from geniu_lightning.cli import sweep
 from geniu_lightning.cli.command import kits_below
-from geniu_lightning.cli.sweep import JobNotes, notes_of_sweep
+from geniu_lightning.cli.sweep import UNENDED, JobNotes, notes_of_sweep
 from geniu_lightning.cli.wandb_group import group_of
 from geniu_lightning.errors import UserError
-from geniu_lightning.runs.sweep import UNENDED
 from tests.commands import TINY, Command
 
 QUICK = ("trainer.threads=1", "evaluation=none", "forget=[0]")

@@ -12,19 +12,19 @@ from geniu_lightning.runs.processes import (
 
 
 def test_processes_follow_from_devices_and_nodes() -> None:
-    for devices, accelerator, single, processes in (
-        (1, "gpu", True, 1),
-        ("1", "gpu", True, 1),
-        ([3], "gpu", True, 1),
-        ("auto", "cpu", True, 1),
-        ("auto", "auto", False, 1),
-        (-1, "gpu", False, 1),
-        (2, "cpu", False, 2),
-        ([0, 1], "gpu", False, 2),
+    for devices, accelerator, processes in (
+        (1, "gpu", 1),
+        ("1", "gpu", 1),
+        ([3], "gpu", 1),
+        ("auto", "cpu", 1),
+        ("auto", "auto", None),
+        (-1, "gpu", None),
+        (2, "cpu", 2),
+        ([0, 1], "gpu", 2),
     ):
         trainer = {"devices": devices, "num_nodes": 1, "accelerator": accelerator}
         assert processes_per_node(trainer) == processes, trainer
-        assert single_process(trainer) is single, trainer
+        assert single_process(trainer) is (processes == 1), trainer
         assert not single_process(trainer | {"num_nodes": 2}), trainer
 
 
