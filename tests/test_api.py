@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import geniu_lightning
 from geniu_lightning import api, load_kit, unlearn
 from geniu_lightning.cli.data import recorded_data
-from geniu_lightning.errors import DataNotFoundError, KitError, UserError
+from geniu_lightning.errors import DataNotFoundError, UserError
 from geniu_lightning.fitting import progress
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import state_digest
@@ -46,12 +46,6 @@ def test_the_package_has_what_it_offers() -> None:
     assert all(hasattr(geniu_lightning, name) for name in geniu_lightning.__all__)
     with pytest.raises(AttributeError, match="no attribute 'forget'"):
         _ = geniu_lightning.forget
-
-
-def test_a_kit_is_named_by_its_file_or_its_folder(trained: Path) -> None:
-    assert digest(load_kit(trained / "kit.safetensors")) == digest(load_kit(str(trained)))
-    with pytest.raises(KitError, match="there is no kit at"):
-        load_kit(trained / "other.safetensors")
 
 
 def test_it_finds_weights_and_next_kit_of_the_command(kit: Kit, unlearned: Path) -> None:

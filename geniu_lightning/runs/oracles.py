@@ -1,4 +1,4 @@
-"""The bank of oracles, models retrained without the forgotten classes, shared by all evaluations."""
+"""The bank of oracles: models retrained without the forgotten classes, for all evaluations."""
 
 import json
 import logging

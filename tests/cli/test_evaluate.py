@@ -7,8 +7,6 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from geniu_lightning.cli.results import Result, document
-from geniu_lightning.evaluation.evaluator import Evaluation
 from geniu_lightning.kit.file import Kit
 from tests.tracking.offline import offline_runs
 
@@ -44,19 +42,6 @@ def test_weights_are_evaluated_and_their_curves_are_written_with_their_steps(
     (logged,) = offline_runs(out)
     assert (logged.run.job_type, logged.config["evaluation"]["split"]) == ("evaluate", "test")
     assert logged.summary["verdict"] == "none"
-
-
-def test_a_document_says_why_nothing_was_measured() -> None:
-    found = document(Result(Evaluation(), missing="evaluation=none"), {"run": {}}, None)
-    assert found == {
-        "version": 2,
-        "verdict": None,
-        "reason": "evaluation=none",
-        "oracles": [],
-        "steps": {},
-        "run": {},
-        "metrics": {"accuracy": {"absent": "evaluation=none"}},
-    }
 
 
 def test_an_evaluation_that_cannot_be_is_refused_in_a_sentence(

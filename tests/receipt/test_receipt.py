@@ -150,57 +150,41 @@ def test_without_measurements_it_says_so_first(request_: Request) -> None:
     assert "the evaluation was switched off" in request_.unchecked(None, run=run, **empty)
 
 
-def test_what_was_not_measured_is_named(request_: Request) -> None:
+def test_what_nobody_looked_at_is_named(request_: Request) -> None:
     assert {*measured()} == {*TRIES}
     whole = request_.unchecked()
     assert "have no result" not in whole
     for family, text in TRIES.items():
         assert text not in whole
-        others = {name: tree for name, tree in measured().items() if name != family}
         gone = {family: {"x": {"absent": "a reason"}}}
-        assert text in request_.unchecked(metrics=others | gone, tolerances=[])
-    tree = measured()
-    tree["relearning"]["k50"]["area"] = {"absent": "too few images"}
-    del tree["head"]["repair"]
-    gaps = "no result, metrics.json says why: head.repair, relearning.k50.area"
-    assert gaps in request_.unchecked(metrics=tree)
-    few = "compared with 2 models that never saw the class, and the rule needs at least 3"
-    assert few in request_.unchecked(None, oracles=[1000, 1001])
-    assert "the rule needs" not in request_.unchecked(oracles=[1000, 1001, 1002])
-
-
-def test_what_no_run_looks_at_is_always_named(request_: Request) -> None:
-    unchecked = request_.unchecked()
-    for text in (
-        "Values are means over the classes",
-        "copies: backups, logs",
-        "had at most 50 images of the class and 50 steps).",
-        "own splits",
-        "measured 3 times, on one machine",
+        assert text in request_.unchecked(metrics=measured() | gone, tolerances=[])
+    gaps, fewer, copying = measured(), measured(), measured()
+    gaps["relearning"]["k50"]["area"] = {"absent": "too few images"}
+    del gaps["head"]["repair"], fewer["relearning"]["k50"]
+    copying["copying"] = {"pixel": {"retain": {"nearer": leaf(0.5, None, None)}}}
+    for changes, said in (
+        ({}, "Values are means over the classes"),
+        ({}, "had at most 50 images of the class and 50 steps)."),
+        ({"metrics": fewer, "steps": {"relearning": [0, 20]}}, "10 images of the class and 20 st"),
+        ({"metrics": measured() | {"relearning": {}}}, "not tried."),
+        ({"metrics": gaps}, "no result, metrics.json says why: head.repair, relearning.k50.area"),
+        (
+            {"oracles": [1000, 1001]},
+            "compared with 2 models that never saw the class, and the rule",
+        ),
+        ({}, "The old kit, old.safetensors, still holds the model before and draws pictures"),
+        ({}, "No new kit was made"),
     ):
-        assert text in unchecked
-    tree = measured()
-    del tree["relearning"]["k50"]
-    fewer = request_.unchecked(metrics=tree, steps={"relearning": [0, 20]})
-    assert "at most 10 images of the class and 20 steps" in fewer
-    assert "not tried." in request_.unchecked(metrics=measured() | {"relearning": {}})
-
-
-def test_kits_that_exist_are_named(request_: Request) -> None:
-    old = "The old kit, old.safetensors, still holds the model before"
-    assert f"{old} and draws pictures of the class." in request_.unchecked()
-    assert "No new kit was made" in request_.unchecked()
+        assert said in request_.unchecked(**changes), said
+    assert "the rule needs" not in request_.unchecked(oracles=[1000, 1001, 1002])
     request_.kit.prompts = None
-    assert f"{old}." in request_.unchecked()
+    assert "still holds the model before." in request_.unchecked()
     request_.add_new_kit()
-    tree = measured()
-    copying = tree.pop("copying")
-    assert "Nobody looked at what the new kit draws" in request_.unchecked(metrics=tree)
-    tree["copying"] = {"pixel": {"retain": {"nearer": leaf(0.5, None, None)}}}
-    compared = request_.unchecked(metrics=tree)
+    without = {name: tree for name, tree in measured().items() if name != "copying"}
+    assert "Nobody looked at what the new kit draws" in request_.unchecked(metrics=without)
+    compared = request_.unchecked(metrics=copying)
     assert "compared with training images of kept classes" in compared
     assert TRIES["copying"] in compared  # of the forgotten class nothing is known
-    assert TRIES["copying"] not in request_.unchecked(metrics=tree | {"copying": copying})
 
 
 def test_the_page_holds_the_numbers_of_the_file(request_: Request) -> None:

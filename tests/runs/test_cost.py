@@ -39,9 +39,7 @@ def test_memory_that_was_added_and_freed_again_is_seen() -> None:
     assert size * 0.9 < memory.added < size * 1.5
 
 
-def unlearner(
-    access: Access, stored: int | None = None, forget: tuple[int, ...] = (0,)
-) -> Unlearner:
+def unlearner(access: Access, stored: int | None = None) -> Unlearner:
     clock = SimpleNamespace(seconds=1.0)
     return SimpleNamespace(access=access, stored=stored, forget=(0,), steps=3, clock=clock)
 
