@@ -135,7 +135,6 @@ def unlearn(
 def _method(
     name: str, settings: Mapping[str, Any], forget: tuple[int, ...], seed: int
 ) -> Unlearner:
-    """Return a method by its name, with its yaml's settings but for those given."""
     defaults = method_settings(name)
     objects = {}
     for key, value in settings.items():

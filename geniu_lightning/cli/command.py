@@ -109,7 +109,6 @@ def sentence_of(error: Exception, command: str = "") -> str:
 
 
 def _summarise(summary: Summary | None) -> list[Note]:
-    """Print what became of a sweep's jobs, and return their notes."""
     notes = notes_of_sweep()
     if summary is not None and notes:
         summary(notes)

@@ -95,7 +95,6 @@ def _evaluate_weights(
     forget: tuple[int, ...],
     bank: OracleBank | None,
 ) -> None:
-    """Evaluate and write; imports what takes seconds only now."""
     from geniu_lightning.cli import results
     from geniu_lightning.cli.model_evaluation import evaluate_request
     from geniu_lightning.cli.request import Request

@@ -75,7 +75,6 @@ def compare(config: DictConfig, folders: Sequence[Path], out: Path) -> None:
 
 
 def _refuse_mixture(runs: Sequence[Run]) -> None:
-    """Refuse runs of one setting that differ in images, classes or training."""
     first, *others = [_subject(run) for run in runs]
     for run, other in zip(runs[1:], others, strict=True):
         differ = [what for what, value in first.items() if other[what] != value]
@@ -102,7 +101,6 @@ def _subject(run: Run) -> dict[str, Any]:
 
 
 def _setting(config: DictConfig, runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the results in one setting."""
     device, due, read = device_of(config.trainer), terminal.paced(), 0
 
     def load(run: Run) -> Kit:

@@ -1,6 +1,6 @@
 """Search space of a tuning sweep: the ranges in conf/search of the method that is swept."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,23 +20,15 @@ def space(config: DictConfig, trial: "Trial") -> None:
     target = config.unlearner.get("_target_")  # an experiment may give a method another name
     same = (name for name in method_names() if method_settings(name)["_target_"] == target)
     method = next(same, str(config.unlearner.name))
-    for name, values in ranges_of(method).items():
+    path = CONF / "search" / f"{method}.yaml"
+    if not path.is_file():
+        raise UserError(f"there is no conf/search/{method}.yaml with ranges to draw from")
+    for name, values in plain(OmegaConf.load(path)).items():
         key = f"unlearner.{name}"
         if key in trial.user_attrs:  # where the sweeper notes what is fixed
             continue
         if isinstance(values, list):
             trial.suggest_categorical(key, values)
-        elif isinstance(values, dict) and {"low", "high"} <= values.keys():
+        else:
             log = values.get("log", False)
             trial.suggest_float(key, values["low"], values["high"], log=log)
-        else:
-            raise UserError(f"{name} in conf/search/{method}.yaml must be a list or {{low, high}}")
-
-
-def ranges_of(method: str) -> dict[str, Any]:
-    """Return the ranges of a method's settings, by their dotted names."""
-    path = CONF / "search" / f"{method}.yaml"
-    if not path.is_file():
-        raise UserError(f"there is no conf/search/{method}.yaml with ranges to draw from")
-    ranges: dict[str, Any] = plain(OmegaConf.load(path))
-    return ranges

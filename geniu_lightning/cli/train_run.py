@@ -143,7 +143,6 @@ def _checkpoints(config: DictConfig, folder: Path) -> ModelCheckpoint:
 
 
 def _resume_point(folder: Path) -> str | None:
-    """Return the newest whole checkpoint, if there is one."""
     found = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
     whole = [path for path in found if zipfile.is_zipfile(path)]
     if not whole:
@@ -153,7 +152,6 @@ def _resume_point(folder: Path) -> str | None:
 
 
 def _kit(config: DictConfig, data: ImageData, module: GeniuModule, about: dict[str, Any]) -> Kit:
-    """Return the kit of a fitted module."""
     info = KitInfo(
         classifier=about["classifier"],
         generator=about["generator"],

@@ -2,7 +2,6 @@
 
 import logging
 from functools import partial
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -51,7 +50,11 @@ def unlearn(config: DictConfig) -> float | None:
     folder = run_folder(config, identity, "unlearn", kit_name, config.unlearner.name, class_words)
     if folder.path.resolve() == path.resolve().parent:
         raise UserError(f"{folder.path} is the folder of the kit itself; choose another out=")
-    folder.description = {"run": identity | _about(kit)}
+    trained = kit.get("settings", {}) | {"seed": kit.get("seed")}
+    about = {"job": "unlearn", "revision": revision(), "trained": trained}
+    if before := kit.get("forgotten"):
+        about["forgotten_before"] = before
+    folder.description = {"run": identity | about}
     lacks_kit = config.next_kit and kit.get("generator") and not (folder.path / KIT).is_file()
     force = bool(config.force or (folder.done and lacks_kit))
     again = folder.done and not force
@@ -67,15 +70,6 @@ def unlearn(config: DictConfig) -> float | None:
     if not carry_out("unlearn", config, folder, work, force=force, complete=complete):
         return None
     return retain_minus_forget(folder.path, config.evaluation.split)
-
-
-def _about(kit: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts of a run's record that its identity does not hold."""
-    trained = kit.get("settings", {}) | {"seed": kit.get("seed")}
-    about = {"job": "unlearn", "revision": revision(), "trained": trained}
-    if before := kit.get("forgotten"):
-        about["forgotten_before"] = before
-    return about
 
 
 if __name__ == "__main__":  # a job of a sweep in a process of its own

@@ -99,7 +99,6 @@ def _loggers(folder: RunFolder, request: Request) -> list[Logger]:
 
 
 def _unlearner(request: Request) -> Unlearner:
-    """Return the method of the settings."""
     settings = plain(request.config.unlearner)
     del settings["name"]
     method: Unlearner = built(
@@ -115,7 +114,6 @@ def _run(
     loggers: list[Logger],
     label: str = "unlearning",
 ) -> nn.Module:
-    """Return the classifier that a method makes of a kit's."""
     settings = trainer_settings(request.config.trainer)
     recorded = request.kit.info.settings.get("precision")
     if unlearner.from_scratch and recorded is not None:

@@ -44,7 +44,6 @@ def _settings(settings: Json) -> str:
 
 
 def _label(name: str) -> str:
-    """Return a value's name in plain words."""
     family, *path = name.split(".")
     if family == "accuracy" and path[1:] in (["forget"], ["retain"]):
         which = "forgotten" if path[1] == "forget" else "kept"

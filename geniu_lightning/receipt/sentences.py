@@ -152,5 +152,4 @@ def next_steps(verdict: str | None, new_kit: bool) -> list[str]:
 
 
 def _sentences(name: str, **facts: Any) -> list[str]:
-    """Return the lines of a template, a sentence each."""
     return template("geniu_lightning.receipt", name).render(facts).splitlines()

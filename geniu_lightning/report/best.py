@@ -93,7 +93,6 @@ def _why(best: Row, highest: Row, able: Sequence[Row], near: Sequence[Row]) -> s
 def _why_none_can_be_marked(
     rows: Sequence[Row], forgetting: Sequence[Row], able: Sequence[Row], most: int
 ) -> str:
-    """Return why no method is marked; empty where one can be."""
     verdicts = {verdict for row in rows for verdict in row.verdicts}
     if not rows:
         return "there are only rows here that methods are compared with."

@@ -43,7 +43,6 @@ def as_html(found: Sequence[Table], pictures: Mapping[str, Sequence[Drawing]]) -
 
 
 def _deciding_cells(findings: Sequence[Json]) -> list[list[Cell]]:
-    """Return a row of cells for each finding that decided a verdict."""
     return [
         [
             *(Cell(str(one.get(key, "-"))) for key in ("name", "question")),

@@ -112,7 +112,6 @@ def _without_far_below(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
 def _shade(
     axes: "Axes", row: Row, name: str, across: bool = False, line: bool = True, label: str = ""
 ) -> None:
-    """Shade mean ± std of oracles."""
     if name not in row.mean:
         return
     centre, spread = row.mean[name], row.std.get(name, 0.0)

@@ -122,7 +122,6 @@ def _known(owner: Callable[..., Any]) -> list[str]:
 
 @functools.cache
 def _adapters(construct: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
-    """Return pydantic's check of each argument by its name."""
     parameters = inspect.signature(construct).parameters.values()
     skipped = {"return", *(p.name for p in parameters if p.kind in VARIADIC)}
     hints = get_type_hints(construct, include_extras=True)

@@ -1,7 +1,6 @@
 """What lets two rows of a table be compared: the oracle's images, and what its time counts."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +12,7 @@ from torch import Tensor
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.evaluation.metrics.accuracy import Accuracy
 from geniu_lightning.unlearning import base
-
-Command = Callable[..., Any]
+from tests.commands import Command
 
 
 def test_the_oracle_is_trained_on_the_originals_images_but_the_forgotten_ones(

@@ -26,12 +26,6 @@ def composed(primary: str, *overrides: str) -> DictConfig:
         return compose(primary, overrides=list(overrides))
 
 
-def test_each_command_passes_its_schema() -> None:
-    check_settings("train", composed("train", "logger=both"))
-    check_settings("unlearn", composed("unlearn"))
-    check_settings("evaluate", composed("evaluate", "logger=wandb"))
-
-
 def test_trainers_are_made(tmp_path: Path) -> None:
     for name in names("trainer"):
         words = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true")

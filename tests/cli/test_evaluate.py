@@ -1,16 +1,14 @@
 """`geniu evaluate`: what it writes of a model, and what it refuses in a sentence."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 
 from geniu_lightning.kit.file import Kit
+from tests.commands import Command
 from tests.tracking.offline import offline_runs
 
-Command = Callable[..., Any]
 ATTACK = (
     "+evaluation.metrics.relearning={_target_:geniu_lightning.evaluation.attacks.relearning.KShot,"
     "steps:[0,1,3],shots:[10],draws:1,scored:20}"
@@ -52,7 +50,6 @@ def test_an_evaluation_that_cannot_be_is_refused_in_a_sentence(
     kit, weights = f"kit={trained}", trained / "kit.safetensors"
     for arguments, said in (
         ((), "name the weights and their kit"),
-        ((kit,), "name the weights and their kit"),
         ((kit, f"weights={tmp_path / 'none'}"), "there are no weights at"),
         ((kit, f"weights={broken}"), "do not say what they forgot"),
         ((kit, f"weights={weights}", "forget=[11]"), "11"),
@@ -60,10 +57,6 @@ def test_an_evaluation_that_cannot_be_is_refused_in_a_sentence(
         (
             (kit, f"weights={weights}", "forget=[0]", "oracles.count=0"),
             "oracles.count must be greater",
-        ),
-        (
-            (kit, f"weights={weights}", "forget=[0]", "evaluation.bank=maybe"),
-            "evaluation.bank must be 'use' or 'build' or null",
         ),
         (("population=[nowhere]",), "out=FOLDER"),
     ):

@@ -11,11 +11,7 @@ from geniu_lightning.kit.file import Kit
 from tests.commands import Command
 
 SIZE = 128
-NETWORKS = (
-    ("model=allcnn", "model.width=2"),
-    ("model=timm", "model.name=test_resnet"),
-    ("model=timm", "model.name=resnet10t"),
-)
+NETWORKS = (("model=allcnn", "model.width=2"), ("model=timm", "model.name=resnet10t"))
 
 
 @pytest.mark.slow

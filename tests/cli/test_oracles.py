@@ -3,7 +3,6 @@
 import fcntl
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,8 +12,8 @@ from safetensors.torch import save_file
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.runs.oracles import RECIPE
 from geniu_lightning.unlearning.retrain import Retrain
+from tests.commands import Command
 
-Command = Callable[..., Any]
 QUICK = ("trainer.threads=1", "oracles.count=3")
 
 

@@ -15,9 +15,9 @@ from torch import nn
 from geniu_lightning.cli.population import compare
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
+from tests.commands import Command
 
 Change = Callable[[nn.Module], None]
-Command = Callable[..., Any]
 ENOUGH = 16
 
 
