@@ -75,29 +75,12 @@ def _composed(script: str, choices: tuple[str, ...]) -> DictConfig:
 
 
 def parsed(words: str) -> list[Override]:
-    """Return a command's overrides, with the first value where it sweeps."""
-    # what a shell would put in for a loop's variable, and one of many methods
-    for variable, value in (
-        ("$soft", "unlearner.answers=soft unlearner.drop_fraction=0"),
-        ("$control", "unlearner=regrow evaluation=verdict evaluation.timings=1 next_kit=false"),
-        ("$method", "geniu"),
-        ("$d", "mnist"),
-        ("$m", "0"),
-        ("$f", "0"),
-        ("$r", "0.1"),
-        ("$s", "1"),
-        ("$run", "runs/x"),
-        ("$epochs", "8"),
-        ("$two", "trainer.threads=1"),
-        ("$half", "unlearner.warps.rotate=7"),
-        ("$grid", "sweep=grid data=digits seed=1,2,3"),
-        ("$each", "evaluation=accuracy unlearner=geniu,finetune"),
-        ("$kit", "runs/x"),
-        ("glob(*)", "geniu"),
-    ):
-        words = words.replace(variable, value)
+    """Return a command's overrides; of a sweep with its first value, of a shell's variable with 0."""
+    words = words.replace("glob(*)", "geniu").replace("$control", "unlearner=regrow")
+    own = [re.sub(r"=.*\$.*", "=0", word) for word in shlex.split(words)]
+    left_out = {"-m", "data=0", "unlearner=0"}  # a variable chooses the file
     parser = OverridesParser.create()
-    found = parser.parse_overrides([word for word in shlex.split(words) if word != "-m"])
+    found = parser.parse_overrides([w for w in own if w not in left_out and "$" not in w])
     return [
         parser.parse_override(f"{one.get_key_element()}={next(iter(one.sweep_string_iterator()))}")
         if one.is_sweep_override()
