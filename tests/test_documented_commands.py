@@ -75,7 +75,7 @@ def _composed(script: str, choices: tuple[str, ...]) -> DictConfig:
 
 
 def parsed(words: str) -> list[Override]:
-    """Return a command's overrides; of a sweep with its first value, of a shell's variable with 0."""
+    """Return overrides; of a sweep with its first value, of a shell's variable with 0."""
     words = words.replace("glob(*)", "geniu").replace("$control", "unlearner=regrow")
     own = [re.sub(r"=.*\$.*", "=0", word) for word in shlex.split(words)]
     left_out = {"-m", "data=0", "unlearner=0"}  # a variable chooses the file
