@@ -13,39 +13,35 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# file of the package, old text (its first occurrence), new text, tests that are run
-MUTATIONS = [
+# file of the package, old text (its first occurrence), new text, and the tests that are run unless
+# they are all of the room
+MUTATIONS: list[tuple[str, ...]] = [
     (
         "training/losses.py",
         "proxies.generator(proxies.prompts.detach(),",
         "proxies.generator(proxies.prompts,",
-        "tests/training",
     ),
     (
         "training/losses.py",
         ".square().sum(dim=(1, 2, 3)).mean()",
         ".square().mean(dim=(1, 2, 3)).mean()",
-        "tests/training",
     ),
     (
         "training/proxies.py",
         'generator("draw", self.seed, step, repetition)',
         'generator("draw", self.seed, step, 0)',
-        "tests/training",
     ),
     (
         "training/exemplars.py",
         "sort(descending=True, stable=True)",
         "sort(descending=False, stable=True)",
-        "tests/training",
     ),
     (
         "training/schedule.py",
         "prompts = max(min(steps, generator",
         "prompts = max(max(steps, generator",
-        "tests/training",
     ),
-    ("fitting/guard.py", "torch.minimum(self._first, bad)", "bad", "tests/fitting"),
+    ("fitting/guard.py", "torch.minimum(self._first, bad)", "bad"),
     (
         "unlearning/geniu.py",
         "self.retain_weight * batch.retain_mean(retain)",
@@ -99,19 +95,16 @@ MUTATIONS = [
         "evaluation/metrics/accuracy.py",
         "largest.double() / largest.sum(dim=1, keepdim=True)",
         "largest.double()",
-        "tests/evaluation",
     ),
     (
         "evaluation/attacks/membership.py",
         '"entropy": -entropy(everything)',
         '"entropy": entropy(everything)',
-        "tests/evaluation",
     ),
     (
         "evaluation/attacks/head.py",
         "bias[k] = bias[list(retained)].mean()",
         "bias[k] = bias[list(retained)].max()",
-        "tests/evaluation",
     ),
     (
         "evaluation/references.py",
@@ -137,7 +130,7 @@ MUTATIONS = [
         "",
         "tests/runs tests/cli/test_oracles.py",
     ),
-    ("runs/identity.py", '"trainer.threads",', "", "tests/runs"),
+    ("runs/identity.py", '"trainer.threads",', ""),
     (
         "cli/command.py",
         "sys.exit(2)",
@@ -150,15 +143,10 @@ MUTATIONS = [
         "if folder.done and not force:",
         "tests/cli/test_run.py tests/cli/test_oracles.py",
     ),
-    ("report/document.py", '"scars": "distinguishable"', '"scars": "suppressed"', "tests/report"),
-    ("report/aggregate.py", "frame.std()", "frame.std(ddof=0)", "tests/report"),
-    (
-        "receipt/sentences.py",
-        '"damaged and retained", "suppressed")',
-        '"damaged and retained")',
-        "tests/receipt",
-    ),
-    ("tracking/loggers.py", "exit_code=int(failed)", "exit_code=0", "tests/tracking"),
+    ("report/document.py", '"scars": "distinguishable"', '"scars": "suppressed"'),
+    ("report/aggregate.py", "frame.std()", "frame.std(ddof=0)"),
+    ("receipt/sentences.py", '"damaged and retained", "suppressed")', '"damaged and retained")'),
+    ("tracking/loggers.py", "exit_code=int(failed)", "exit_code=0"),
     ("data/loader.py", "self.position, self.rank)", "self.position)", "tests/data/test_loader.py"),
     (
         "data/module.py",
@@ -176,15 +164,9 @@ MUTATIONS = [
         "kit/file.py",
         'metadata.get("sha256") !=',
         'metadata.get("sha256", tensor_digest(tensors, text)) !=',
-        "tests/kit",
     ),
-    (
-        "kit/networks.py",
-        'OURS = "geniu_lightning.models."',
-        'OURS = "geniu_lightning."',
-        "tests/kit",
-    ),
-    ("models/vae.py", "(0.5 * log_variance).exp()", "log_variance.exp()", "tests/models"),
+    ("kit/networks.py", 'OURS = "geniu_lightning.models."', 'OURS = "geniu_lightning."'),
+    ("models/vae.py", "(0.5 * log_variance).exp()", "log_variance.exp()"),
     (
         "training/next_kit.py",
         "stream(name, seed, *kit.info.forgotten)",
@@ -192,7 +174,7 @@ MUTATIONS = [
         "tests/training/test_next_kit.py",
     ),
     ("training/next_kit.py", "alone=True,", "alone=False,", "tests/training/test_next_kit.py"),
-    ("settings/checked.py", "strict=True", "strict=False", "tests/settings"),
+    ("settings/checked.py", "strict=True", "strict=False"),
 ]
 
 
@@ -226,10 +208,11 @@ def main(chosen: list[int]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         shutil.copytree(ROOT, copy, ignore=_left_out)
-        for number, (name, old, new, tests) in enumerate(MUTATIONS, 1):
+        for number, (name, old, new, *tests) in enumerate(MUTATIONS, 1):
             if chosen and number not in chosen:
                 continue
-            test = caught_by(copy, name, old, new, tests)
+            room = f"tests/{name.partition('/')[0]}"
+            test = caught_by(copy, name, old, new, *(tests or [room]))
             survived += test is None
             print(f"{number} {name}: {old} -> {new}: {test or 'SURVIVED'}", flush=True)  # noqa: T201
     return survived
