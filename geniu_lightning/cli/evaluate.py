@@ -110,11 +110,7 @@ def _evaluate_weights(
         stored = Kit.load(after, config.allow_custom).to(request.device)
     elif about.get("cost", {}).get("reads_prompts", True) if stays is None else stays:
         stored = request.kit
-    settings = plain(config)
-    facts = settings | request.facts() | {"evaluated": about["run"]}
-    loggers = trackers.loggers_of(
-        settings.get("logger"), folder.path, "evaluate", facts, request.tags()
-    )
+    loggers = request.loggers(folder.path, "evaluate", evaluated=about["run"])
     with trackers.closing(loggers):
         result = evaluate_request(request, classifier, stored)
         if result.missing:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from pytorch_lightning.loggers import Logger
 
 from geniu_lightning.cli.data import recorded_data
 from geniu_lightning.cli.device import device_of
@@ -13,6 +14,8 @@ from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.runs.oracles import OracleBank
 from geniu_lightning.runs.revision import revision
+from geniu_lightning.settings.configs import plain
+from geniu_lightning.tracking.loggers import loggers_of
 
 
 class Request:
@@ -44,21 +47,19 @@ class Request:
         """Names of the forgotten classes."""
         return [self.kit.info.class_names[k] for k in self.forget]
 
-    def facts(self) -> dict[str, Any]:
-        """Return the facts of a run on this request that its configuration does not hold."""
-        info = self.kit.info
-        return {
+    def loggers(self, folder: Path, job: str, *tags: str, **facts: Any) -> list[Logger]:
+        """Return the loggers of a run on this request, with further tags and facts of the run."""
+        info, config = self.kit.info, plain(self.config)
+        about = {
             "forget": list(self.forget),
             "forget_names": self.names,
             "trained": info.settings | {"seed": info.seed, "revision": info.revision},
             "data_fingerprint": info.data_fingerprint,
             "revision": revision(),
         }
-
-    def tags(self) -> list[str]:
-        """Return the tags of a run on this request."""
-        data = self.kit.info.settings.get("data", {}).get("name")
-        return [*([data] if data else []), *(f"forget {name}" for name in self.names)]
+        data = info.settings.get("data", {}).get("name")
+        words = [*tags, *filter(None, [data]), *(f"forget {name}" for name in self.names)]
+        return loggers_of(config.get("logger"), folder, job, config | about | facts, words)
 
     def images(self) -> ImageData:
         """Return the kit's images, opened at the first call."""

@@ -92,10 +92,8 @@ def evaluate_again(folder: RunFolder, request: Request) -> None:
 
 
 def _loggers(folder: RunFolder, request: Request) -> list[Logger]:
-    config = plain(request.config)
-    tags = [config["unlearner"]["name"], *request.tags(), f"seed {config['seed']}"]
-    facts = config | request.facts()
-    return trackers.loggers_of(config.get("logger"), folder.path, "unlearn", facts, tags)
+    config = request.config
+    return request.loggers(folder.path, "unlearn", config.unlearner.name, f"seed {config.seed}")
 
 
 def _unlearner(request: Request) -> Unlearner:
