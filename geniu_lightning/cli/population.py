@@ -64,8 +64,7 @@ def compare(config: DictConfig, folders: Sequence[Path], out: Path) -> None:
             raise UserError(f"there is no run of unlearner={ORACLE} to compare with in {where}")
         if methods == {ORACLE}:
             raise UserError(f"there is nothing but unlearner={ORACLE} in {where}")
-    for group in populations:  # before any model is read, which takes long
-        _refuse_mixture(group)
+        _refuse_mixture(group)  # before any model is read, which takes long
     entries = [_setting(config, group) for group in populations]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / FILE, {"version": VERSION, "settings": entries})

@@ -15,7 +15,7 @@ def processes_per_node(trainer: Mapping[str, Any]) -> int | None:
         return 1
     if isinstance(devices, Sequence) and not isinstance(devices, str):
         return len(devices)
-    return int(devices) if str(devices).isdigit() else None  # -1 and auto are all there are
+    return int(devices) if str(devices).isdigit() else None
 
 
 def single_process(trainer: Mapping[str, Any]) -> bool:
