@@ -22,6 +22,11 @@ COLUMNS = (
     "probe.recall",
     "prototype.all.recall",
 )
+FORMER_NAMES = {  # of settings, as these runs recorded them
+    "drop_fraction": "leave_out",
+    "forget_logit_fraction": "denials",
+    "label_agreement": "agreement",
+}
 FOLDERS = {
     "MNIST": "mnist",
     "Fashion-MNIST": "fashion_mnist",
@@ -100,3 +105,75 @@ def test_the_table_of_problems_is_of_the_runs(runs: Path) -> None:
         assert cells == wanted, about
         verdicts = dict(re.findall(r"([a-z][a-z ]*) (\d+)", counts))
         assert verdicts == {k: str(n) for k, n in Counter(run["verdict"] for run in found).items()}
+
+
+def test_the_values_that_say_nothing_are_those_of_the_runs(runs: Path) -> None:
+    rows = rows_in("What is found", 2)
+    for about, names in rows:
+        found = finished(runs, *problem(about))
+        blind = Counter(
+            tolerance["name"]
+            for run in found
+            for tolerance in run["tolerances"]
+            if tolerance["reach"] <= tolerance["allowed"]
+        )
+        expected = {k for k, n in blind.items() if 2 * n > len(found)}
+        assert set(re.findall(r"`([\w.]+)`", names)) == expected, about
+    assert [problem(row[0]) for row in rows] == [problem(row[0]) for row in problems()]
+
+
+def test_the_comparison_with_agreement_is_of_all_runs_without(runs: Path) -> None:
+    rows = rows_in("What limits it", len(COLUMNS) + 3)
+    for about, _, *cells, _ in rows:
+        both = [
+            means(finished(runs, *problem(about), folder))
+            for folder in ("regrow", "regrow-unweakened")
+        ]
+        assert cells == [f"{a:.3f} ({b:.3f})" for a, b in zip(*both, strict=True)], about
+    there = [path.parent for path in runs.glob("regrow-unweakened/*/regrow-*/metrics.json")]
+    assert {problem(row[0]) for row in rows} == {
+        (*path.parent.name.split("-")[:2], path.name.removeprefix("regrow-")) for path in there
+    }
+
+
+def test_the_controls_are_runs_that_differ_in_what_the_table_says(runs: Path) -> None:
+    def settings(path: Path) -> dict[str, Any]:
+        same = ("name", "agreement")  # the latter changes nothing on this kit
+        found = json.loads(path.read_text())["run"]["unlearner"]
+        return {key: str(value) for key, value in found.items() if key not in same}
+
+    section = PAGE.partition("\n## Controls that could refute it\n")[2].partition("\n## ")[0]
+    controls = re.findall(r"^\| (?!\||oracles|original)(.*) \|$", section, flags=re.MULTILINE)
+    assert controls
+    usual = runs / "regrow-cost" / "regrow_1000" / "metrics.json"
+    values = {"true": "True", "false": "False", "null": "None"}
+    names = ("accuracy.test.forget", "accuracy.test.retain", "relearning.k10.area")
+    names += ("adaptive.net", "probe.recall", "prototype.all.recall")
+    for row in controls:
+        _, said, *cells = (cell.strip() for cell in row.split("|"))
+        asked = settings(usual)
+        for name, value in re.findall(r"`(\w+)=(\w+)`", said):
+            key = FORMER_NAMES.get(name, name)
+            assert key in asked
+            asked[key] = values.get(value, value)
+        (found,) = [
+            upgraded(json.loads(path.read_text()))
+            for path in (usual, *runs.glob("regrow-ctl/*/metrics.json"))
+            if settings(path) == asked
+        ]
+        measured = dict(leaves(found["metrics"]))
+        assert cells == [*(f"{measured[name]['value']:.3f}" for name in names), found["verdict"]]
+
+
+def test_the_summary_counts_the_verdicts_of_these_runs(runs: Path) -> None:
+    asked = [problem(row[0]) for row in problems()]
+    counts = Counter(
+        run["verdict"]
+        for data, ratio, forgotten in asked
+        if data in ("mnist", "fashion_mnist")
+        for run in finished(runs, data, ratio, forgotten)
+    )
+    section = PAGE.partition("\n## Should I use it?\n")[2].partition("\n## ")[0]
+    said = re.findall(r"^\| \*(\w+)\* \| (\d+) \|", section, flags=re.MULTILINE)
+    assert {verdict: int(n) for verdict, n in said} == counts
+    assert f"verdicts of its {counts.total()} runs" in PAGE
