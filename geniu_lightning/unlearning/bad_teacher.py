@@ -13,8 +13,6 @@ from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 
-Ignorant = Literal["random", "uniform"]
-
 
 class BadTeacher(Tuning):
     """Minimises `KL(q ‖ p)`, q of the original on the retain set, else of an ignorant teacher.
@@ -34,7 +32,9 @@ class BadTeacher(Tuning):
     sides = Access.FORGET | Access.RETAIN
     distils = True
 
-    def __init__(self, *, teacher: Ignorant = "random", **settings: Any) -> None:
+    def __init__(
+        self, *, teacher: Literal["random", "uniform"] = "random", **settings: Any
+    ) -> None:
         super().__init__(**settings)
         self.kind = teacher
 

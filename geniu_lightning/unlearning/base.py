@@ -68,13 +68,10 @@ class Unlearner(LightningModule):
         trainer.fit(unlearner)  # only if unlearner.steps
         classifier = unlearner.end()
 
-    The clock measures `prepare`, the steps from first to last, and `finish`. Loading the kit and
-    Lightning's own set-up are not counted. Defaults are the source's, or neutral; tuned values are
-    in the method's yaml.
+    The clock measures `prepare`, the steps from first to last, and `finish`, not Lightning's own
+    set-up. Defaults are the source's, or neutral; tuned values are in the method's yaml.
 
     Args:
-        forget: Forget classes, by index.
-        optimizer: Factory; `None` for a method without steps.
         batch_norm: `frozen` uses and keeps the running statistics and tunes scale and shift,
             `frozen_affine` keeps these too, `train` uses and changes batch statistics: those of
             the first process's share, unless `trainer.sync_batchnorm` is set.
@@ -143,14 +140,7 @@ class Unlearner(LightningModule):
     def run(self, kit: Kit, sources: Sources, trainer: Callable[[int], Trainer]) -> nn.Module:
         """Unlearn, and return the classifier in evaluation mode without gradients.
 
-        Args:
-            kit: Unchanged afterwards.
-            sources: Training images as far as `access` goes.
-            trainer: Makes a trainer for a number of steps; not called without steps.
-
-        Raises:
-            AccessError: If the method reads what it did not declare.
-            TrainingDivergedError: If loss or weights become non-finite.
+        `trainer` makes a trainer for a number of steps; it is not called without steps.
         """
         self.begin(kit, sources)
         if self.steps:

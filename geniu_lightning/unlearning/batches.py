@@ -39,14 +39,7 @@ class UnlearnBatch(NamedTuple):
 def labelled_batch(
     images: Tensor, labels: Tensor, forget: Sequence[int], share: float = 1.0
 ) -> UnlearnBatch:
-    """Return a batch of images with class labels.
-
-    Args:
-        images: Normalised.
-        labels: int64, shape `(N,)`.
-        forget: Forget classes.
-        share: Weight of this process's mean in the mean over processes.
-    """
+    """Return a batch; `share` is the weight of this process's mean in the mean over processes."""
     forgotten = torch.isin(labels, torch.tensor(list(forget), device=labels.device))
     counts = torch.where(forgotten, forgotten.sum(), (~forgotten).sum())
     return UnlearnBatch(images, labels, forgotten, share / counts)
@@ -72,10 +65,7 @@ class Batches(Protocol):
 
 
 class StepBatches:
-    """Batches made by a function of the step, which every process takes whole.
-
-    Gradients are then equal on all processes, and a share would gain nothing.
-    """
+    """Batches made by a function of the step, which every process takes whole."""
 
     def __init__(self, batch_of: Callable[[int], UnlearnBatch], steps: int) -> None:
         self.batch_of = batch_of
@@ -94,9 +84,7 @@ class StepBatches:
 class CombinedBatches:
     """The next batch of one part, or of several, in each step; a part that ends starts again.
 
-    Args:
-        parts: Batches, each of which takes its own share. No part may be empty.
-        plan: For each step the indices of the parts whose batches are concatenated.
+    `plan` has for each step the indices of the parts whose batches are concatenated.
     """
 
     def __init__(self, parts: Sequence[Batches], plan: Sequence[Sequence[int]]) -> None:

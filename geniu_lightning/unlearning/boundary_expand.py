@@ -20,10 +20,9 @@ class BoundaryExpand(Tuning):
 
     Source:
         Chen et al., Boundary Unlearning, arXiv 2303.11570; public code has SGD at 1e-5 with
-        momentum 0.9, 10 epochs, batch 64, the new row Xavier normal with bias 0; all weights are
-        trained there and here. Departures: any width and number of classes; steps instead of
-        epochs; a bound of the gradient; running statistics of
-        batch norm frozen.
+        momentum 0.9, 10 epochs, batch 64, the new row Xavier normal with bias 0. Departures: any
+        width and number of classes; steps instead of epochs; a bound of the gradient; batch norm
+        frozen.
     """
 
     sides = Access.FORGET
@@ -35,10 +34,7 @@ class BoundaryExpand(Tuning):
         self.shadow = head.out_features
         wide = torch.empty(self.shadow + 1, head.in_features)  # on the CPU: same on every device
         row = nn.init.xavier_normal_(wide)[-1:].to(head.weight)
-        self._set_head(
-            torch.cat([head.weight.detach(), row]),
-            torch.cat([head.bias.detach(), head.bias.new_zeros(1)]),
-        )
+        self._set_head(torch.cat([head.weight, row]), torch.cat([head.bias, row.new_zeros(1)]))
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return the cross-entropy to the shadow class, in nats."""
@@ -49,12 +45,9 @@ class BoundaryExpand(Tuning):
     def finish(self) -> None:
         """Remove the shadow class."""
         head = head_of(self.classifier)
-        self._set_head(head.weight[: self.shadow].detach(), head.bias[: self.shadow].detach())
+        self._set_head(head.weight[: self.shadow], head.bias[: self.shadow])
 
-    @torch.no_grad()
     def _set_head(self, weight: Tensor, bias: Tensor) -> None:
-        classes, width = weight.shape
-        head = nn.Linear(width, classes, device=weight.device, dtype=weight.dtype)
-        head.weight.copy_(weight)
-        head.bias.copy_(bias)
-        self.classifier.head = head
+        head = head_of(self.classifier)
+        head.out_features = len(weight)
+        head.weight, head.bias = (nn.Parameter(t.detach().clone()) for t in (weight, bias))

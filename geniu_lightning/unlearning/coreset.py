@@ -6,7 +6,6 @@ from geniu_lightning.errors import SettingError, UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import stream
 from geniu_lightning.settings.checked import NonNegativeInt, PositiveInt
-from geniu_lightning.unlearning.batches import Batches
 from geniu_lightning.unlearning.finetune import FineTune
 from geniu_lightning.unlearning.logit_mask import mask_head
 from geniu_lightning.unlearning.networks import fresh_classifier
@@ -114,11 +113,6 @@ class CoresetTune(FineTune):
         """Draw the coreset."""
         self.stored = coreset_size(kit, self.forget, self.budget, self.bytes)
         super().prepare(kit, sources)
-
-    def _open(
-        self, sources: Sources, side: Access, seed: int | None, limit: int | None = None
-    ) -> Batches:
-        return super()._open(sources, side, seed, self.stored)
 
     def finish(self) -> None:
         """Mask the forget classes."""

@@ -12,7 +12,7 @@ from geniu_lightning.unlearning.batches import CombinedBatches, UnlearnBatch
 from geniu_lightning.unlearning.losses import cross_entropy
 from geniu_lightning.unlearning.noise import learned_noise, noise_batches
 from geniu_lightning.unlearning.phases import TwoPhases
-from geniu_lightning.unlearning.sources import Access, Sources
+from geniu_lightning.unlearning.sources import Sources
 from geniu_lightning.unlearning.tuning import BatchSize
 
 
@@ -20,8 +20,7 @@ class Emmn(TwoPhases):
     """Minimises the mean of `CE(f(N_k), k)` over noise of all classes, then of the retained ones.
 
     N_k is learned before the first step (see `learned_noise`): it maximises the error where k is
-    a forget class, with the penalty λ, and minimises it where k is retained, without one. A batch
-    holds equally many images of each class.
+    a forget class, with the penalty λ, and minimises it where k is retained, without one.
 
     Both phases are needed. The first teaches that inputs unlike the retained classes' noise are of
     F, and real images are unlike it: alone it moves nearly all of them into F. The second removes
@@ -29,10 +28,8 @@ class Emmn(TwoPhases):
 
     Args:
         images_per_class: Noise images of each class.
-        noise_steps: Steps of Adam on the noise.
         penalty: λ.
-        batch_size: Images in a step, rounded down to a multiple of the classes; at least one of
-            each.
+        batch_size: Images in a step, as in `noise_batches`.
 
     Source:
         Chundawat et al., Zero-Shot Machine Unlearning, arXiv 2201.05629; the authors' code has the
@@ -42,8 +39,6 @@ class Emmn(TwoPhases):
         once an epoch, where that code repeats as many as there are colour channels; as many noise
         steps for both sides; balanced batches, steps for epochs, and a bound of the gradient.
     """
-
-    access = Access.NONE
 
     def __init__(
         self,

@@ -14,9 +14,9 @@ class FineTune(Tuning):
     No term acts on the forget class: a large learning rate makes it fade, a small one hardly does.
 
     Source:
-        Folklore. Public code uses SGD 0.01 with momentum 0.9 for 10 epochs (SCRUB's notebook);
-        ours counts steps, independent of the size of the data, bounds the gradient, and keeps the
-        running statistics of batch norm (`batch_norm=train` would be as legitimate here).
+        Folklore. Public code uses SGD 0.01 with momentum 0.9 for 10 epochs (SCRUB's notebook).
+        Departures: steps, a bound of the gradient, batch norm frozen (`train` would be as
+        legitimate here).
     """
 
     sides = Access.RETAIN

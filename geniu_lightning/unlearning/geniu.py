@@ -8,21 +8,11 @@ from torch import Tensor
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.settings.checked import NonNegative
+from geniu_lightning.unlearning import losses
 from geniu_lightning.unlearning.batches import Batches, StepBatches, UnlearnBatch, labelled_batch
-from geniu_lightning.unlearning.losses import (
-    MaxMargin,
-    bounded_reciprocal,
-    cross_entropy,
-    divergence,
-    masked_target,
-    uniform_target,
-)
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Source, Tuning
 
-ForgetTerm = Literal["reciprocal", "negative", "uniform", "masked_distill"]
-RetainTerm = Literal["ce", "distill"]
-Proxy = Literal["decoded", "prompt", "decoded_noise"]
 NOISE_DRAWS = 256  # for each class
 CHUNK = 512  # draws that are decoded at once; bounds memory
 
@@ -30,16 +20,15 @@ CHUNK = 512  # draws that are decoded at once; bounds memory
 class Geniu(Tuning):
     """Tunes the classifier on all proxies, forget and retain classes together in every batch.
 
-    In-batch tuning (Eq. 7). Each class k has prompts; the generator decodes each to a proxy x'_k,
-    labelled k whatever the classifier answers. One batch holds the proxies of *all* classes, and is
-    the batch of every step. With F the forget classes, M proxies of them and N of the others:
+    Each class k has prompts; the generator decodes each to a proxy x'_k, labelled k whatever the
+    classifier answers. One batch of the proxies of *all* classes is that of every step. With F the
+    forget classes, M proxies of them and N of the others:
 
         L = 1/M Σ_{k∈F} forget_term(f(x'_k), k)  +  w · 1/N Σ_{k∉F} retain_term(f(x'_k), k)
 
-    Forget terms: `reciprocal` is 1/CE (the paper's; bounded, see `bounded_reciprocal`), `negative`
-    is −CE, `uniform` is KL(uniform over retained classes ‖ p), `masked_distill` is KL(original
-    without F ‖ p). Retain terms: `ce` (the paper's), `distill`, which is KL to the same masked
-    original.
+    Forget terms: `reciprocal` (the paper's), `negative` without a cap, `uniform`, as in
+    `losses.forget_term`, or `masked_distill`, which is KL(original without F ‖ p). Retain terms:
+    `ce` (the paper's), or `distill`, which is KL to the same masked original.
 
     Proxies: `decoded` prompts (the paper's), the `prompt` alone as the classifier reads it, or
     `decoded_noise`, fresh Gaussian noise through the same generator, labelled by the original: the
@@ -61,11 +50,11 @@ class Geniu(Tuning):
         self,
         *,
         source: Source = "proxies",
-        proxy: Proxy = "decoded",
-        forget_term: ForgetTerm = "reciprocal",
-        retain_term: RetainTerm = "distill",
+        proxy: Literal["decoded", "prompt", "decoded_noise"] = "decoded",
+        forget_term: Literal["reciprocal", "negative", "uniform", "masked_distill"] = "reciprocal",
+        retain_term: Literal["ce", "distill"] = "distill",
         retain_weight: NonNegative = 1.0,
-        max_margin: MaxMargin = 5.0,
+        max_margin: losses.MaxMargin = 5.0,
         **settings: Any,
     ) -> None:
         super().__init__(source=source, **settings)
@@ -93,30 +82,20 @@ class Geniu(Tuning):
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return both terms of Eq. 7, from one forward pass of the whole batch."""
-        logits = self.classifier(batch.images).float()
-        target = masked_target(self.teacher(batch.images), self.forget)
-        retain = (
-            cross_entropy(logits, batch.labels)
-            if self.retain_term == "ce"
-            else divergence(target, logits)
-        )
-        forget = self._forget_term(logits, batch.labels, target)
+        logits = self.classifier(batch.images)
+        target = losses.masked_target(self.teacher(batch.images), self.forget)
+        forget = retain = losses.divergence(target, logits)
+        if self.retain_term == "ce":
+            retain = losses.cross_entropy(logits, batch.labels)
+        if self.forget_term != "masked_distill":
+            forget = losses.forget_term(
+                self.forget_term, logits, batch.labels, self.forget, self.max_margin
+            )
         # each mean is over its own classes, however many proxies the other side has
         return {
             "forget": batch.forget_mean(forget),
             "retain": self.retain_weight * batch.retain_mean(retain),
         }
-
-    def _forget_term(self, logits: Tensor, labels: Tensor, target: Tensor) -> Tensor:
-        match self.forget_term:
-            case "reciprocal":
-                return bounded_reciprocal(logits, labels, self.max_margin)
-            case "negative":
-                return -cross_entropy(logits, labels)
-            case "uniform":
-                return divergence(uniform_target(logits, self.forget), logits)
-            case "masked_distill":
-                return divergence(target, logits)
 
     @torch.no_grad()
     def _decoded_noise(self, kit: Kit) -> UnlearnBatch:

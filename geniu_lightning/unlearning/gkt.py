@@ -12,13 +12,9 @@ from geniu_lightning.errors import UserError
 from geniu_lightning.fitting.distributed import least_over_ranks
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.settings.checked import Fraction, NonNegative, NonNegativeInt, Positive
+from geniu_lightning.unlearning import losses
 from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.logit_mask import mask_head
-from geniu_lightning.unlearning.losses import (
-    divergence,
-    divergence_by_class,
-    log_forget_probability,
-)
 from geniu_lightning.unlearning.sources import Sources
 from geniu_lightning.unlearning.synthesis import Synthesis, batch_mean, synthetic_batch
 
@@ -37,12 +33,12 @@ class Gkt(Synthesis):
 
     Where fewer than 4 images pass, the generator minimises `log Σ_F p_T` instead, on new noise,
     until 4 pass or `seek_steps` are over; in the latter case the student takes no step in that
-    round. Otherwise a generator whose images the original all classifies as F would stay so.
+    round.
 
     **The number of steps must be fixed beforehand.** Images that pass are still a little like F,
     and the student learns the class from them: a table printed by the reference (balanced MNIST,
-    class 0) has forget accuracy 0.0 up to round 750, 0.53 at round 850 and 0.76 at round 900. No
-    data that the method may read tells when to stop; report the curve, and see `mask`.
+    class 0) has forget accuracy 0.0 up to round 750 and 0.76 at round 900. No data that the method
+    may read tells when to stop; report the curve, and see `mask`.
 
     Args:
         threshold: ε, probability of all forget classes together.
@@ -50,21 +46,20 @@ class Gkt(Synthesis):
         kl_scale: c; `None` is 1/K for K classes, see below.
         mask: Mask the head after the last step, as `logit_mask` does.
         batch_size: Images synthesised in a step, before the gate.
-        seek_steps: As above; 0 is the reference's.
+        seek_steps: 0 is the reference's.
 
     Source:
         Chundawat et al., Zero-Shot Machine Unlearning, arXiv 2201.05629, and its public notebook:
         latent 128, batch 256, Adam 1e-3 for both, gradient norm 5, ε = 0.01, β = 250, 1 step of the
-        generator to 10 of the student, up to 4,000 rounds. That is 80 times our 500 student steps
-        and 4 times our batch: our defaults are the common budget of small machines. The notebook's
-        KL is also divided by K, and β was tuned to that: `kl_scale=None` keeps its ratio; 1 with
-        β = 250 K has the same minimum. Departures: the gate covers all forget classes, where the
-        notebook has class 0; the student stays in training mode, where the notebook leaves it in
-        evaluation mode after its first test; in the generator's step it is in evaluation mode, so
-        that its running statistics come from its own steps alone; rates are constant, where the
-        notebook's follow a loss on test data; at least 4 images to a step, and seeking them; every
-        child of `blocks` gives a map, eight in AllCNN as there, eight in ResNet-18 too; the
-        generator's KL is not divided by K (Adam does not feel it).
+        generator to 10 of the student, up to 4,000 rounds, 80 times our student steps. The
+        notebook's KL is also divided by K, and β was tuned to that: `kl_scale=None` keeps its
+        ratio. Departures: the gate covers all forget classes, where the notebook has class 0; the
+        student stays in training mode, where the notebook leaves it in evaluation mode after its
+        first test, but for the generator's step, so that its running statistics come from its own
+        steps alone; rates are constant, where the notebook's follow a loss on test data; at least
+        4 images to a step, and seeking them; every child of `blocks` gives a map, eight in AllCNN
+        as there, eight in ResNet-18 too; the generator's KL is not divided by K (Adam does not
+        feel it).
     """
 
     widths = (128, 128, 64)
@@ -89,7 +84,6 @@ class Gkt(Synthesis):
         self.kl_scale = kl_scale
         self.mask = mask
         self.seek_steps = seek_steps
-        self.taught = 0  # steps that updated the student
 
     def prepare(self, kit: Kit, sources: Sources) -> None:
         """Build the student and the generator."""
@@ -97,12 +91,12 @@ class Gkt(Synthesis):
         if self.attention_weight:
             _blocks_of(self.classifier)
         self.scale = 1 / len(kit.info.class_names) if self.kl_scale is None else self.kl_scale
-        self.taught = 0
+        self.taught = 0  # steps that updated the student
 
     def passes(self, logits: Tensor) -> Tensor:
         """Return which images pass the gate, by the original's logits `(N, K)`."""
         # NaN must pass, for the non-finite guard to see it
-        return ~(log_forget_probability(logits, self.forget).exp() > self.threshold)
+        return ~(losses.log_forget_probability(logits, self.forget).exp() > self.threshold)
 
     def batch_of(self, images: Tensor) -> UnlearnBatch:
         """Return the images that pass the gate."""
@@ -118,11 +112,11 @@ class Gkt(Synthesis):
         expected = self.teacher.network(images)
         passed = self.passes(expected)
         if self.seek_steps and passed.sum() < MIN_PASSED:
-            return log_forget_probability(expected, self.forget).mean()
+            return losses.log_forget_probability(expected, self.forget).mean()
         if not passed.any():
             return None
         found = self.classifier(images[passed])
-        return -divergence_by_class(expected[passed], found).sum(dim=1).mean()
+        return -losses.divergence_by_class(expected[passed], found).sum(dim=1).mean()
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return the divergence and the attention term; 0 where too few images passed."""
@@ -133,20 +127,18 @@ class Gkt(Synthesis):
                 "distill": 0 * torch.stack([p.sum() for p in self.classifier.parameters()]).sum()
             }
         self.taught += 1
-        if not self.attention_weight:
+        terms = {}
+        if self.attention_weight:
+            with torch.no_grad():
+                expected, wanted = attend(self.teacher.network, batch.images)
+            found, seen = attend(self.classifier, batch.images)
+            gaps = [(a - b).square().mean(dim=1) for a, b in zip(seen, wanted, strict=True)]
+            gap = batch_mean(batch, torch.stack(gaps).sum(dim=0))
+            terms["attention"] = self.attention_weight * gap
+        else:
             expected, found = self.teacher(batch.images), self.classifier(batch.images)
-            return {"distill": self._distill(batch, expected, found)}
-        with torch.no_grad():
-            expected, wanted = attend(self.teacher.network, batch.images)
-        found, seen = attend(self.classifier, batch.images)
-        gaps = [(a - b).square().mean(dim=1) for a, b in zip(seen, wanted, strict=True)]
-        return {
-            "distill": self._distill(batch, expected, found),
-            "attention": self.attention_weight * batch_mean(batch, torch.stack(gaps).sum(dim=0)),
-        }
-
-    def _distill(self, batch: UnlearnBatch, expected: Tensor, found: Tensor) -> Tensor:
-        return self.scale * batch_mean(batch, divergence(expected.float().softmax(dim=1), found))
+        distance = losses.divergence(expected.float().softmax(dim=1), found)
+        return {"distill": self.scale * batch_mean(batch, distance)} | terms
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Remove the gradients of an idle step: at zero, momentum would still move weights."""

@@ -6,31 +6,19 @@ from torch import Tensor
 
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.batches import Batches, CombinedBatches, UnlearnBatch
-from geniu_lightning.unlearning.losses import (
-    MaxMargin,
-    bounded_reciprocal,
-    capped_cross_entropy,
-    cross_entropy,
-    random_retained_labels,
-)
+from geniu_lightning.unlearning.losses import MaxMargin, cross_entropy, forget_term
 from geniu_lightning.unlearning.phases import TwoPhases
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 
-ForgetTerm = Literal["reciprocal", "negative", "random_label"]
 CAP = 2.0  # multiples of log K, the chance level
 
 
 class ImpairRepair(TwoPhases, Tuning):
     """Takes all steps on the forget set, then all on the retain set; never both in one.
 
-    Impair: the mean over the forget set of one of
-
-    - `reciprocal`: 1/CE, bounded as in `bounded_reciprocal`,
-    - `negative`: −min(CE, 2 log K),
-    - `random_label`: CE to a label drawn anew in each step, uniformly from the retained classes.
-
-    Repair: mean CE over the retain set.
+    Impair: the mean over the forget set of a `forget_term`, labels drawn anew in each step. Repair:
+    mean CE over the retain set.
 
     Source:
         GENIU, arXiv 2406.07885, where I-R is the name of a full-access baseline and, on proxies, of
@@ -43,7 +31,7 @@ class ImpairRepair(TwoPhases, Tuning):
     def __init__(
         self,
         *,
-        forget_term: ForgetTerm = "reciprocal",
+        forget_term: Literal["reciprocal", "negative", "random_label"] = "reciprocal",
         max_margin: MaxMargin = 5.0,
         **settings: Any,
     ) -> None:
@@ -60,17 +48,10 @@ class ImpairRepair(TwoPhases, Tuning):
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return the term of the batch's phase."""
-        logits = self.classifier(batch.images).float()
-        if batch.forget.any():
-            return {"forget": batch.forget_mean(self._forget_term(logits, batch.labels))}
-        return {"retain": batch.retain_mean(cross_entropy(logits, batch.labels))}
-
-    def _forget_term(self, logits: Tensor, labels: Tensor) -> Tensor:
-        match self.forget_term:
-            case "reciprocal":
-                return bounded_reciprocal(logits, labels, self.max_margin)
-            case "negative":
-                return -capped_cross_entropy(logits, labels, CAP)
-            case "random_label":
-                drawn = random_retained_labels(len(labels), logits.shape[1], self.forget)
-                return cross_entropy(logits, drawn.to(labels.device))
+        logits = self.classifier(batch.images)
+        if not batch.forget.any():
+            return {"retain": batch.retain_mean(cross_entropy(logits, batch.labels))}
+        loss = forget_term(
+            self.forget_term, logits, batch.labels, self.forget, self.max_margin, CAP
+        )
+        return {"forget": batch.forget_mean(loss)}

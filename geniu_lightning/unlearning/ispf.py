@@ -13,8 +13,6 @@ from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.losses import divergence, divergence_by_class, masked_target
 from geniu_lightning.unlearning.synthesis import Synthesis, batch_mean, synthetic_batch
 
-Target = Literal["post_filter", "mask"]
-
 
 class Ispf(Synthesis):
     """Distils the filtered original into a new student, on all synthesised images.
@@ -40,13 +38,12 @@ class Ispf(Synthesis):
         Toward Efficient Data-Free Unlearning, AAAI 2025, arXiv 2412.13790, and its public code:
         student SGD 0.05, momentum 0.9, weight decay 1e-4, cosine from there to 2e-4; generator Adam
         1e-3, betas (0.5, 0.999), latent 256; 1 step of the generator to 10 of the student, 2
-        warm-up epochs of 5 rounds, as we read it; batch 256; all weights 1; ε = 0.01 (0.001 for 100
-        and more classes). It takes 10,000 student steps of 256 images; our 500 of 64 are the common
-        budget of small machines. Departures: fixed length, where the code keeps the step that is
-        best on test data; images are synthesised with batch statistics as in the generator's
-        updates, where the code synthesises them in evaluation mode; in the generator's step the
-        student is in evaluation mode, so that its running statistics come from its own steps alone;
-        the cosine ends at 0; the gradients are bounded.
+        warm-up epochs of 5 rounds, as we read it; 10,000 student steps, batch 256; all weights 1;
+        ε = 0.01 (0.001 for 100 and more classes). Departures: fewer steps and images; fixed length,
+        where the code keeps the step that is best on test data; images are synthesised with batch
+        statistics as in the generator's updates, where the code synthesises them in evaluation
+        mode; in the generator's step the student is in evaluation mode, so that its running
+        statistics come from its own steps alone; the cosine ends at 0; the gradients are bounded.
     """
 
     widths = (256, 128, 64)
@@ -56,7 +53,7 @@ class Ispf(Synthesis):
     def __init__(
         self,
         *,
-        target: Target = "post_filter",
+        target: Literal["post_filter", "mask"] = "post_filter",
         threshold: Fraction = 0.01,
         bn_weight: NonNegative = 1.0,
         one_hot_weight: NonNegative = 1.0,
@@ -105,8 +102,8 @@ class Ispf(Synthesis):
 def statistics_distance(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return logits in 32 bits, and the distance of batch statistics from the running ones.
 
-    The distance is the sum over batch norms of the Euclidean distances of means and of variances
-    (divided by n) of their inputs; 0 without batch norm.
+    It is the sum over batch norms of the Euclidean distances of means and of biased variances of
+    their inputs; 0 without batch norm.
     """
     distances: list[Tensor] = []
 

@@ -18,7 +18,7 @@ class LogitAdjust(Unlearner):
 
     `b_k -= tau · log π_k`, π the share of class k among the retained training images. The class is
     suppressed, as by the mask. Where retained classes are equally large, as when the majority class
-    of a step imbalance is forgotten, the adjustment is a constant and every answer is the mask's.
+    of a step imbalance is forgotten, every answer is the mask's.
 
     Args:
         tau: Share of the log prior removed; 0 is `logit_mask`, 1 the rule for balanced error. What

@@ -14,9 +14,9 @@ from geniu_lightning.unlearning.base import Unlearner
 class LogitMask(Unlearner):
     """Zeroes the forget classes' rows of the head and sets their biases below every other logit.
 
-    Features and membership of the class are unchanged, and a head row set to the mean feature of
-    the class restores it: the class is suppressed, not forgotten.
-    The bias is finite, for minus infinity breaks cross-entropy and export.
+    Features are unchanged, and a head row set to the mean feature of the class restores it: the
+    class is suppressed, not forgotten. The bias is finite, for minus infinity breaks cross-entropy
+    and export.
     """
 
     def __init__(self, *, offset: Positive = 1e4, **settings: Any) -> None:

@@ -6,13 +6,14 @@ Of logits and targets `(N, K)` and labels `(N,)`, int64, each returns one value 
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+ForgetTerm = Literal["reciprocal", "negative", "uniform", "random_label"]
 MaxMargin = Annotated[float, Field(gt=0, le=40)]  # (e^40)^2 is as far as 32 bits go
 
 
@@ -23,6 +24,32 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     down to about e^-87, as a reciprocal needs.
     """
     return F.softplus(-margin(logits, labels))
+
+
+def forget_term(
+    name: ForgetTerm,
+    logits: Tensor,
+    labels: Tensor,
+    forget: Sequence[int],
+    max_margin: float,
+    cap: float | None = None,
+) -> Tensor:
+    """Return a loss that falls as the classifier forgets the label.
+
+    `reciprocal` is 1/CE (in 1/nats, see `bounded_reciprocal`), `negative` is −min(CE, cap log K),
+    `uniform` is KL(uniform over the retained classes ‖ p), and `random_label` is CE to a label
+    drawn uniformly from the retained classes.
+    """
+    match name:
+        case "reciprocal":
+            return bounded_reciprocal(logits, labels, max_margin)
+        case "negative":
+            return -capped_cross_entropy(logits, labels, cap)
+        case "uniform":
+            return divergence(uniform_target(logits, forget), logits)
+        case "random_label":
+            drawn = random_retained_labels(len(labels), logits.shape[1], forget)
+            return cross_entropy(logits, drawn.to(labels.device))
 
 
 def capped_cross_entropy(logits: Tensor, labels: Tensor, cap: float | None) -> Tensor:

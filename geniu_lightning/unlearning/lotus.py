@@ -13,7 +13,6 @@ from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 
-Support = Literal["all", "retained"]
 HOTTEST = 80.0  # e^80 fits 32 bits, and logits divided by it are uniform
 
 
@@ -29,16 +28,15 @@ class Lotus(Tuning):
         support: Classes of the targets: `all` (the paper's), or `retained` ones alone, with which
             it converges.
         temperature_every: Steps between two measurements of Δ.
-        measured_images: Largest number of images of the forget set that Δ is measured on, drawn
-            evenly over classes, not augmented.
+        measured_images: Largest number of images of the forget set that Δ is measured on.
 
     Source:
         Spartalis et al., LoTUS, arXiv 2503.18314. Public code: α 32, AdamW 1e-4, decay 5e-4, 10
         epochs, batch 128, a random 30 % of retained images; Δ once an epoch, against the accuracy
         of the original on unseen images of the forget set's kind, which is 0 for a class.
         Departures: Δ every few steps on a bounded number of images; the mean of each set; the whole
-        retain set; no decay, a rate ten times as large for steps that are fewer, a bound of
-        the gradient; batch norm frozen.
+        retain set; no decay, a rate ten times as large for steps that are fewer, a bound of the
+        gradient; batch norm frozen.
     """
 
     sides = Access.FORGET | Access.RETAIN
@@ -48,7 +46,7 @@ class Lotus(Tuning):
         self,
         *,
         alpha: Positive = 32.0,
-        support: Support = "all",
+        support: Literal["all", "retained"] = "all",
         temperature_every: PositiveInt = 20,
         measured_images: PositiveInt = 512,
         **settings: Any,

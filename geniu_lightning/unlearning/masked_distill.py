@@ -27,12 +27,11 @@ class MaskedDistill(Tuning):
     """Distils from the original with the forget classes masked, on inputs of all classes.
 
     `L = mean over forget inputs of KL(softmax(mask_F(z_T)) ‖ softmax(z)) + w · mean over retain
-    inputs of the same`. On `noise` and `mix`, which have no label, all inputs count alike: there is
-    the second term alone.
+    inputs of the same`. On `noise` and `mix`, which have no label, there is the second term alone,
+    over all inputs.
 
-    The target is what `LogitMask` answers, so a loss of 0 is a masked classifier on these inputs,
-    but here the gradient reaches the whole network. Compared with GENIU on the same proxies it
-    shows what the reciprocal loss adds.
+    The target is what `LogitMask` answers, but here the gradient reaches the whole network.
+    Compared with GENIU on the same proxies it shows what the reciprocal loss adds.
 
     Args:
         source: `proxies` of the kit; training `data`; `noise`, N(0, I) in normalised space, fresh

@@ -13,9 +13,9 @@ class NearestMean(Tuning):
     """Replaces the head by the nearest class mean in feature space; nothing is trained.
 
     `W_k = 2 μ_k`, `b_k = −‖μ_k‖²` for retained k, μ_k the mean feature of its images, so the
-    largest logit is the nearest mean; forget classes are masked. Class counts have no influence, so
-    the majority's bias is removed too. Features are unchanged: the class is suppressed, not
-    forgotten. On proxies it shows how good they are without any tuning.
+    largest logit is the nearest mean; forget classes are masked. The majority's bias is removed
+    too. Features are unchanged: the class is suppressed, not forgotten. On proxies it shows how
+    good they are without any tuning.
 
     Source:
         Folklore; the class-mean classifier of arXiv 2604.08271. Departure: features are not

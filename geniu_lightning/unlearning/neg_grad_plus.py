@@ -16,8 +16,7 @@ class NegGradPlus(Tuning):
 
     Args:
         beta: Weight of the retain set; 1 is plain fine-tuning.
-        cap: Largest cross-entropy that an image of the forget set is pushed to, in multiples of
-            log K, the chance level; `None` is no cap.
+        cap: As in `GradientAscent`.
 
     Source:
         Kurmanji et al., Towards Unbounded Machine Unlearning, arXiv 2302.09880, where it is a

@@ -13,8 +13,7 @@ from geniu_lightning.seeds import stream
 class Teacher:
     """A frozen copy of a network, which answers with logits.
 
-    It is no `nn.Module`, so it is no part of the method that holds it: no optimizer, device move
-    or change of mode reaches the copy.
+    It is no `nn.Module`, so that no optimizer or change of mode of its holder reaches the copy.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -31,10 +30,9 @@ class Teacher:
 
 
 def fresh_classifier(kit: Kit, seed: int) -> nn.Module:
-    """Return a new network of the kit's architecture, on its device; not one with layers reset.
+    """Return a network as training begins with it at a seed, on the kit's device.
 
-    Every parameter and buffer is as training begins with it at this seed. The global random state
-    stays as it is.
+    The global random state stays as it is.
     """
     with torch.random.fork_rng():
         torch.manual_seed(stream("init", seed))

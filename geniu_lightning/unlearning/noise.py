@@ -25,35 +25,23 @@ def learned_noise(
     rate: float,
     penalty: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return noise of each class that maximises the classifier's error, or minimises it.
+    """Return noise of each class that maximises the kit's classifier's error, or minimises it.
 
-    Every image N of class k starts from N(0, I) in normalised space and is moved by Adam down
+    Each of a class's `images` N starts from N(0, I) in normalised space and is moved by Adam down
 
     - `−CE(f(N), k) + λ ‖N‖²` for the largest error,
     - `CE(f(N), k) + λ ‖N‖²` for the smallest,
 
-    `‖N‖²` the sum over its pixels. −CE is unbounded below; the squares grow faster and bound it.
-    f is a frozen copy in evaluation mode, so images do not interact, and all classes are learned
-    together as if each were alone.
-
-    Args:
-        kit: Its classifier is f, and stays as it is.
-        classes: Each gets `images` images of its own, labelled with itself.
-        error: `max` or `min`.
-        images: Images of each class.
-        steps: Steps of Adam; 0 leaves the noise as drawn.
-        rate: Learning rate of Adam.
-        penalty: λ.
-
-    Returns:
-        Images, normalised, shape `(classes · images, C, H, W)`, class by class; and labels.
+    `‖N‖²` the sum over its pixels, which bounds −CE, λ the `penalty`. f is a frozen copy of the
+    classifier in evaluation mode, so images do not interact. Returned are normalised images, shape
+    `(classes · images, C, H, W)`, class by class, and labels.
 
     Source:
         Tarun et al., Fast Yet Effective Machine Unlearning, arXiv 2111.08947 (`max`); Chundawat
         et al., Zero-Shot Machine Unlearning, arXiv 2201.05629 (both). Departures from their public
         code: all images of the batch are used, not as many as there are colour channels; each class
-        is labelled with itself; the classifier is in evaluation mode, so that no noise enters its
-        statistics. The sum over images stands for their mean, which Adam cannot tell apart.
+        is labelled with itself, where `max` labels all noise 0; evaluation mode. The sum over
+        images stands for their mean, which Adam cannot tell apart.
     """
     network, spec = Teacher(kit.classifier).network, kit.info.spec
     device = next(network.parameters()).device
@@ -82,16 +70,8 @@ def noise_batches(
 ) -> StepBatches:
     """Return batches of shuffled learned noise, equally many images of each class in each.
 
-    Concatenated with training images, whose shares differ, the mean over processes is still that
-    of the whole batch.
-
-    Args:
-        images: Shape `(N, C, H, W)`, equally many of each class, class by class.
-        labels: int64, shape `(N,)`.
-        forget: Forget classes.
-        batch_size: Rounded down to a multiple of the classes; at least one image of each.
-        steps: Number of batches.
-        seed: Unlearning seed; the order is a function of it and the epoch.
+    Images come class by class, equally many of each. The batch size is rounded down to a multiple
+    of the classes, at least one image of each. The order is a function of seed and epoch.
     """
     classes = len(labels.unique())
     count = len(labels) // classes

@@ -10,10 +10,7 @@ from geniu_lightning.unlearning.sources import Sources
 
 
 class RandomInit(Unlearner):
-    """Returns a new network of the same kind with fresh weights; nothing is trained.
-
-    It knows no class: nothing about the forget set can leak, and accuracy is 1/K.
-    """
+    """Returns a new network with fresh weights, of which nothing can leak; accuracy is 1/K."""
 
     def __init__(self, *, forget: Sequence[int], seed: int = 0) -> None:
         super().__init__(forget=forget, batch_norm="train", seed=seed)

@@ -22,8 +22,8 @@ from geniu_lightning.unlearning.sources import Access, Sources
 class Retrain(Unlearner):
     """Trains a new network on the retain set by the recipe of the kit's classifier.
 
-    A new object, not one with layers reset, so every parameter and buffer is fresh. The head keeps
-    its width, and labels are not renumbered. Epochs are the original's, so steps are fewer.
+    The head keeps its width, and labels are not renumbered. Epochs are the original's, so steps
+    are fewer.
 
     Args:
         training_seed: Seed of initialisation, order and augmentation; `None` takes the kit's,
@@ -56,12 +56,9 @@ class Retrain(Unlearner):
     def follow_recipe(
         self, kit: Kit, retained: Callable[[int], Batches], min_steps: int = 0
     ) -> None:
-        """Train as the kit's classifier was trained, on batches of the size that it had.
+        """Train as the kit records, for more epochs where they have fewer than `min_steps`.
 
-        Args:
-            kit: Holds the record of its training.
-            retained: Opens the retain set, given a batch size.
-            min_steps: Smallest number of steps: epochs are added to the recipe's.
+        `retained` opens the retain set, given a batch size.
         """
         recipe = kit.info.settings.get("training", {})
         epochs, batch_size = _whole(recipe, "epochs"), _whole(recipe, "batch_size")

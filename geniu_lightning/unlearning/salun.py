@@ -18,13 +18,8 @@ class SalUn(RandomLabel):
     """Tunes as `RandomLabel`, and keeps all but the most salient weights fixed.
 
     `saliency = |Σ over the forget set's x of ∇CE(f(x; θ_0), y)|`, in evaluation mode: the absolute
-    value of the signed sum. The `share` of all parameters with the largest saliency is trained; at
-    equal saliency the first ones. All others are restored after each step, bit for bit, whatever
-    momentum and weight decay did to them.
-
-    Args:
-        share: Fraction of all parameters together; exactly `round(share * parameters)` are
-            trained.
+    value of the signed sum. The `share` of all parameters together with the largest saliency is
+    trained. All others are restored after each step, whatever momentum and decay did to them.
 
     Source:
         SalUn, arXiv 2310.12508; its code has share 0.5 (0.1 to 0.9 are tried), and otherwise what

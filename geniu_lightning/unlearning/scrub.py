@@ -22,9 +22,9 @@ class Scrub(Tuning):
     last.
 
     −d is unbounded below: keep the bound of the gradient at 1. In the first max step the student
-    equals its teacher, so with frozen batch norm the gradient is rounding error alone; Adam leaves
-    this point in a step, plain SGD takes several. The direction is rounding's too: results may
-    differ between two kinds of processor.
+    equals its teacher, so with frozen batch norm the gradient is rounding error alone, and results
+    may differ between two kinds of processor. Adam leaves this point in a step, plain SGD takes
+    several.
 
     Args:
         **settings: Those of `Tuning`, without `steps`.

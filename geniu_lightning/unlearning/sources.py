@@ -27,8 +27,8 @@ class Sources:
         access: What the method declared.
         forget: Forget classes.
         open_split: Opens `forget` or `retain`, given batch size, seed and limit: a loader with
-            `shard`, whose batches have images, labels and weight. Called at the first request, so
-            a method without access opens no file.
+            `shard`, whose batches have images, labels and weight. Without a request no file is
+            opened.
     """
 
     def __init__(
@@ -47,13 +47,10 @@ class Sources:
         """Return batches of the forget set or of the retain set.
 
         Args:
-            side: `FORGET` or `RETAIN`.
+            side: The set; refused by an `AccessError` if the method did not declare it.
             batch_size: Images in a batch, all processes together.
             seed: Seed of order and augmentation; `None` keeps the order and does not augment.
             limit: Largest number of images, drawn evenly over classes; `None` is all.
-
-        Raises:
-            AccessError: If the method did not declare this side.
         """
         if side not in self._access:
             raise AccessError(

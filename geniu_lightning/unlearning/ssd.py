@@ -14,10 +14,6 @@ from geniu_lightning.unlearning.losses import cross_entropy
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
 
-Importance = Literal["per_sample", "batch_mean"]
-Reference = Literal["retain", "all"]
-Loss = Literal["cross_entropy", "logit_norm"]
-
 
 class Ssd(Tuning):
     """Multiplies weights by the ratio of their importances, once; there are no steps.
@@ -34,18 +30,15 @@ class Ssd(Tuning):
         reference: `retain` is the retain set. `all` is both sets, the paper's: I_f / I is then
             never above |D| / |D_f| (per sample), so a larger alpha selects no weight: 10 is such
             with ten equal classes.
-        alpha: Ratio above which a weight is dampened; `None` takes the percentile
-            `100 − ln(1 + 100 |D_f| / |D|)` of all ratios.
+        alpha: Ratio above which a weight is dampened; `None` is that of `percentile_alpha`.
         lower: Factor of the ratio, λ.
         chunk: Images whose gradients are in memory at once, of `per_sample` alone.
 
     Source:
-        SSD, arXiv 2308.07707: its code has alpha 10 (ResNet-18) or 5 (ViT), λ = 1, batch means,
-        and I over all images. `logit_norm`: LFSSD, arXiv 2402.19308. Percentile: adaptive SSD,
-        arXiv 2402.10098. Per-sample squares: arXiv 2510.26714. Departures: the defaults of
-        `importance` and `reference`, for the reasons above; batches hold one set each, in
-        the order of the data. The paper's code is importance=batch_mean, reference=all,
-        batch_size=256.
+        SSD, arXiv 2308.07707: its code has alpha 10 (ResNet-18) or 5 (ViT), λ = 1, and is
+        importance=batch_mean, reference=all, batch_size=256. `logit_norm`: LFSSD, arXiv 2402.19308.
+        Per-sample squares: arXiv 2510.26714. Departures: the defaults of `importance` and
+        `reference`, for the reasons above; batches hold one set each, in the order of the data.
     """
 
     sides = Access.FORGET | Access.RETAIN
@@ -53,11 +46,11 @@ class Ssd(Tuning):
     def __init__(
         self,
         *,
-        importance: Importance = "per_sample",
-        reference: Reference = "retain",
+        importance: Literal["per_sample", "batch_mean"] = "per_sample",
+        reference: Literal["retain", "all"] = "retain",
         alpha: NonNegative | None = 10.0,
         lower: NonNegative = 1.0,
-        loss: Loss = "cross_entropy",
+        loss: Literal["cross_entropy", "logit_norm"] = "cross_entropy",
         chunk: PositiveInt = 16,
         **settings: Any,
     ) -> None:
@@ -142,10 +135,10 @@ def dampening(forget: Tensor, reference: Tensor, alpha: float, lower: float) -> 
 
 
 def percentile_alpha(forget: Tensor, reference: Tensor, fraction: float) -> float:
-    """Return alpha, a percentile of the ratios I_f / I that depends on |D_f| / |D|.
+    """Return the percentile `100 − ln(1 + 100 |D_f| / |D|)` of the finite ratios I_f / I.
 
     Source:
-        Adaptive SSD, arXiv 2402.10098; non-finite ratios are left out.
+        Adaptive SSD, arXiv 2402.10098.
     """
     ratios = (forget / reference).cpu().numpy()
     ratios = ratios[np.isfinite(ratios)]

@@ -26,9 +26,8 @@ class NoiseToImage(nn.Module):
 
     Linear to `widths[0]` maps of a quarter of the side, batch norm; doubled, 3x3 convolution to
     `widths[1]`, batch norm, leaky ReLU 0.2; the same to `widths[2]`; 3x3 convolution to the
-    image's channels. A side that 4 does not divide is rounded up and cropped.
-
-    Batch norm keeps no running statistics, so images are the same in training and evaluation mode.
+    image's channels. A side that 4 does not divide is rounded up and cropped. Batch norm keeps no
+    running statistics, so images are the same in training and evaluation mode.
 
     Args:
         channels: Channels of an image.
@@ -88,9 +87,7 @@ class Synthesis(Unlearner):
     round share one batch, made of the noise that the generator stepped on, or have one each.
 
     Args:
-        generator_optimizer: Factory for the generator's optimizer.
         batch_size: Images synthesised in a step.
-        student_steps: Steps of the student in a round.
         latent: Dimension of the noise.
         **settings: Those of the base but `batch_norm`, which is `train`. `max_gradient_norm` bounds
             the generator's gradient too.
@@ -142,10 +139,8 @@ class SyntheticBatches(StepBatches):
     """Batches of synthesised images: in each round a step of the generator, then the student's.
 
     The generator's steps happen between two batches, so Lightning's optimizer holds the student
-    alone. They see the student as it is at that time, frozen: its running statistics are used and
-    kept, each layer's mode is restored, and no gradient is left on it.
-
-    Every process draws the same noise and makes the same steps.
+    alone. They see the student frozen, as it is at that time. Every process draws the same noise
+    and makes the same steps.
     """
 
     def __init__(self, method: Synthesis, image_generator: NoiseToImage) -> None:

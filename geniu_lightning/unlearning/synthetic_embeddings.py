@@ -15,7 +15,6 @@ from geniu_lightning.unlearning.losses import divergence, masked_target
 from geniu_lightning.unlearning.networks import Teacher
 from geniu_lightning.unlearning.sources import Sources
 
-Law = Literal["normal", "rectified"]
 DOUBLINGS = 8  # at most, of the fallback's length
 
 
@@ -26,10 +25,8 @@ class SyntheticEmbeddings(Unlearner):
     · mean over those of retained classes of the same`. A feature is labelled by the original head.
     Features are drawn until every class has its number. A class with too few is filled up with
     `h = α W_k / ‖W_k‖ + draw`, α the typical norm √D of a draw, doubled until the head answers k;
-    where it never does, undoubled.
-
-    Feature maps are unchanged: the class is suppressed as by a logit mask, and a new head restores
-    it.
+    where it never does, undoubled. Feature maps are unchanged: the class is suppressed as by a
+    logit mask, and a new head restores it.
 
     Args:
         law: `normal`, N(0, I), or `rectified`, the same after ReLU, as features are.
@@ -48,7 +45,7 @@ class SyntheticEmbeddings(Unlearner):
     def __init__(
         self,
         *,
-        law: Law = "normal",
+        law: Literal["normal", "rectified"] = "normal",
         per_class: PositiveInt = 500,
         max_draws: PositiveInt = 5000,
         batch_size: PositiveInt = 1024,

@@ -32,7 +32,6 @@ class Tuning(Unlearner):
     `make_batches`; one that `distils` finds the original in `self.teacher`.
 
     Args:
-        source: `data` or `proxies`.
         batch_size: Images of each set in a step; proxies come all at once.
         proxies_per_class: Number of the kit's prompts of each class to use; `None` is all.
         **settings: Those of the base.
@@ -69,23 +68,19 @@ class Tuning(Unlearner):
             batch = self.proxies(kit, sides)
             return StepBatches(lambda step: batch, steps)
         seed = stream("unlearn_order", self.seed)
-        parts = [self._open(sources, side, seed) for side in sides]
+        parts = [sources.open(side, self.batch_size, seed, self.stored) for side in sides]
         return CombinedBatches(parts, [range(len(parts))] * steps)
 
     def single_pass(
         self, kit: Kit, sources: Sources, side: Access, limit: int | None = None
     ) -> Iterable[UnlearnBatch]:
-        """Return every image of one set once, in order and without augmentation.
+        """Return every image or proxy of one set once, in order and without augmentation.
 
-        Args:
-            kit: Holds the proxies.
-            sources: Hold the images.
-            side: Forget or retain.
-            limit: Largest number of images, drawn evenly over classes; not of proxies.
+        `limit` is the largest number of images, drawn evenly over classes; not of proxies.
         """
         if self.source == "proxies":
             return [self.proxies(kit, side)]
-        return self._open(sources, side, None, limit)
+        return sources.open(side, self.batch_size, None, limit)
 
     def proxies(self, kit: Kit, sides: Access) -> UnlearnBatch:
         """Return one batch of all proxies of the forget classes, the retained ones, or both."""
@@ -97,8 +92,3 @@ class Tuning(Unlearner):
         decoded = kit.proxies(classes, self.proxies_per_class)
         images = kit.info.spec.normalise(decoded.images)
         return labelled_batch(images, decoded.labels, self.forget)
-
-    def _open(
-        self, sources: Sources, side: Access, seed: int | None, limit: int | None = None
-    ) -> Batches:
-        return sources.open(side, self.batch_size, seed, limit)

@@ -25,20 +25,17 @@ class Unsir(TwoPhases, Tuning):
 
     Args:
         noise_images: Noise images of each forget class.
-        noise_steps: Steps of Adam on the noise.
         penalty: λ of the noise (see `learned_noise`).
 
     Source:
         Tarun et al., Fast Yet Effective Machine Unlearning, arXiv 2111.08947. The public notebook
         (ResNet-18, CIFAR-10) has noise batches of 256, Adam 0.1, 5 · 8 steps, λ 0.1; 1,000 retained
         images a class; impair by Adam 0.02, repair by Adam 0.01, an epoch each, batches of 256,
-        batch norm in training mode. Departures: each set has its own mean, where the notebook
-        takes one over both, with 120 noise images among 8,000 real ones, so noise weighs far more
-        here; all learned noise is used, where it uses as many images of a batch as there
-        are colour channels; each class is labelled with itself, where it labels all noise 0; the
-        noise never enters the running statistics; retained images are all of them, shuffled, where
-        it takes the first thousand of a class; steps for epochs, smaller rates, a bound of the
-        gradient, and batch norm frozen (`batch_norm="train"` is the notebook's).
+        batch norm in training mode. Departures: those of `learned_noise`; each set has its own
+        mean, where the notebook takes one over both, with 120 noise images among 8,000 real ones,
+        so noise weighs far more here; retained images are all of them, shuffled, where it takes the
+        first thousand of a class; steps for epochs, smaller rates, a bound of the gradient, and
+        batch norm frozen (`batch_norm="train"` is the notebook's).
     """
 
     sides = Access.RETAIN

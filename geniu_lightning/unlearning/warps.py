@@ -52,11 +52,9 @@ class Warps:
         return replace(self, **{name: strength * getattr(self, name) for name in GEOMETRIC})
 
     def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
-        """Return a warped copy of each image, shape `(N, C, H, W)`.
+        """Return a warped copy of each normalised image `(N, C, H, W)`, edges by reflection.
 
-        Args:
-            images: Normalised, same shape. Edges are filled by reflection.
-            random: Generator on the CPU, so that every device draws the same.
+        `random` is on the CPU, so that every device draws the same.
         """
         images = self._bent(images, random)
         images = self._mixed(images, random)
@@ -120,11 +118,10 @@ def readable_strength(
     label_agreement: float,
     random: torch.Generator,
 ) -> float:
-    """Return the largest multiple of the geometric warps that leaves images readable.
+    """Return the largest tenth in [0, 1] of the geometric warps that leaves images readable.
 
-    It is a multiple of 1/10 in [0, 1]. Copies are probed without mixing, pasting and noise, since
-    a mixture has no one label; the fraction `label_agreement` of them must be classified as their
-    image.
+    The fraction `label_agreement` of copies must be classified as their image. They are neither
+    mixed, pasted over nor noisy, since a mixture has no one label.
     """
     probes = images[torch.randint(len(images), (PROBES,), generator=random).to(images.device)]
     labels = classify(probes)

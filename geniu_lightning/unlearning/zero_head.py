@@ -15,9 +15,6 @@ class ZeroHead(Unlearner):
     has it on the forget class: accuracy on it stays high. With `renormalise` the retained rows are
     first centred on their mean, which changes no answer among them and makes 0 their average, never
     the largest: then all answers are those of `logit_mask`.
-
-    Args:
-        renormalise: Centre the retained rows.
     """
 
     def __init__(self, *, renormalise: bool = False, **settings: Any) -> None:
@@ -32,9 +29,7 @@ class ZeroHead(Unlearner):
             retained = [k for k in range(head.out_features) if k not in forget]
             head.weight[retained] -= head.weight[retained].mean(dim=0)
             head.bias[retained] -= head.bias[retained].mean()
-            if (
-                len(retained) == 1
-            ):  # centred on itself it is 0 too, and ties go to the smallest index
+            if len(retained) == 1:  # centred on itself it is 0 too, and ties go to the first
                 head.bias[retained] = 1.0
         head.weight[forget] = 0.0
         head.bias[forget] = 0.0

@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 from torch import Tensor
 
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.unlearning import impair_repair
+from geniu_lightning.unlearning import losses
 from geniu_lightning.unlearning.batches import (
     labelled_batch,
 )
@@ -52,13 +52,13 @@ def test_impair_terms_are_the_documented_formula(monkeypatch: pytest.MonkeyPatch
     found = two_phases(forget_term="negative").loss_terms(batch)["forget"].item()
     assert found == pytest.approx(-np.minimum(ce, 2 * math.log(5)).mean(), rel=1e-5)
     drawn: list[Tensor] = []
-    draw = impair_repair.random_retained_labels
+    draw = losses.random_retained_labels
 
     def noted(*arguments: Any) -> Tensor:
         drawn.append(draw(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(impair_repair, "random_retained_labels", noted)
+    monkeypatch.setattr(losses, "random_retained_labels", noted)
     for _ in range(10):
         found = two_phases(forget_term="random_label").loss_terms(batch)["forget"].item()
         assert found == pytest.approx(errors(drawn[-1]).mean(), rel=1e-5)
