@@ -1,4 +1,4 @@
-"""Steps, numbers and inputs that many tests of methods share."""
+"""A kit with images and trainers, numbers and inputs that many tests of methods share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,35 +9,100 @@ from pytorch_lightning import Trainer
 from scipy.special import rel_entr, softmax
 from torch import Tensor, nn
 
+from geniu_lightning.data.images import ImageSpec
+from geniu_lightning.data.loader import IndexLoader
 from geniu_lightning.kit.file import Kit
+from geniu_lightning.models.allcnn import AllCNN
+from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.batches import UnlearnBatch
+from geniu_lightning.unlearning.sources import Access, Sources
 
 GONE, KEPT = (1, 3), (0, 2, 4)
 LABELS = torch.tensor([1, 0, 3, 4, 1, 2])
 FORGOTTEN = np.isin(LABELS.numpy(), GONE)
-TrainerOf = Callable[[int], Trainer]
+
+CLASSES, PER_CLASS, SIZE = 5, 2, 16
+SPEC = ImageSpec.of(SIZE, 1, 0.2, 0.4)
 
 
-def prepared(method: Any, kit: Kit, archive: Any) -> list[UnlearnBatch]:
-    """Prepare a method, and return its batches."""
-    method.prepare(kit, archive.sources(method.access, method.forget))
-    return list(method.batches or [])
+def pictures(labels: Tensor, seed: int) -> Tensor:
+    """Return images in [0, 1]: a bright band whose place is the class, and noise."""
+    noise = torch.rand(len(labels), 1, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    rows = torch.arange(SIZE).view(1, 1, SIZE, 1)
+    band = (rows - 3 * labels.view(-1, 1, 1, 1)).abs() <= 2
+    return 0.7 * band + 0.3 * noise
 
 
-def run(method: Unlearner, kit: Kit, archive: Any, trainer_of: TrainerOf) -> nn.Module:
-    return method.run(kit, archive.sources(method.access, method.forget), trainer_of)
+def initial(seed: int) -> nn.Module:
+    """Return the network that training begins with."""
+    with torch.random.fork_rng():
+        torch.manual_seed(stream("init", seed))
+        return AllCNN(channels=1, num_classes=CLASSES, width=4)
 
 
-def no_trainer(steps: int) -> Trainer:
-    raise AssertionError("this method takes no steps")
+def trainer_of(steps: int, **more: Any) -> Trainer:
+    """Return a real trainer for a number of steps, as the app makes it."""
+    return Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="cpu",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        **{"devices": 1, "logger": False} | more,
+    )
 
 
-def own_probability(network: nn.Module, archive: Any) -> tuple[float, float]:
-    """Return the mean probability of the true class on the forget set and on the retain set."""
-    p = network(archive.images).softmax(dim=1).gather(1, archive.labels[:, None]).squeeze(1)
-    forget = torch.isin(archive.labels, torch.tensor(GONE))
-    return p[forget].mean().item(), p[~forget].mean().item()
+class Lab:
+    """A kit, and training images, opened as the app opens them, of which it notes the reads."""
+
+    def __init__(self, kit: Kit) -> None:
+        self.kit = kit
+        self.labels = torch.arange(CLASSES).repeat(9)
+        self.images = SPEC.normalise(pictures(self.labels, seed=11))
+        self.opened: list[tuple[str, int, int]] = []
+        self.limits: list[int | None] = []
+        self.read: list[int] = []  # labels, in the order of reading
+        self.forget: tuple[int, ...] = ()
+
+    def sources(self, access: Access, forget: tuple[int, ...]) -> Sources:
+        self.forget = forget
+        return Sources(access, forget, self.open_split)
+
+    def open_split(
+        self, split: str, batch_size: int, seed: int | None, limit: int | None = None
+    ) -> IndexLoader:
+        self.opened.append((split, batch_size, seed))
+        self.limits.append(limit)
+        gone = torch.isin(self.labels, torch.tensor(self.forget))
+        indices = {"forget": gone, "retain": ~gone}[split].nonzero().flatten()[:limit]
+
+        def read(chosen: Tensor, augmentation: int | None) -> tuple[Tensor, Tensor]:
+            self.read += self.labels[chosen].tolist()
+            return self.images[chosen], self.labels[chosen]
+
+        return IndexLoader(read, indices, batch_size, seed)
+
+    def prepared(self, method: Any) -> list[UnlearnBatch]:
+        """Prepare a method, and return its batches."""
+        method.prepare(self.kit, self.sources(method.access, method.forget))
+        return list(method.batches or [])
+
+    def run(self, method: Unlearner, trainer: Callable[[int], Trainer] = trainer_of) -> nn.Module:
+        return method.run(self.kit, self.sources(method.access, method.forget), trainer)
+
+    def counts(self) -> list[int]:
+        """Return how many images of each class were read."""
+        return torch.bincount(torch.tensor(self.read), minlength=CLASSES).tolist()
+
+    def own_probability(self, network: nn.Module) -> tuple[float, float]:
+        """Return the mean probability of the true class on the forget set and on the retain set."""
+        p = network(self.images).softmax(dim=1).gather(1, self.labels[:, None]).squeeze(1)
+        forget = torch.isin(self.labels, torch.tensor(GONE))
+        return p[forget].mean().item(), p[~forget].mean().item()
 
 
 def move_head(method: Unlearner) -> None:

@@ -6,34 +6,20 @@ Both are started with the same words; ``LOCAL_RANK`` tells them apart, as it wou
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
-from pytorch_lightning import Trainer
 from safetensors.torch import save_file
 
 from geniu_lightning.kit.file import Kit
 from tests.unlearning.every_method import CONFIGS, built, run_on_its_images
-
-
-def trainer_of_two(steps: int) -> Trainer:
-    return Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        accelerator="cpu",
-        devices=2,
-        strategy="ddp",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+from tests.unlearning.helpers import trainer_of
 
 
 def main(kit: str, root: str, out: str, forget: str) -> None:
     torch.set_num_threads(1)
+    trainer_of_two = partial(trainer_of, devices=2, strategy="ddp")
     for path in CONFIGS:
         method = built(path, tuple(json.loads(forget)), most=4)
         result, data = run_on_its_images(

@@ -1,23 +1,20 @@
 """Bad teacher: a teacher for each set, and what twenty steps do."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
 
-from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.bad_teacher import BadTeacher
 from geniu_lightning.unlearning.batches import labelled_batch
 from tests.unlearning.helpers import (
     FORGOTTEN,
     GONE,
     LABELS,
+    Lab,
     divergence,
     logits,
     on_logits,
-    prepared,
     values,
 )
 
@@ -38,12 +35,12 @@ def test_bad_teacher_has_a_teacher_for_each_set() -> None:
         assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_ignorant_network_is_fresh_and_of_the_unlearning_seed(kit: Kit, archive: Any) -> None:
+def test_the_ignorant_network_is_fresh_and_of_the_unlearning_seed(lab: Lab) -> None:
     weights = []
     for seed in (1, 1, 2):
         method = BadTeacher(forget=GONE, seed=seed)
-        prepared(method, kit, archive)
+        lab.prepared(method)
         weights.append(method.ignorant.network.head.weight)
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
-    assert not torch.equal(weights[0], kit.classifier.head.weight)
+    assert not torch.equal(weights[0], lab.kit.classifier.head.weight)

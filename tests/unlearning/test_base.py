@@ -19,7 +19,7 @@ from geniu_lightning.unlearning import base
 from geniu_lightning.unlearning.base import Clock, Unlearner
 from geniu_lightning.unlearning.batches import StepBatches, UnlearnBatch, labelled_batch
 from geniu_lightning.unlearning.sources import Sources
-from tests.unlearning.helpers import TrainerOf, no_trainer, run
+from tests.unlearning.helpers import Lab, trainer_of
 
 rough = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=0.1)
 
@@ -72,56 +72,48 @@ def shift(before: nn.Module, after: nn.Module) -> float:
     [("frozen", True, False), ("frozen_affine", True, True), ("train", False, False)],
 )
 def test_batch_norm_modes_hold_against_weight_decay_and_momentum(
-    kit: Kit,
-    archive: Any,
-    trainer_of: TrainerOf,
+    lab: Lab,
     mode: str,
     statistics_stay: bool,
     affine_stays: bool,
 ) -> None:
     method = toy(batch_norm=mode)
-    result = run(method, kit, archive, trainer_of)
-    same = equal(kit.classifier.buffers(), result.buffers())
+    result = lab.run(method)
+    same = equal(lab.kit.classifier.buffers(), result.buffers())
     assert same == [statistics_stay] * len(same)
-    for old, new in zip(norms(kit.classifier), norms(result), strict=True):
+    for old, new in zip(norms(lab.kit.classifier), norms(result), strict=True):
         assert equal([old.weight, old.bias], [new.weight, new.bias]) == [affine_stays] * 2
-    assert not torch.equal(kit.classifier.head.weight, result.head.weight)
+    assert not torch.equal(lab.kit.classifier.head.weight, result.head.weight)
     assert method.modes == [mode == "train"] * 3
 
 
-def test_the_bound_of_the_gradient_bounds_the_step_and_leaves_smaller_gradients(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_the_bound_of_the_gradient_bounds_the_step_and_leaves_smaller_gradients(lab: Lab) -> None:
     settings = {"steps": 1, "scale": 1e3, "optimizer": partial(torch.optim.SGD, lr=1.0)}
-    free = run(toy(**settings), kit, archive, trainer_of)
-    assert shift(kit.classifier, free) > 10
+    free = lab.run(toy(**settings))
+    assert shift(lab.kit.classifier, free) > 10
     for bound in (0.5, 0.01):
-        held = run(toy(**settings, max_gradient_norm=bound), kit, archive, trainer_of)
-        assert shift(kit.classifier, held) == pytest.approx(bound, rel=1e-3)
-    loose = run(toy(**settings, max_gradient_norm=1e6), kit, archive, trainer_of)
+        held = lab.run(toy(**settings, max_gradient_norm=bound))
+        assert shift(lab.kit.classifier, held) == pytest.approx(bound, rel=1e-3)
+    loose = lab.run(toy(**settings, max_gradient_norm=1e6))
     assert all(equal(free.state_dict().values(), loose.state_dict().values()))
 
 
-def test_the_trainer_is_asked_for_the_steps_and_the_rate_follows_its_schedule(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_the_trainer_is_asked_for_the_steps_and_the_rate_follows_its_schedule(lab: Lab) -> None:
     asked: list[int] = []
     method = toy(steps=4, schedule="cosine")
-    run(method, kit, archive, lambda steps: asked.append(steps) or trainer_of(steps))
+    lab.run(method, lambda steps: asked.append(steps) or trainer_of(steps))
     assert asked == [4]
     expected = [0.01 * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]
     assert method.rates == pytest.approx(expected)
     assert method.shares == [(0, 1)]  # divided among the trainer's processes
-    run(toy(steps=0), kit, archive, no_trainer)
+    lab.run(toy(steps=0))
 
 
-def test_a_trainer_of_ones_own_gives_the_same_weights(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_a_trainer_of_ones_own_gives_the_same_weights(lab: Lab) -> None:
     settings = {"batch_norm": "frozen_affine"}
-    expected = run(toy(**settings), kit, archive, trainer_of)
+    expected = lab.run(toy(**settings))
     method = toy(**settings)
-    method.begin(kit, archive.sources(method.access, (0,)))
+    method.begin(lab.kit, lab.sources(method.access, (0,)))
     trainer = Trainer(
         max_steps=method.steps,
         max_epochs=-1,
@@ -151,19 +143,15 @@ def test_wrong_settings_are_refused_in_a_sentence_that_names_them() -> None:
             toy(**settings)
 
 
-def test_a_method_without_loss_or_batches_says_so(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_a_method_without_loss_or_batches_says_so(lab: Lab) -> None:
     bare = Unlearner(forget=(0,), steps=1, optimizer=rough)
     with pytest.raises(UserError, match="Unlearner has no batches: set its steps to 0"):
-        run(bare, kit, archive, trainer_of)
+        lab.run(bare)
     with pytest.raises(UserError, match="Unlearner has no loss: set its steps to 0"):
         bare.loss_terms(UnlearnBatch(*[torch.zeros(1)] * 4))
 
 
-def test_a_non_finite_loss_or_weight_stops_the_run(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_a_non_finite_loss_or_weight_stops_the_run(lab: Lab) -> None:
     class Breaking(Toy):
         bad = 0
 
@@ -175,7 +163,7 @@ def test_a_non_finite_loss_or_weight_stops_the_run(
         method = toy(Breaking, steps=steps, log_every_n_steps=every)
         method.bad = bad
         with pytest.raises(TrainingDivergedError, match=rf"at step {bad};.*learning rate"):
-            run(method, kit, archive, trainer_of)
+            lab.run(method)
         assert len(method.rates) <= bad + every  # noticed at the next entry, not at the end
 
     class Ending(Toy):
@@ -183,7 +171,7 @@ def test_a_non_finite_loss_or_weight_stops_the_run(
             self.classifier.head.weight.data[0] = math.inf
 
     with pytest.raises(TrainingDivergedError, match="weights stopped being finite"):
-        run(toy(Ending, steps=0), kit, archive, no_trainer)
+        lab.run(toy(Ending, steps=0))
 
 
 class Notes(Logger):
@@ -203,11 +191,9 @@ class Notes(Logger):
         self.written.append((step, metrics))
 
 
-def test_losses_are_logged_by_name_every_few_steps_and_at_the_last(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_losses_are_logged_by_name_every_few_steps_and_at_the_last(lab: Lab) -> None:
     notes = Notes()
-    run(toy(steps=6, log_every_n_steps=2), kit, archive, partial(trainer_of, logger=notes))
+    lab.run(toy(steps=6, log_every_n_steps=2), partial(trainer_of, logger=notes))
     assert [step for step, _ in notes.written] == [0, 2, 4, 5]
     for _, values in notes.written:
         assert values.keys() == {"unlearn/loss/near", "unlearn/loss/far"}
@@ -215,7 +201,7 @@ def test_losses_are_logged_by_name_every_few_steps_and_at_the_last(
 
 
 def test_the_clock_counts_preparing_batches_steps_and_finishing_but_not_setting_up(
-    kit: Kit, archive: Any, trainer_of: TrainerOf, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(base, "time", SimpleNamespace(perf_counter=lambda: now[0]))
@@ -248,7 +234,7 @@ def test_the_clock_counts_preparing_batches_steps_and_finishing_but_not_setting_
         return trainer_of(steps)
 
     method = toy(Slow, optimizer=optimizer)
-    run(method, kit, archive, slowly)
+    lab.run(method, slowly)
     assert method.clock.seconds == 1 + 3 * 10.5 + 100 + 1000
     assert now[0] == 12_132.5  # the optimizer was made once before, to see whether it can be
 
@@ -268,9 +254,7 @@ def test_the_device_is_at_rest_whenever_the_clock_is_read(monkeypatch: pytest.Mo
     assert happened == ["rest", "read", "work", "rest", "read"]
 
 
-def test_what_a_method_draws_from_the_global_stream_follows_from_its_seed(
-    kit: Kit, archive: Any
-) -> None:
+def test_what_a_method_draws_from_the_global_stream_follows_from_its_seed(lab: Lab) -> None:
     class Draws(Toy):
         def prepare(self, kit: Kit, sources: Sources) -> None:
             super().prepare(kit, sources)
@@ -278,7 +262,7 @@ def test_what_a_method_draws_from_the_global_stream_follows_from_its_seed(
 
     def drawn(seed: int) -> list[float]:
         method = toy(Draws, seed=seed, steps=0, optimizer=None)
-        run(method, kit, archive, no_trainer)
+        lab.run(method)
         return method.drawn
 
     assert drawn(1) == drawn(1) != drawn(2)

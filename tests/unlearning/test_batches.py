@@ -14,6 +14,7 @@ from geniu_lightning.unlearning.batches import (
     unlabelled_batch,
 )
 from geniu_lightning.unlearning.sources import Access, Sources
+from tests.unlearning.helpers import Lab
 
 BOTH = Access.FORGET | Access.RETAIN
 WORDS = {
@@ -24,7 +25,7 @@ WORDS = {
 }
 
 
-def test_a_split_opens_where_it_was_declared_and_nowhere_else(archive: Any) -> None:
+def test_a_split_opens_where_it_was_declared_and_nowhere_else(lab: Lab) -> None:
     def refuse(*_: object) -> Any:
         raise AssertionError("opened before it was asked for")
 
@@ -32,29 +33,29 @@ def test_a_split_opens_where_it_was_declared_and_nowhere_else(archive: Any) -> N
     for access, words in WORDS.items():
         assert str(access) == words
         for split in ("forget", "retain"):
-            archive.opened.clear()
-            side, ask = Access[split.upper()], archive.sources(access, (1, 3)).open
+            lab.opened.clear()
+            side, ask = Access[split.upper()], lab.sources(access, (1, 3)).open
             if side in access:
                 assert len(ask(side, 12, 5)) > 0
-                assert archive.opened == [(split, 12, 5)]
+                assert lab.opened == [(split, 12, 5)]
             else:
                 with pytest.raises(AccessError, match=f"asked for {split} data.*reads {words}"):
                     ask(side, 12, 5)
-                assert archive.opened == []
+                assert lab.opened == []
 
 
-def test_each_image_belongs_to_its_set_and_comes_in_order_without_a_seed(archive: Any) -> None:
+def test_each_image_belongs_to_its_set_and_comes_in_order_without_a_seed(lab: Lab) -> None:
     for forget in ((0,), (1, 3), (0, 4)):
-        sources = archive.sources(BOTH, forget)
+        sources = lab.sources(BOTH, forget)
         of_forget, of_retain = (list(sources.open(side, 4, 0)) for side in BOTH)
         assert all(batch.forget.all() for batch in of_forget)
         assert not any(batch.forget.any() for batch in of_retain)
         assert {int(k) for b in of_forget for k in b.labels} == set(forget)
         assert {int(k) for b in of_retain for k in b.labels} == set(range(5)) - set(forget)
-    batches = archive.sources(Access.RETAIN, (1,)).open(Access.RETAIN, 7, None)
+    batches = lab.sources(Access.RETAIN, (1,)).open(Access.RETAIN, 7, None)
     for _ in range(2):
         labels = torch.cat([b.labels for b in batches])
-        assert torch.equal(labels, archive.labels[archive.labels != 1])
+        assert torch.equal(labels, lab.labels[lab.labels != 1])
 
 
 def test_each_set_has_its_own_mean_and_an_absent_one_is_zero() -> None:
@@ -69,13 +70,13 @@ def test_each_set_has_its_own_mean_and_an_absent_one_is_zero() -> None:
     assert unlabelled.retain_mean(torch.arange(4.0)) == 1.5
 
 
-def test_shares_of_two_processes_have_the_mean_of_the_whole(archive: Any) -> None:
+def test_shares_of_two_processes_have_the_mean_of_the_whole(lab: Lab) -> None:
     def read(rank: int) -> list[UnlearnBatch]:
-        batches = archive.sources(Access.RETAIN, (0,)).open(Access.RETAIN, 9, 0)
+        batches = lab.sources(Access.RETAIN, (0,)).open(Access.RETAIN, 9, 0)
         batches.shard(rank, 2)
         return list(batches)
 
-    whole = list(archive.sources(Access.RETAIN, (0,)).open(Access.RETAIN, 9, 0))
+    whole = list(lab.sources(Access.RETAIN, (0,)).open(Access.RETAIN, 9, 0))
     for one, first, second in zip(whole, read(0), read(1), strict=True):
         assert sorted(one.labels.tolist()) == sorted(first.labels.tolist() + second.labels.tolist())
         # five images and four of nine
@@ -84,8 +85,8 @@ def test_shares_of_two_processes_have_the_mean_of_the_whole(archive: Any) -> Non
         assert sum(parts) / 2 == pytest.approx(expected) == one.retain_mean(one.labels.float())
 
 
-def test_zipped_sets_come_together_and_the_shorter_starts_again(archive: Any) -> None:
-    sources = archive.sources(BOTH, (1,))
+def test_zipped_sets_come_together_and_the_shorter_starts_again(lab: Lab) -> None:
+    sources = lab.sources(BOTH, (1,))
     zipped = CombinedBatches([sources.open(side, 4, 0) for side in BOTH], [[0, 1]] * 12)
     batches = list(zipped)
     assert len(batches) == len(zipped) == 12
@@ -101,8 +102,8 @@ def test_zipped_sets_come_together_and_the_shorter_starts_again(archive: Any) ->
     torch.testing.assert_close(epochs[0].sort(dim=0).values, epochs[1].sort(dim=0).values)
 
 
-def test_parts_come_in_the_order_of_the_plan_and_each_is_divided(archive: Any) -> None:
-    sources = archive.sources(BOTH, (1,))
+def test_parts_come_in_the_order_of_the_plan_and_each_is_divided(lab: Lab) -> None:
+    sources = lab.sources(BOTH, (1,))
     plan = [[0]] * 2 + [[1]] * 3
     chained = CombinedBatches([sources.open(side, 6, 0) for side in BOTH], plan)
     assert [bool(b.forget.all()) for b in chained] == [True, True, False, False, False]

@@ -1,24 +1,22 @@
 """Boundary expand: the shadow class, and what both boundary methods forget."""
 
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
 from scipy.special import log_softmax
 
-from geniu_lightning.kit.file import Kit
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.unlearning.boundary_expand import BoundaryExpand
-from tests.unlearning.helpers import GONE, prepared
+from tests.unlearning.helpers import GONE, Lab
 
 sgd = partial(torch.optim.SGD, lr=0.02, momentum=0.9)
 
 
-def test_boundary_expand_adds_a_shadow_class_and_removes_it(kit: Kit, archive: Any) -> None:
+def test_boundary_expand_adds_a_shadow_class_and_removes_it(lab: Lab) -> None:
     method = BoundaryExpand(forget=GONE, steps=1, optimizer=sgd)
-    (batch, *_) = prepared(method, kit, archive)
-    head, old = method.classifier.head, kit.classifier.head
+    (batch, *_) = lab.prepared(method)
+    head, old = method.classifier.head, lab.kit.classifier.head
     assert head.weight.shape == (6, old.in_features)
     assert torch.equal(head.weight[:5], old.weight)
     assert torch.equal(head.bias, torch.cat([old.bias, torch.zeros(1)]))
@@ -33,12 +31,12 @@ def test_boundary_expand_adds_a_shadow_class_and_removes_it(kit: Kit, archive: A
     with torch.no_grad():
         head.weight.normal_()
         head.bias.normal_()
-    wide = method.classifier(archive.images).detach()
+    wide = method.classifier(lab.images).detach()
     method.finish()
     assert method.classifier.head.out_features == 5
-    torch.testing.assert_close(method.classifier(archive.images), wide[:, :5])
-    kit.classifier = AllCNN(1, 5, width=128).eval().requires_grad_(False)
-    prepared(method, kit, archive)
+    torch.testing.assert_close(method.classifier(lab.images), wide[:, :5])
+    lab.kit.classifier = AllCNN(1, 5, width=128).eval().requires_grad_(False)
+    lab.prepared(method)
     row = method.classifier.head.weight[5].detach()  # Xavier normal of the wide head
     assert row.std() == pytest.approx((2 / (256 + 6)) ** 0.5, rel=0.2)
     assert row.mean().abs() < 0.02

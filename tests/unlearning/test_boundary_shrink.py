@@ -15,7 +15,7 @@ from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.batches import labelled_batch
 from geniu_lightning.unlearning.boundary_shrink import BoundaryShrink
-from tests.unlearning.helpers import GONE, KEPT, prepared
+from tests.unlearning.helpers import GONE, KEPT, Lab
 
 sgd = partial(torch.optim.SGD, lr=0.02, momentum=0.9)
 
@@ -39,9 +39,9 @@ def colour(kit: Kit, gain: float = 0.3) -> Kit:
     return Kit(Flat(gain), dataclasses.replace(kit.info, spec=COLOUR, generator=None))
 
 
-def shrink(kit: Kit, archive: Any, **settings: Any) -> BoundaryShrink:
+def shrink(lab: Lab, **settings: Any) -> BoundaryShrink:
     method = BoundaryShrink(forget=GONE, **settings)
-    prepared(method, kit, archive)
+    lab.prepared(method)
     return method
 
 
@@ -58,33 +58,33 @@ def attacked_by_hand(network: Flat, pixels: np.ndarray, labels: Any, epsilon: fl
     return np.stack(out)
 
 
-def test_boundary_shrink_attacks_pixels_by_one_signed_step(kit: Kit, archive: Any) -> None:
-    painted = colour(kit)
+def test_boundary_shrink_attacks_pixels_by_one_signed_step(lab: Lab) -> None:
+    painted = colour(lab.kit)
     pixels = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     pixels[0, :, 0], pixels[1, :, 0] = 0.0, 1.0  # at both ends
     labels = torch.tensor([1, 3, 1, 3, 3, 1])
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (COLOUR.mean, COLOUR.std))
     for epsilon in (0.1, 0.3):
-        method = shrink(painted, archive, epsilon=epsilon)
+        method = shrink(Lab(painted), epsilon=epsilon)
         found = (method.attacked(COLOUR.normalise(pixels), labels) * std + mean).double().numpy()
         raw = pixels.double().numpy()
         expected = attacked_by_hand(painted.classifier, raw, labels.tolist(), epsilon)
         np.testing.assert_allclose(found, expected, atol=1e-5)
     # margins in the hundreds: cross-entropy and its gradient underflow to 0 in 32 bits
-    sure = colour(kit, gain=60.0)
+    sure = colour(lab.kit, gain=60.0)
     images = COLOUR.normalise(torch.full((8, 3, 4, 4), 0.5) + 0.2 * torch.rand(8, 3, 4, 4))
     labels = sure.classifier(images).argmax(dim=1)
     assert (F.cross_entropy(sure.classifier(images), labels, reduction="none") == 0).any()
-    moved = shrink(sure, archive).attacked(images, labels) - images
+    moved = shrink(Lab(sure)).attacked(images, labels) - images
     assert (moved.flatten(1).abs() > 0).all()
 
 
-def test_boundary_shrink_trains_on_the_likeliest_retained_class(kit: Kit, archive: Any) -> None:
-    chosen = torch.isin(archive.labels, torch.tensor(GONE))
-    images, labels = archive.images[chosen], archive.labels[chosen]
+def test_boundary_shrink_trains_on_the_likeliest_retained_class(lab: Lab) -> None:
+    chosen = torch.isin(lab.labels, torch.tensor(GONE))
+    images, labels = lab.images[chosen], lab.labels[chosen]
     for epsilon in (0.0, 0.1):
-        method = shrink(kit, archive, epsilon=epsilon, steps=1, optimizer=sgd, batch_size=18)
-        answers = kit.classifier(method.attacked(images, labels))
+        method = shrink(lab, epsilon=epsilon, steps=1, optimizer=sgd, batch_size=18)
+        answers = lab.kit.classifier(method.attacked(images, labels))
         assert epsilon or torch.equal(answers.argmax(dim=1), labels)  # without a step it fails
         expected = [max(KEPT, key=lambda k, z=z: z[k]) for z in answers.tolist()]
         assert method.nearest(images, labels).tolist() == expected

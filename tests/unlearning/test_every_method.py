@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from geniu_lightning.unlearning.ispf import Ispf
 from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
 from geniu_lightning.unlearning.sources import Access
 from tests.unlearning.every_method import CONFIGS, built, digest
-from tests.unlearning.helpers import GONE, TrainerOf, own_probability, run
+from tests.unlearning.helpers import GONE, Lab, trainer_of
 
 STEPS, RATE = 9, 5e-4
 EVERYTHING = Access.FORGET | Access.RETAIN
@@ -79,29 +79,22 @@ def teachers_of(method: Unlearner) -> dict[str, nn.Module]:
 
 
 @every_method
-def test_the_contract(
-    path: Path,
-    fitted_kit: Kit,
-    colour_kit: Kit,
-    new_archive: Callable[[], Any],
-    trainer_of: TrainerOf,
-    tmp_path: Path,
-) -> None:
-    kit, archive = copy.deepcopy(fitted_kit), new_archive()
+def test_the_contract(path: Path, kit: Kit, colour_kit: Kit, tmp_path: Path) -> None:
     before = digest(kit)
     assert path.read_text().startswith("# ")
     built(path, (0,))
     with pytest.raises(InstantiationException, match="nonsense"):
         built(path, (0,), nonsense=1)
-    result = runs_as_declared(path, kit, archive, trainer_of)
-    repeats(path, kit, new_archive, trainer_of, result)
-    saves_and_loads(result, kit, archive.images, tmp_path)
+    result = runs_as_declared(path, Lab(kit))
+    repeats(path, Lab(kit), result)
+    saves_and_loads(result, kit, tmp_path)
     assert digest(kit) == before
-    follows_the_kits_sizes(path, copy.deepcopy(colour_kit), new_archive(), trainer_of)
-    stays_finite_in_bf16(path, kit, new_archive(), trainer_of)
+    follows_the_kits_sizes(path, Lab(copy.deepcopy(colour_kit)))
+    stays_finite_in_bf16(path, Lab(kit))
 
 
-def runs_as_declared(path: Path, kit: Kit, archive: Any, trainer_of: TrainerOf) -> nn.Module:
+def runs_as_declared(path: Path, lab: Lab) -> nn.Module:
+    kit = lab.kit
     method = small(path, GONE, STEPS)
     modes: list[set[bool]] = []
     # of steps with the same losses: names, first batch, classifier before and after
@@ -132,20 +125,20 @@ def runs_as_declared(path: Path, kit: Kit, archive: Any, trainer_of: TrainerOf) 
 
     method.prepare, method.loss_terms, method.on_train_end = noted_prepare, noted_terms, noted_end
     begin = time.perf_counter()
-    result = method.run(kit, archive.sources(EVERYTHING, GONE), trainer_of)
+    result = method.run(kit, lab.sources(EVERYTHING, GONE), trainer_of)
     assert 0 < method.clock.seconds <= time.perf_counter() - begin
     method.loss_terms = loss_terms
 
     opened = Access.NONE
-    for split, *_ in archive.opened:
+    for split, *_ in lab.opened:
         opened |= Access[split.upper()]
     assert opened == method.access  # no more, and what it declares it needs
-    read = set(archive.read)
+    read = set(lab.read)
     assert Access.FORGET in method.access or not read & set(GONE)
     assert Access.RETAIN in method.access or not read - set(GONE)
     if method.access:
         with pytest.raises(AccessError, match="declares that it reads no training data"):
-            small(path, GONE, 1).run(kit, archive.sources(Access.NONE, GONE), trainer_of)
+            small(path, GONE, 1).run(kit, lab.sources(Access.NONE, GONE), trainer_of)
 
     assert len(modes) == method.steps
     assert all(mode == {method.batch_norm == "train"} for mode in modes)
@@ -181,14 +174,14 @@ def runs_as_declared(path: Path, kit: Kit, archive: Any, trainer_of: TrainerOf) 
     if method.batch_norm != "train":
         buffers = dict(result.named_buffers())
         assert all(torch.equal(t, buffers[n]) for n, t in kit.classifier.named_buffers())
-    forget_before, _ = own_probability(kit.classifier, archive)
-    forget, _ = own_probability(result, archive)
+    forget_before, _ = lab.own_probability(kit.classifier)
+    forget, _ = lab.own_probability(result)
     assert forget_before > 0.9
     if path.stem not in FORGETS_LITTLE:
         assert forget < forget_before - 0.005
     if path.stem not in DAMAGES:
-        retained = ~torch.isin(archive.labels, torch.tensor(GONE))
-        right = result(archive.images).argmax(dim=1) == archive.labels
+        retained = ~torch.isin(lab.labels, torch.tensor(GONE))
+        right = result(lab.images).argmax(dim=1) == lab.labels
         assert right[retained].float().mean() > 0.85
     return result
 
@@ -219,29 +212,21 @@ def losses_are_sound(
     assert all(p.grad is None for p in kit.classifier.parameters())
 
 
-def repeats(
-    path: Path,
-    kit: Kit,
-    new_archive: Callable[[], Any],
-    trainer_of: TrainerOf,
-    result: nn.Module,
-) -> None:
+def repeats(path: Path, lab: Lab, result: nn.Module) -> None:
     torch.manual_seed(99)  # what ran before must not matter
-    again, other = (
-        run(small(path, GONE, STEPS, seed=seed), kit, new_archive(), trainer_of).state_dict()
-        for seed in (5, 6)
-    )
+    again, other = (lab.run(small(path, GONE, STEPS, seed=seed)).state_dict() for seed in (5, 6))
     first = result.state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
     same = all(torch.equal(tensor, other[name]) for name, tensor in first.items())
     assert same == (path.stem in DRAWS_NOTHING)
 
 
-def saves_and_loads(result: nn.Module, kit: Kit, images: Tensor, folder: Path) -> None:
+def saves_and_loads(result: nn.Module, kit: Kit, folder: Path) -> None:
     info = dataclasses.replace(kit.info, generator=None, forgotten=GONE)
     Kit(result, info).save(folder / "unlearned.safetensors")
     loaded = Kit.load(folder / "unlearned.safetensors")
     assert (loaded.generator, loaded.prompts, loaded.info.forgotten) == (None, None, GONE)
+    images = Lab(kit).images
     logits = result(images)
     assert logits.shape == (len(images), len(kit.info.class_names))
     assert torch.equal(loaded.classifier(images), logits)
@@ -270,10 +255,10 @@ def colour_kit(fitted_kit: Kit) -> Kit:
     return kit
 
 
-def follows_the_kits_sizes(path: Path, kit: Kit, archive: Any, trainer_of: TrainerOf) -> None:
-    archive.labels = torch.arange(7).repeat(4)
+def follows_the_kits_sizes(path: Path, lab: Lab) -> None:
+    lab.labels = torch.arange(7).repeat(4)
     pixels = torch.rand(28, 3, 28, 28, generator=torch.Generator().manual_seed(2))
-    archive.images = kit.info.spec.normalise(pixels)
+    lab.images = lab.kit.info.spec.normalise(pixels)
     # nothing that an untrained network is shown would pass a gate
     open_gate = {"threshold": 0.9} if "threshold" in OmegaConf.load(path) else {}
     method = small(path, (3, 6), most=1, **open_gate)
@@ -285,13 +270,13 @@ def follows_the_kits_sizes(path: Path, kit: Kit, archive: Any, trainer_of: Train
         return loss_terms(batch)
 
     method.loss_terms = noted
-    logits = run(method, kit, archive, trainer_of)(archive.images)
+    logits = lab.run(method)(lab.images)
     assert logits.shape == (28, 7)
     assert logits.isfinite().all()
 
 
-def stays_finite_in_bf16(path: Path, kit: Kit, archive: Any, trainer_of: Any) -> None:
-    result = run(small(path, GONE, 1), kit, archive, partial(trainer_of, precision="bf16-mixed"))
+def stays_finite_in_bf16(path: Path, lab: Lab) -> None:
+    result = lab.run(small(path, GONE, 1), partial(trainer_of, precision="bf16-mixed"))
     for tensor in result.state_dict().values():
         assert tensor.isfinite().all()
         assert tensor.dtype in (torch.float32, torch.int64)
@@ -300,16 +285,14 @@ def stays_finite_in_bf16(path: Path, kit: Kit, archive: Any, trainer_of: Any) ->
 @pytest.mark.slow
 @every_method
 @pytest.mark.parametrize("forget", [(0,), (2,), (1, 3)], ids=str)
-def test_every_forget_set_and_source(
-    path: Path, forget: tuple[int, ...], kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_every_forget_set_and_source(path: Path, forget: tuple[int, ...], lab: Lab) -> None:
     settings = method_settings(path.stem)
     for source in ("data", "proxies") if "source" in settings else (None,):
         more = {} if source is None else {"source": source}
         method = small(path, forget, 3, **more)
-        before = digest(kit)
-        result = run(method, kit, archive, trainer_of)
-        assert digest(kit) == before
+        before = digest(lab.kit)
+        result = lab.run(method)
+        assert digest(lab.kit) == before
         assert all(t.isfinite().all() for t in tensors(result))
         assert source != "proxies" or method.access is Access.NONE
 

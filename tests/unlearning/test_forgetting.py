@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.bad_teacher import BadTeacher
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.boundary_expand import BoundaryExpand
@@ -25,7 +24,7 @@ from geniu_lightning.unlearning.salun import SalUn
 from geniu_lightning.unlearning.scrub import Scrub
 from geniu_lightning.unlearning.ssd import Ssd
 from geniu_lightning.unlearning.unsir import Unsir
-from tests.unlearning.helpers import GONE, TrainerOf, own_probability, run
+from tests.unlearning.helpers import GONE, Lab
 
 
 class Nudged(Scrub):
@@ -80,16 +79,14 @@ CASES: dict[Callable[..., Unlearner], tuple[float, float, list[dict[str, Any]]]]
 
 
 @pytest.mark.parametrize("kind", CASES, ids=lambda kind: kind.__name__)
-def test_a_few_steps_forget_and_retain(
-    kind: Callable[..., Unlearner], kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_a_few_steps_forget_and_retain(kind: Callable[..., Unlearner], lab: Lab) -> None:
     most, least, variants = CASES[kind]
     common: Any = {"forget": GONE, "batch_size": 9, "max_gradient_norm": 1.0}
     # some count their steps otherwise, or take none
     common |= {} if kind in (ImpairRepair, Nudged, Ssd, Unsir) else {"steps": 20}
-    assert own_probability(kit.classifier, archive)[0] > 0.9
+    assert lab.own_probability(lab.kit.classifier)[0] > 0.9
     for variant in variants:
         method = kind(**common | variant)
-        forget, retain = own_probability(run(method, kit, archive, trainer_of), archive)
+        forget, retain = lab.own_probability(lab.run(method))
         assert forget < most, variant
         assert retain > least, variant

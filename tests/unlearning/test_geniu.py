@@ -10,11 +10,10 @@ from scipy.special import rel_entr, softmax
 from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning import geniu as module
 from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.geniu import Geniu
-from tests.unlearning.helpers import GONE, KEPT, TrainerOf, move_head, prepared, run
+from tests.unlearning.helpers import GONE, KEPT, Lab, move_head
 
 FORGET_TERMS = ["reciprocal", "negative", "uniform", "masked_distill"]
 RETAIN_TERMS = ["ce", "distill"]
@@ -26,21 +25,19 @@ def geniu(**settings: Any) -> Geniu:
     return Geniu(**defaults | settings)
 
 
-def test_every_step_takes_all_proxies_in_one_batch_decoded_once(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_every_step_takes_all_proxies_in_one_batch_decoded_once(lab: Lab) -> None:
     decoded: list[int] = []
-    kit.generator.register_forward_hook(lambda *_: decoded.append(1))
+    lab.kit.generator.register_forward_hook(lambda *_: decoded.append(1))
     for per_class in (None, 1):
-        proxies = kit.proxies(per_class=per_class)
-        images = kit.info.spec.normalise(proxies.images)
+        proxies = lab.kit.proxies(per_class=per_class)
+        images = lab.kit.info.spec.normalise(proxies.images)
         assert len(images) == 5 * (per_class or 2)
         seen: list[UnlearnBatch] = []
         method = geniu(steps=4, proxies_per_class=per_class)
         terms = method.loss_terms
         method.loss_terms = lambda batch, terms=terms, seen=seen: seen.append(batch) or terms(batch)
         decoded.clear()
-        run(method, kit, archive, trainer_of)
+        lab.run(method)
         assert len(decoded) == 1
         assert len(seen) == 4
         for batch in seen:
@@ -50,10 +47,10 @@ def test_every_step_takes_all_proxies_in_one_batch_decoded_once(
 
 
 def test_prompts_and_decoded_noise_take_the_place_of_proxies(
-    kit: Kit, archive: Any, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (batch, *_) = prepared(geniu(proxy="prompt", proxies_per_class=1), kit, archive)
-    assert torch.equal(batch.images, kit.prompts[:, 0])
+    (batch, *_) = lab.prepared(geniu(proxy="prompt", proxies_per_class=1))
+    assert torch.equal(batch.images, lab.kit.prompts[:, 0])
     assert batch.labels.tolist() == [0, 1, 2, 3, 4]
     monkeypatch.setattr(module, "NOISE_DRAWS", 40)
     method = geniu(proxy="decoded_noise")
@@ -64,16 +61,16 @@ def test_prompts_and_decoded_noise_take_the_place_of_proxies(
 
     method.teacher = every_class
     torch.manual_seed(0)
-    batch = method.all_proxies(kit)
+    batch = method.all_proxies(lab.kit)
     assert batch.labels.tolist() == [k for k in range(5) for _ in range(2)]
     torch.manual_seed(0)
-    expected = kit.info.spec.normalise(kit.decode(torch.randn(200, 1, 16, 16)[:10]))
+    expected = lab.kit.info.spec.normalise(lab.kit.decode(torch.randn(200, 1, 16, 16)[:10]))
     order = [k + 5 * i for k in range(5) for i in range(2)]
     torch.testing.assert_close(batch.images, expected[order], rtol=1e-4, atol=1e-4)
     for answer, side in ((1, "retained"), (0, "forget")):
         method.teacher = lambda images, k=answer: torch.eye(5)[[k]].expand(len(images), 5)
         with pytest.raises(UserError, match=f"classifies none as a {side} class"):
-            method.all_proxies(kit)
+            method.all_proxies(lab.kit)
 
 
 def documented(
@@ -105,13 +102,13 @@ def documented(
     return {"forget": np.mean(forget), "retain": method.retain_weight * np.mean(retain)}
 
 
-def test_each_pair_of_terms_is_the_documented_formula(kit: Kit, archive: Any) -> None:
+def test_each_pair_of_terms_is_the_documented_formula(lab: Lab) -> None:
     for forget_term in FORGET_TERMS:
         for retain_term in RETAIN_TERMS:
             terms = {"forget_term": forget_term, "retain_term": retain_term}
             method = geniu(**terms, retain_weight=0.3, max_margin=4.0)
-            (batch, *_) = prepared(method, kit, archive)
-            original = kit.classifier(batch.images)
+            (batch, *_) = lab.prepared(method)
+            original = lab.kit.classifier(batch.images)
             move_head(method)
             now = method.classifier.eval()(batch.images).detach()
             arrays = original.double().numpy(), now.double().numpy(), batch.labels.numpy()

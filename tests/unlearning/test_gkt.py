@@ -11,15 +11,13 @@ from scipy.special import rel_entr, softmax
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit.file import Kit
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.models.resnet import ResNet18
 from geniu_lightning.unlearning import synthesis
 from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.gkt import Gkt, attend
-from geniu_lightning.unlearning.sources import Access
 from geniu_lightning.unlearning.synthesis import synthetic_batch
-from tests.unlearning.helpers import GONE, KEPT, TrainerOf, run
+from tests.unlearning.helpers import GONE, KEPT, Lab
 
 adam = partial(torch.optim.Adam, lr=1e-2)
 
@@ -56,10 +54,10 @@ def gkt(kind: type[Gkt] = Watched, **settings: Any) -> Any:
     return kind(**defaults | counts | {"threshold": 0.3, "max_gradient_norm": 5.0} | settings)
 
 
-def ready(kit: Kit, archive: Any, **settings: Any) -> Any:
+def ready(lab: Lab, **settings: Any) -> Any:
     torch.manual_seed(1)  # of the generator's first weights
     method = gkt(**settings)
-    method.prepare(kit, archive.sources(Access.NONE, GONE))
+    lab.prepared(method)
     return method
 
 
@@ -104,32 +102,30 @@ def test_attention_is_the_normalised_power_of_every_block() -> None:
         assert not any(layer._forward_hooks for layer in network.modules())
 
 
-def test_the_student_minimises_divergence_and_attention(kit: Kit, archive: Any) -> None:
+def test_the_student_minimises_divergence_and_attention(lab: Lab) -> None:
     images = some_images()
-    batch = synthetic_batch(images, kit.classifier(images), GONE)
+    batch = synthetic_batch(images, lab.kit.classifier(images), GONE)
     assert batch.forget.any()  # the mean must not leave a set out
-    expected = softmax(kit.classifier(images).double().numpy(), axis=1)
+    expected = softmax(lab.kit.classifier(images).double().numpy(), axis=1)
     for scale, factor in [(None, 1 / 5), (1.0, 1.0), (2.0, 2.0)]:
         for weight in (7.0, 0.0):
-            method = ready(kit, archive, kl_scale=scale, attention_weight=weight)
+            method = ready(lab, kl_scale=scale, attention_weight=weight)
             student = method.classifier.eval()
             now = softmax(student(images).detach().double().numpy(), axis=1)
             terms = {"distill": factor * rel_entr(expected, now).sum() / len(images)}
             if weight:
-                maps = (maps_by_hand(n, images) for n in (kit.classifier, student))
+                maps = (maps_by_hand(n, images) for n in (lab.kit.classifier, student))
                 gaps = [np.mean((a - b) ** 2) for a, b in zip(*maps, strict=True)]
                 terms["attention"] = weight * sum(gaps)
             found = {k: float(v.detach()) for k, v in method.loss_terms(batch).items()}
             assert found == pytest.approx(terms, rel=1e-3)
 
 
-def test_the_generator_raises_the_divergence_on_what_passes_and_else_seeks(
-    kit: Kit, archive: Any
-) -> None:
-    method = ready(kit, archive)
+def test_the_generator_raises_the_divergence_on_what_passes_and_else_seeks(lab: Lab) -> None:
+    method = ready(lab)
     method.classifier.eval()
     images = some_images(30).requires_grad_(True)
-    expected = softmax(kit.classifier(images).detach().double().numpy(), axis=1)
+    expected = softmax(lab.kit.classifier(images).detach().double().numpy(), axis=1)
     now = softmax(method.classifier(images).detach().double().numpy(), axis=1)
     passed = expected[:, GONE].sum(axis=1) <= 0.3
     assert 4 <= passed.sum() < 30
@@ -138,28 +134,26 @@ def test_the_generator_raises_the_divergence_on_what_passes_and_else_seeks(
     assert float(loss.detach()) == pytest.approx(value, rel=1e-4)
     (gradient,) = torch.autograd.grad(loss, images)
     assert (gradient.flatten(1).abs().sum(dim=1) > 0).tolist() == passed.tolist()
-    seeking = ready(kit, archive, threshold=0.0).generator_loss(images)
+    seeking = ready(lab, threshold=0.0).generator_loss(images)
     sought = np.log(expected[:, GONE].sum(axis=1)).mean()
     assert seeking.item() == pytest.approx(sought, rel=1e-4)
-    assert ready(kit, archive, threshold=0.0, seek_steps=0).generator_loss(images) is None
+    assert ready(lab, threshold=0.0, seek_steps=0).generator_loss(images) is None
 
 
-def test_seeking_brings_images_through_a_gate_that_passed_too_few(kit: Kit, archive: Any) -> None:
+def test_seeking_brings_images_through_a_gate_that_passed_too_few(lab: Lab) -> None:
     # a gate that at first is too narrow for all but three images
-    first = next(iter(ready(kit, archive, threshold=1.0, seek_steps=0).batches))
-    forget = kit.classifier(first.images).softmax(dim=1)[:, GONE].sum(dim=1)
+    first = next(iter(ready(lab, threshold=1.0, seek_steps=0).batches))
+    forget = lab.kit.classifier(first.images).softmax(dim=1)[:, GONE].sum(dim=1)
     threshold = float(forget.sort().values[2])
-    stuck = ready(kit, archive, threshold=threshold, seek_steps=0)
+    stuck = ready(lab, threshold=threshold, seek_steps=0)
     assert len(next(iter(stuck.batches)).images) < 4
-    freed = ready(kit, archive, threshold=threshold, seek_steps=100)
+    freed = ready(lab, threshold=threshold, seek_steps=100)
     batch = next(iter(freed.batches))
     assert len(batch.images) >= 4
-    assert freed.passes(kit.classifier(batch.images)).all()
+    assert freed.passes(lab.kit.classifier(batch.images)).all()
 
 
-def test_a_step_with_too_few_images_leaves_the_student_as_it_was(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_a_step_with_too_few_images_leaves_the_student_as_it_was(lab: Lab) -> None:
     decaying = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.5)
     for left in (0, 3):
 
@@ -171,50 +165,46 @@ def test_a_step_with_too_few_images_leaves_the_student_as_it_was(
         results = []
         for steps in (3, 6):
             method = gkt(Starved, steps=steps, optimizer=decaying, seek_steps=0)
-            results.append(run(method, kit, archive, trainer_of).state_dict())
+            results.append(lab.run(method).state_dict())
             assert method.taught == 3
         assert [len(batch.images) for batch in method.seen[3:]] == [left] * 3
         assert all(torch.equal(t, results[1][name]) for name, t in results[0].items())
     with pytest.raises(UserError, match=r"in none of 6 steps did 4 of 16 images pass the gate"):
-        run(gkt(threshold=0.0, seek_steps=1), kit, archive, trainer_of)
+        lab.run(gkt(threshold=0.0, seek_steps=1))
 
 
-def test_the_student_is_fresh_and_trains_in_its_own_steps_alone(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_the_student_is_fresh_and_trains_in_its_own_steps_alone(lab: Lab) -> None:
     method = gkt(steps=7)
-    run(method, kit, archive, trainer_of)
+    lab.run(method)
     assert {name for name, _ in method.modes} == {"student", "generator"}
     assert all(training == (name == "student") for name, training in method.modes)
     for name, tensor in method.classifier.named_buffers():
         if name.endswith("num_batches_tracked"):
             assert int(tensor) == 7  # not the generator's
     for batch in method.seen:
-        forget = kit.classifier(batch.images).softmax(dim=1)[:, GONE].sum(dim=1)
+        forget = lab.kit.classifier(batch.images).softmax(dim=1)[:, GONE].sum(dim=1)
         assert (forget <= 0.3).all()
         assert 4 <= len(batch.images) <= 16
     assert min(len(batch.images) for batch in method.seen) < 16
     open_gate = gkt(steps=8, threshold=1.0)
-    run(open_gate, kit, archive, trainer_of)
+    lab.run(open_gate)
     assert open_gate.moved_at == [0, 3, 6]
-    first, same, other = (ready(kit, archive, seed=seed).classifier for seed in (1, 1, 2))
+    first, same, other = (ready(lab, seed=seed).classifier for seed in (1, 1, 2))
     assert torch.equal(first.head.weight, same.head.weight)
     assert not torch.equal(first.head.weight, other.head.weight)
     norms = [m for m in first.modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(float(m.running_mean.abs().sum()) == 0 for m in norms)
 
 
-def test_the_mask_is_that_of_the_forget_classes(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_the_mask_is_that_of_the_forget_classes(lab: Lab) -> None:
     for mask in (True, False):
-        logits = run(gkt(mask=mask), kit, archive, trainer_of)(archive.images)
+        logits = lab.run(gkt(mask=mask))(lab.images)
         assert (logits[:, GONE] == -1e4).all() == mask
         assert (logits[:, KEPT].abs() < 100).all()
 
 
 def test_a_network_without_blocks_is_told_what_to_set(
-    kit: Kit, archive: Any, trainer_of: TrainerOf, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Plain(nn.Module):
         def __init__(self) -> None:
@@ -224,8 +214,8 @@ def test_a_network_without_blocks_is_told_what_to_set(
         def forward(self, images: Tensor) -> Tensor:
             return self.head(images.flatten(1))
 
-    kit.classifier = Plain().eval()
+    lab.kit.classifier = Plain().eval()
     monkeypatch.setattr(synthesis, "fresh_classifier", lambda kit, seed: Plain())
     with pytest.raises(UserError, match=r"Plain has no sequence.*set unlearner.attention_weight=0"):
-        ready(kit, archive)
-    run(gkt(attention_weight=0.0, threshold=0.9), kit, archive, trainer_of)
+        ready(lab)
+    lab.run(gkt(attention_weight=0.0, threshold=0.9))

@@ -10,13 +10,10 @@ import torch
 from scipy.special import log_softmax
 from torch import Tensor
 
-from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning import losses
-from geniu_lightning.unlearning.batches import (
-    labelled_batch,
-)
+from geniu_lightning.unlearning.batches import labelled_batch
 from geniu_lightning.unlearning.impair_repair import ImpairRepair
-from tests.unlearning.helpers import GONE, KEPT, TrainerOf, on_logits, prepared, run
+from tests.unlearning.helpers import GONE, KEPT, Lab, on_logits
 
 LOGITS = torch.tensor(
     [
@@ -73,13 +70,11 @@ def test_repair_is_the_mean_error_of_the_retain_set() -> None:
         assert {k: v.item() for k, v in found.items()} == {"retain": expected}
 
 
-def test_the_forget_set_comes_before_the_retain_set(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
-    run(two_phases(impair_steps=3, repair_steps=4), kit, archive, trainer_of)
-    assert [label in GONE for label in archive.read] == [True] * 27 + [False] * 36
-    archive.opened.clear()
+def test_the_forget_set_comes_before_the_retain_set(lab: Lab) -> None:
+    lab.run(two_phases(impair_steps=3, repair_steps=4))
+    assert [label in GONE for label in lab.read] == [True] * 27 + [False] * 36
+    lab.opened.clear()
     method = two_phases(source="proxies", impair_steps=2, repair_steps=3)
-    labels = [batch.labels.tolist() for batch in prepared(method, kit, archive)]
+    labels = [batch.labels.tolist() for batch in lab.prepared(method)]
     assert labels == [[1, 1, 3, 3]] * 2 + [[0, 0, 2, 2, 4, 4]] * 3
-    assert archive.opened == []
+    assert lab.opened == []

@@ -17,9 +17,8 @@ from geniu_lightning.unlearning.ispf import (
     post_filter,
     statistics_distance,
 )
-from geniu_lightning.unlearning.sources import Access
 from geniu_lightning.unlearning.synthesis import synthetic_batch
-from tests.unlearning.helpers import GONE, KEPT, TrainerOf, divergence, masked, run, values
+from tests.unlearning.helpers import GONE, KEPT, Lab, divergence, masked, values
 
 adam = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999))
 sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-4)
@@ -39,10 +38,10 @@ def ispf(**settings: Any) -> Ispf:
     return Ispf(**defaults | counts | more | settings)
 
 
-def ready(kit: Kit, archive: Any, **settings: Any) -> Ispf:
+def ready(lab: Lab, **settings: Any) -> Ispf:
     torch.manual_seed(1)  # of the generator's first weights
     method = ispf(**settings)
-    method.prepare(kit, archive.sources(Access.NONE, GONE))
+    lab.prepared(method)
     return method
 
 
@@ -95,18 +94,16 @@ def test_balance_and_inhibition_are_the_documented_formula() -> None:
     assert steep.grad.isfinite().all()
 
 
-def test_the_generator_minimises_the_weighted_sum_and_each_term_reaches_it_alone(
-    kit: Kit, archive: Any
-) -> None:
+def test_the_generator_minimises_the_weighted_sum_and_each_term_reaches_it_alone(lab: Lab) -> None:
     images = some_images()
-    z = kit.classifier(images)
+    z = lab.kit.classifier(images)
     whole = 0.0
     for term in TERMS:
         weights = {f"{name}_weight": 0.7 * (name == term) for name in TERMS}
-        method = ready(kit, archive, warm_up_steps=0, **weights)
+        method = ready(lab, warm_up_steps=0, **weights)
         student = method.classifier.eval()
         expected = {
-            "bn": distance_by_hand(kit.classifier, images),
+            "bn": distance_by_hand(lab.kit.classifier, images),
             "one_hot": -log_softmax(z.double().numpy(), axis=1).max(axis=1).mean(),
             "balance": -entr(softmax(z.double().numpy(), axis=1).mean(axis=0)).sum(),
             "adversarial": float(inhibited_divergence(z, student(images).detach(), GONE)),
@@ -118,9 +115,9 @@ def test_the_generator_minimises_the_weighted_sum_and_each_term_reaches_it_alone
         before = generator.expand.weight.clone()
         next(iter(method.batches))
         assert not torch.equal(generator.expand.weight, before), term
-        for network in (method.classifier, method.teacher.network, kit.classifier):
+        for network in (method.classifier, method.teacher.network, lab.kit.classifier):
             assert all(p.grad is None for p in network.parameters())
-    method = ready(kit, archive)
+    method = ready(lab)
     method.classifier.eval()
     assert float(method.generator_loss(images).detach()) == pytest.approx(whole, rel=1e-4)
 
@@ -156,32 +153,30 @@ def test_the_post_filter_is_the_documented_formula() -> None:
     assert torch.equal(post_filter(certain, GONE, EPSILON), certain)
 
 
-def test_the_student_learns_the_filtered_answer_on_every_image(kit: Kit, archive: Any) -> None:
+def test_the_student_learns_the_filtered_answer_on_every_image(lab: Lab) -> None:
     images = some_images()
-    z = kit.classifier(images).double().numpy()
+    z = lab.kit.classifier(images).double().numpy()
     for target, wanted in {
         "post_filter": softmax(filtered_by_hand(z, GONE, EPSILON), axis=1),
         "mask": masked(z),
     }.items():
-        method = ready(kit, archive, target=target)
+        method = ready(lab, target=target)
         now = method.classifier.eval()(images).detach().double().numpy()
-        batch = synthetic_batch(images, kit.classifier(images), GONE)
+        batch = synthetic_batch(images, lab.kit.classifier(images), GONE)
         assert batch.forget.any()
         expected = pytest.approx(divergence(wanted, now).mean(), rel=1e-4)
         assert values(method.loss_terms(batch)) == {"distill": expected}
 
 
-def test_batches_are_new_in_each_step_and_the_generator_moves_once_a_round(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_batches_are_new_in_each_step_and_the_generator_moves_once_a_round(lab: Lab) -> None:
     method = ispf(steps=7)
     moved_at, seen = [], []
     generator_loss, loss_terms = method.generator_loss, method.loss_terms
     method.generator_loss = lambda images: moved_at.append(len(seen)) or generator_loss(images)
     method.loss_terms = lambda batch: seen.append(batch) or loss_terms(batch)
-    run(method, kit, archive, trainer_of)
+    lab.run(method)
     assert moved_at == [0, 0, 0, 3, 6]  # two to warm up, then one a round
     for batch in seen:
         assert batch.images.shape == (16, 1, 16, 16)
-        assert torch.equal(batch.labels, kit.classifier(batch.images).argmax(dim=1))
+        assert torch.equal(batch.labels, lab.kit.classifier(batch.images).argmax(dim=1))
     assert len({float(batch.images.sum()) for batch in seen}) == 7

@@ -10,13 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from geniu_lightning.errors import SettingError
-from geniu_lightning.kit.file import Kit
-from geniu_lightning.unlearning.batches import (
-    UnlearnBatch,
-    labelled_batch,
-)
+from geniu_lightning.unlearning.batches import UnlearnBatch, labelled_batch
 from geniu_lightning.unlearning.jit import Jit
-from tests.unlearning.helpers import GONE, prepared
+from tests.unlearning.helpers import GONE, Lab
 
 sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
 
@@ -32,16 +28,16 @@ class Cubed(nn.Module):
         return images.flatten(1) ** 3 @ self.weight
 
 
-def jit(kit: Kit, archive: Any, **settings: Any) -> tuple[Jit, list[UnlearnBatch]]:
+def jit(lab: Lab, **settings: Any) -> tuple[Jit, list[UnlearnBatch]]:
     method = Jit(forget=GONE, steps=1, optimizer=sgd, **settings)
-    return method, prepared(method, kit, archive)
+    return method, lab.prepared(method)
 
 
-def test_the_loss_is_the_mean_ratio_over_the_forget_set_and_draws(kit: Kit, archive: Any) -> None:
-    method, _ = jit(kit, archive, draws=3, sigma=0.7)
+def test_the_loss_is_the_mean_ratio_over_the_forget_set_and_draws(lab: Lab) -> None:
+    method, _ = jit(lab, draws=3, sigma=0.7)
     method.classifier = Cubed()
     torch.manual_seed(2)
-    images = kit.info.spec.normalise(torch.rand(5, 1, 2, 2))
+    images = lab.kit.info.spec.normalise(torch.rand(5, 1, 2, 2))
     batch = labelled_batch(images, torch.tensor([1, 0, 3, 4, 1]), GONE)
     torch.manual_seed(3)
     found = method.loss_terms(batch)
@@ -58,10 +54,8 @@ def test_the_loss_is_the_mean_ratio_over_the_forget_set_and_draws(kit: Kit, arch
     assert found["lipschitz"].item() == pytest.approx(np.mean(ratios), rel=1e-5)
 
 
-def test_the_neighbours_have_no_gradient_and_a_flat_answer_has_a_finite_one(
-    kit: Kit, archive: Any
-) -> None:
-    method, (batch, *_) = jit(kit, archive, draws=1)
+def test_the_neighbours_have_no_gradient_and_a_flat_answer_has_a_finite_one(lab: Lab) -> None:
+    method, (batch, *_) = jit(lab, draws=1)
     with torch.no_grad():
         method.classifier.head.weight.zero_()
     seen: list[bool] = []

@@ -10,7 +10,6 @@ import torch
 from scipy.special import log_softmax, softmax
 from torch import nn
 
-from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.batches import labelled_batch
 from geniu_lightning.unlearning.lotus import Lotus
 from tests.unlearning.helpers import (
@@ -18,10 +17,9 @@ from tests.unlearning.helpers import (
     GONE,
     KEPT,
     LABELS,
-    TrainerOf,
+    Lab,
     logits,
     on_logits,
-    run,
     values,
 )
 
@@ -87,9 +85,7 @@ def test_lotus_temperature_is_e_to_alpha_times_the_remaining_accuracy() -> None:
         assert method.loss_terms(batch)["forget"].isfinite()
 
 
-def test_lotus_measures_every_few_steps_on_a_bounded_number_of_unaugmented_images(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_lotus_measures_every_few_steps_on_a_bounded_number_of_unaugmented_images(lab: Lab) -> None:
     class Watched(Lotus):
         def prepare(self, *given: Any) -> None:
             super().prepare(*given)
@@ -104,12 +100,12 @@ def test_lotus_measures_every_few_steps_on_a_bounded_number_of_unaugmented_image
 
     settings: Any = {"steps": 5, "optimizer": adam, "batch_size": 6, "batch_norm": "train"}
     for every, measured in ((2, 3), (5, 1)):
-        archive.opened.clear()
-        archive.read.clear()
+        lab.opened.clear()
+        lab.read.clear()
         method = Watched(forget=GONE, temperature_every=every, measured_images=12, **settings)
-        run(method, kit, archive, trainer_of)
+        lab.run(method)
         assert len(method.found) == measured
         assert method.found[0] == 1.0  # the kit's classifier knows every image
         assert method.classifier_was_training  # measuring restores the mode
-        assert [split for split, _, seed in archive.opened if seed is None] == ["forget"]
-        assert len(archive.read) == 30 + 27 + 12 * measured  # an epoch of 27 is in even batches
+        assert [split for split, _, seed in lab.opened if seed is None] == ["forget"]
+        assert len(lab.read) == 30 + 27 + 12 * measured  # an epoch of 27 is in even batches

@@ -9,17 +9,9 @@ import torch
 from torch import Tensor
 
 from geniu_lightning.errors import SettingError
-from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.masked_distill import MaskedDistill
 from geniu_lightning.unlearning.sources import Access
-from tests.unlearning.helpers import (
-    GONE,
-    divergence,
-    masked,
-    move_head,
-    prepared,
-    values,
-)
+from tests.unlearning.helpers import GONE, Lab, divergence, masked, move_head, values
 
 adam = partial(torch.optim.Adam, lr=3e-3)
 
@@ -30,30 +22,28 @@ def distill(**settings: Any) -> MaskedDistill:
 
 
 @pytest.mark.parametrize("source", ["proxies", "data", "noise", "mix"])
-def test_masked_distill_has_the_documented_terms_on_every_source(
-    kit: Kit, archive: Any, source: str
-) -> None:
+def test_masked_distill_has_the_documented_terms_on_every_source(lab: Lab, source: str) -> None:
     method = distill(source=source, retain_weight=0.3, batch_size=16)
     both = Access.FORGET | Access.RETAIN
     assert method.access == (both if source == "data" else Access.NONE)
-    (batch, *_) = prepared(method, kit, archive)
+    (batch, *_) = lab.prepared(method)
     move_head(method)
     now = method.classifier(batch.images).detach().double().numpy()
-    loss = divergence(masked(kit.classifier(batch.images).double().numpy()), now)
+    loss = divergence(masked(lab.kit.classifier(batch.images).double().numpy()), now)
     forgotten = np.isin(batch.labels.numpy(), GONE)
     expected = {"retain": 0.3 * loss[~forgotten].mean()}
     assert forgotten.any() == (source in ("proxies", "data"))
     if forgotten.any():
         expected["forget"] = loss[forgotten].mean()
     assert values(method.loss_terms(batch)) == pytest.approx(expected, rel=1e-4)
-    assert {split for split, *_ in archive.opened} == (
+    assert {split for split, *_ in lab.opened} == (
         {"forget", "retain"} if source == "data" else set()
     )
 
 
-def test_masked_distill_mixes_two_proxies_of_any_classes(kit: Kit, archive: Any) -> None:
-    batches = prepared(distill(source="mix", steps=2, batch_size=30), kit, archive)
-    ends = kit.info.spec.normalise(kit.proxies().images).flatten(1).double()
+def test_masked_distill_mixes_two_proxies_of_any_classes(lab: Lab) -> None:
+    batches = lab.prepared(distill(source="mix", steps=2, batch_size=30))
+    ends = lab.kit.info.spec.normalise(lab.kit.proxies().images).flatten(1).double()
     i, j = torch.triu_indices(10, 10, offset=1)
     lines = ends[i] - ends[j]
     shares, pairs = [], set()
@@ -68,19 +58,19 @@ def test_masked_distill_mixes_two_proxies_of_any_classes(kit: Kit, archive: Any)
     assert np.mean(shares) == pytest.approx(0.5, abs=0.15)
 
 
-def test_masked_distill_needs_no_generator_for_noise(kit: Kit, archive: Any) -> None:
-    kit.generator = kit.prompts = None
-    (batch, *_) = prepared(distill(source="noise", steps=1, batch_size=4), kit, archive)
+def test_masked_distill_needs_no_generator_for_noise(lab: Lab) -> None:
+    lab.kit.generator = lab.kit.prompts = None
+    (batch, *_) = lab.prepared(distill(source="noise", steps=1, batch_size=4))
     assert batch.images.shape == (4, 1, 16, 16)
     with pytest.raises(SettingError, match=r"source must be 'proxies', 'data', 'noise' or 'mix'"):
         distill(source="hope")
 
 
-def test_noise_is_fresh_whole_and_of_the_seed(kit: Kit, archive: Any) -> None:
+def test_noise_is_fresh_whole_and_of_the_seed(lab: Lab) -> None:
     def drawn(seed: int, rank: int) -> Tensor:
         torch.manual_seed(rank)  # the global state must not matter
         method = distill(source="noise", steps=5, batch_size=40, seed=seed)
-        prepared(method, kit, archive)
+        lab.prepared(method)
         method.batches.shard(rank, 2)
         return torch.stack([batch.images for batch in method.batches])
 

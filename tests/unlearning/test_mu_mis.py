@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from geniu_lightning.errors import SettingError
-from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning import mu_mis
-from geniu_lightning.unlearning.batches import (
-    labelled_batch,
-)
+from geniu_lightning.unlearning.batches import labelled_batch
 from geniu_lightning.unlearning.mu_mis import MuMis
-from tests.unlearning.helpers import GONE, KEPT, TrainerOf, prepared, run
+from tests.unlearning.helpers import GONE, KEPT, Lab
 
 
 class Squared(nn.Module):
@@ -84,7 +81,7 @@ def test_shares_of_two_processes_add_up_to_the_whole_batch(
 
 
 def test_slopes_are_in_32_bits_and_the_other_class_is_drawn_anew(
-    kit: Kit, archive: Any, trainer_of: TrainerOf, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Tensor] = []
     draw = mu_mis.random_retained_labels
@@ -95,10 +92,10 @@ def test_slopes_are_in_32_bits_and_the_other_class_is_drawn_anew(
 
     monkeypatch.setattr(mu_mis, "random_retained_labels", noted)
     method = MuMis(forget=GONE, steps=6, optimizer=partial(torch.optim.SGD, lr=1e-3))
-    run(method, kit, archive, trainer_of)
+    lab.run(method)
     assert {int(c) for classes in drawn for c in classes} == {*KEPT}
     assert not torch.equal(drawn[0], drawn[1])
-    (batch, *_) = prepared(method, kit, archive)
+    (batch, *_) = lab.prepared(method)
     found = []
     for enabled in (False, True):
         torch.manual_seed(0)

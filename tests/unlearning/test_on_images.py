@@ -2,13 +2,11 @@
 
 import json
 import sys
-from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -17,6 +15,7 @@ from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.sources import Access
 from tests.training.two_processes import run_by_two
 from tests.unlearning.every_method import CONFIGS, built, digest, run_on_its_images
+from tests.unlearning.helpers import trainer_of
 
 ROOT = Path(__file__).parents[2]
 COMMON = ("training.epochs=10", "training.min_generator_steps=8", "training.proxies_per_class=2")
@@ -48,7 +47,6 @@ def test_two_processes_find_what_one_finds_within_the_noise_of_its_seed(
     name: str,
     forget: tuple[int, ...],
     tmp_path: Path,
-    trainer_of: Callable[[int], Trainer],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = None if name == "digits" else ROOT.parent / "shared" / "data"

@@ -13,7 +13,7 @@ from geniu_lightning.unlearning.batches import CombinedBatches, UnlearnBatch
 from geniu_lightning.unlearning.phases import TwoPhases
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
-from tests.unlearning.helpers import GONE, TrainerOf, run
+from tests.unlearning.helpers import GONE, Lab
 
 
 class Toy(TwoPhases, Tuning):
@@ -41,12 +41,10 @@ class Toy(TwoPhases, Tuning):
         return {"own": own if batch.forget.all() else -own}
 
 
-def test_one_phase_ends_before_the_other_begins_and_each_has_its_rate(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_one_phase_ends_before_the_other_begins_and_each_has_its_rate(lab: Lab) -> None:
     for impair, repair in [(3, 4), (0, 3), (3, 0), (1, 1)]:
         method = Toy(impair_steps=impair, repair_steps=repair)
-        run(method, kit, archive, trainer_of)
+        lab.run(method)
         phases, rates, states = zip(*method.seen, strict=True)
         assert list(phases) == [True] * impair + [False] * repair
         assert rates == pytest.approx([2e-3] * impair + [5e-4] * repair)
@@ -55,11 +53,9 @@ def test_one_phase_ends_before_the_other_begins_and_each_has_its_rate(
         assert list(states) == expected
 
 
-def test_rates_and_steps_below_their_bounds_are_refused(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_rates_and_steps_below_their_bounds_are_refused(lab: Lab) -> None:
     with pytest.raises(SettingError, match="impair_steps must be greater than or equal to 0"):
         Toy(impair_steps=-1, repair_steps=1)
     still = partial(torch.optim.SGD, lr=0.0)
     with pytest.raises(SettingError, match=r"unlearner.optimizer.lr must be greater than 0"):
-        run(Toy(impair_steps=1, repair_steps=1, optimizer=still), kit, archive, trainer_of)
+        lab.run(Toy(impair_steps=1, repair_steps=1, optimizer=still))

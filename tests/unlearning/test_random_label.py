@@ -9,13 +9,12 @@ import torch
 from scipy.special import log_softmax
 from torch import Tensor
 
-from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning import random_label
 from geniu_lightning.unlearning.batches import labelled_batch
 from geniu_lightning.unlearning.random_label import RandomLabel
 from geniu_lightning.unlearning.salun import SalUn, largest
 from geniu_lightning.unlearning.sources import Access
-from tests.unlearning.helpers import GONE, TrainerOf, prepared, run
+from tests.unlearning.helpers import GONE, Lab
 
 sgd = partial(torch.optim.SGD, lr=0.02, momentum=0.9)
 
@@ -45,13 +44,11 @@ def test_random_label_terms_are_means_of_their_sets_with_retained_labels(
     assert terms["retain"].item() == pytest.approx(0.3 * retain, rel=1e-5)
 
 
-def test_random_label_without_a_retain_weight_reads_the_forget_set_alone(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_random_label_without_a_retain_weight_reads_the_forget_set_alone(lab: Lab) -> None:
     settings = COMMON | {"retain_weight": 0, "optimizer": sgd, "steps": 2}
     assert RandomLabel(**settings).access == Access.FORGET
-    run(RandomLabel(**settings), kit, archive, trainer_of)
-    assert set(archive.read) == set(GONE)
+    lab.run(RandomLabel(**settings))
+    assert set(lab.read) == set(GONE)
     assert RandomLabel(**settings, source="proxies").access == Access.NONE
 
 
@@ -59,15 +56,15 @@ def flat(tensors: Any) -> Tensor:
     return torch.cat([t.detach().flatten() for t in tensors])
 
 
-def test_salun_masks_by_the_signed_sum_over_images(kit: Kit, archive: Any) -> None:
+def test_salun_masks_by_the_signed_sum_over_images(lab: Lab) -> None:
     # in batches of one class, so that signs differ between batches
-    order = archive.labels.argsort(stable=True)
-    archive.images, archive.labels = archive.images[order], archive.labels[order]
+    order = lab.labels.argsort(stable=True)
+    lab.images, lab.labels = lab.images[order], lab.labels[order]
     method = SalUn(forget=GONE, share=0.3, batch_size=3)
-    prepared(method, kit, archive)
-    network = kit.classifier.double().requires_grad_(True)
+    lab.prepared(method)
+    network = lab.kit.classifier.double().requires_grad_(True)
     signed, absolute = 0, 0
-    for image, label in zip(archive.images, archive.labels, strict=True):
+    for image, label in zip(lab.images, lab.labels, strict=True):
         if int(label) in GONE:
             loss = -network(image[None].double()).log_softmax(dim=1)[0, label]
             gradient = flat(torch.autograd.grad(loss, list(network.parameters()))).numpy()
@@ -88,21 +85,19 @@ def test_salun_masks_by_the_signed_sum_over_images(kit: Kit, archive: Any) -> No
     assert [m.tolist() for m in masks] == [[False, False], [[True], [True]]]
 
 
-def test_salun_keeps_unmasked_weights_to_the_bit(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_salun_keeps_unmasked_weights_to_the_bit(lab: Lab) -> None:
     rough = partial(torch.optim.SGD, lr=0.02, momentum=0.9, weight_decay=0.1)
     adam = partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1)
     settings: Any = {"forget": GONE, "steps": 5, "batch_size": 9}
     for optimizer in (rough, adam):
         method = SalUn(optimizer=optimizer, **settings)
-        result = run(method, kit, archive, trainer_of)
-        before, after = flat(kit.classifier.parameters()), flat(result.parameters())
+        result = lab.run(method)
+        before, after = flat(lab.kit.classifier.parameters()), flat(result.parameters())
         mask = flat(method.masks)
         assert torch.equal(before[~mask], after[~mask])
         assert (before[mask] != after[mask]).float().mean() > 0.9
     both = [
-        run(method, kit, archive, trainer_of)
+        lab.run(method)
         for method in (
             SalUn(share=1.0, optimizer=rough, **settings),
             RandomLabel(optimizer=rough, **settings),
@@ -112,6 +107,6 @@ def test_salun_keeps_unmasked_weights_to_the_bit(
     # the gradient is masked before its norm is bounded
     plain = partial(torch.optim.SGD, lr=1.0)
     settings |= {"steps": 1, "share": 0.05, "max_gradient_norm": 1e-3}
-    result = run(SalUn(optimizer=plain, **settings), kit, archive, trainer_of)
-    step = flat(result.parameters()).double() - flat(kit.classifier.parameters()).double()
+    result = lab.run(SalUn(optimizer=plain, **settings))
+    step = flat(result.parameters()).double() - flat(lab.kit.classifier.parameters()).double()
     assert step.norm().item() == pytest.approx(1e-3, rel=1e-2)

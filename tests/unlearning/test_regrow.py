@@ -22,7 +22,7 @@ from geniu_lightning.unlearning import warps
 from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.regrow import Regrow
 from geniu_lightning.unlearning.warps import Warps
-from tests.unlearning.helpers import GONE, KEPT, TrainerOf, prepared, run
+from tests.unlearning.helpers import GONE, KEPT, Lab, trainer_of
 
 COUNTS = (100, 40, 20, 10, 1)
 
@@ -47,12 +47,12 @@ def logits(network: Any, batch: UnlearnBatch) -> np.ndarray:
     return network(batch.images).detach().double().numpy()
 
 
-def test_the_loss_is_the_documented_formula(kit: Kit, archive: Any) -> None:
-    counted(kit)
+def test_the_loss_is_the_documented_formula(lab: Lab) -> None:
+    counted(lab.kit)
     for temperature, tau, answers in itertools.product((1.0, 3.0), (0.0, 0.7), ("soft", "hard")):
         method = regrow(temperature=temperature, tau=tau, answers=answers)
-        (batch, *_) = prepared(method, kit, archive)
-        original = logits(kit.classifier, batch) - tau * np.log(np.array(COUNTS) / sum(COUNTS))
+        (batch, *_) = lab.prepared(method)
+        original = logits(lab.kit.classifier, batch) - tau * np.log(np.array(COUNTS) / sum(COUNTS))
         target = target_of(original, temperature)
         if answers == "hard":
             target = np.eye(5)[target.argmax(axis=1)]
@@ -62,27 +62,27 @@ def test_the_loss_is_the_documented_formula(kit: Kit, archive: Any) -> None:
         assert found == pytest.approx({"distill": expected}, rel=1e-4)
 
 
-def test_what_an_earlier_request_removed_is_not_removed_again(kit: Kit, archive: Any) -> None:
+def test_what_an_earlier_request_removed_is_not_removed_again(lab: Lab) -> None:
     for before, left in ((0.0, 0.7), (0.5, 0.2), (1.0, 0.0)):
         method = regrow(tau=0.7)
-        prepared(method, counted(kit, prior_taken=before), archive)
+        counted(lab.kit, prior_taken=before)
+        lab.prepared(method)
         assert method.prior_taken == pytest.approx(left)
         expected = left * np.log(np.array(COUNTS) / sum(COUNTS))
         np.testing.assert_allclose(method.shift.numpy(), expected, rtol=1e-5)
-    kit.info = dataclasses.replace(kit.info, class_counts=(5, 5, 0, 5, 5), prior_taken=0.0)
-    prepared(regrow(), kit, archive)
+    lab.kit.info = dataclasses.replace(lab.kit.info, class_counts=(5, 5, 0, 5, 5), prior_taken=0.0)
+    lab.prepared(regrow())
     with pytest.raises(UserError, match="how many images"):
-        prepared(regrow(tau=1.0), kit, archive)
+        lab.prepared(regrow(tau=1.0))
 
 
-def test_the_copies_that_are_likeliest_the_forget_classes_are_not_taught(
-    kit: Kit, archive: Any
-) -> None:
+def test_the_copies_that_are_likeliest_the_forget_classes_are_not_taught(lab: Lab) -> None:
     noisy = Warps(noise=2.0)  # no two copies are equally like a class
     for share in (0.0, 0.3, 0.5):
         method = regrow(drop_fraction=share, batch_size=40, tau=0.7, warps=noisy)
-        (batch, *_) = prepared(method, counted(kit), archive)
-        original = logits(kit.classifier, batch)
+        counted(lab.kit)
+        (batch, *_) = lab.prepared(method)
+        original = logits(lab.kit.classifier, batch)
         likeness = softmax(original, axis=1)[:, GONE].sum(axis=1)  # as it is, priors and all
         target = target_of(original - method.shift.numpy())
         now = softmax(logits(method.classifier, batch), axis=1)
@@ -100,10 +100,10 @@ def test_the_copies_that_are_likeliest_the_forget_classes_are_not_taught(
 
 
 def test_forget_logits_are_in_the_softmax_in_a_fraction_of_the_steps_of_retraining(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
+    lab: Lab,
 ) -> None:
     # without GONE 121 images: two batches an epoch, ten steps
-    counted(kit, settings={"training": {"epochs": 5, "batch_size": 100}})
+    counted(lab.kit, settings={"training": {"epochs": 5, "batch_size": 100}})
 
     class Watched(Regrow):
         seen: list[Tensor]
@@ -119,31 +119,29 @@ def test_forget_logits_are_in_the_softmax_in_a_fraction_of_the_steps_of_retraini
         settings: Any = {"forget": GONE, "warps": Warps(), "steps": 6, "optimizer": sgd}
         method = Watched(forget_logit_fraction=fraction, **settings)
         method.seen = []
-        result = run(method, kit, archive, trainer_of)
+        result = lab.run(method)
         for step, (before, after) in enumerate(
             itertools.pairwise([*method.seen, result.head.weight])
         ):
             assert torch.equal(before[[*GONE]], after[[*GONE]]) == (step not in steps)
             assert not torch.equal(before[[*KEPT]], after[[*KEPT]])
-    counted(kit, settings={})
-    prepared(regrow(forget_logit_fraction=None), kit, archive)
+    counted(lab.kit, settings={})
+    lab.prepared(regrow(forget_logit_fraction=None))
     remedy = r"unlearner.forget_logit_fraction=null"
     with pytest.raises(UserError, match=rf"how it was trained.*{remedy}"):
-        prepared(regrow(forget_logit_fraction=0.4), kit, archive)
-    kit.info = dataclasses.replace(kit.info, class_counts=(0,) * 5)
+        lab.prepared(regrow(forget_logit_fraction=0.4))
+    lab.kit.info = dataclasses.replace(lab.kit.info, class_counts=(0,) * 5)
     with pytest.raises(UserError, match=rf"how many images.*{remedy}"):
-        prepared(regrow(forget_logit_fraction=0.4), kit, archive)
+        lab.prepared(regrow(forget_logit_fraction=0.4))
 
 
-def test_kept_parts_stay_as_they_were_and_others_are_fresh(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_kept_parts_stay_as_they_were_and_others_are_fresh(lab: Lab) -> None:
     for keep in (0, 3, 8):
         method = regrow(keep=keep, steps=8)
-        prepared(method, kit, archive)
+        lab.prepared(method)
         fresh = copy.deepcopy(method.classifier)
-        done = run(method, kit, archive, trainer_of)
-        networks = zip(*(parts_of(net) for net in (kit.classifier, fresh, done)), strict=True)
+        done = lab.run(method)
+        networks = zip(*(parts_of(net) for net in (lab.kit.classifier, fresh, done)), strict=True)
         for k, parts in enumerate(networks):
             original, before, after = (part.state_dict() for part in parts)
             if k < keep:  # running statistics, too
@@ -154,48 +152,47 @@ def test_kept_parts_stay_as_they_were_and_others_are_fresh(
             assert drawn
             assert not any(torch.equal(original[n], before[n]) for n in drawn)
             assert not any(torch.equal(before[n], after[n]) for n in drawn)
-        assert not torch.equal(done.head.weight, kit.classifier.head.weight)
+        assert not torch.equal(done.head.weight, lab.kit.classifier.head.weight)
     with pytest.raises(SettingError, match="keep is 9, and AllCNN has 8 parts"):
-        prepared(regrow(keep=9), kit, archive)
+        lab.prepared(regrow(keep=9))
     sizes = {"channels": 1, "num_classes": 5, "width": 2}
     network = NetworkSpec("geniu_lightning.models.resnet.ResNet18", sizes).build_classifier()
     assert len(parts_of(network)) == 9
     assert parts_of(network)[0] is network.stem
 
 
-def test_students_differ_by_training_seed_and_earlier_requests(kit: Kit, archive: Any) -> None:
+def test_students_differ_by_training_seed_and_earlier_requests(lab: Lab) -> None:
     weights = []
-    for change in ({}, {}, {"seed": kit.info.seed + 1}, {"forgotten": (1,)}):
+    for change in ({}, {}, {"seed": lab.kit.info.seed + 1}, {"forgotten": (1,)}):
         method = regrow()
-        prepared(method, counted(kit, **change), archive)
+        counted(lab.kit, **change)
+        lab.prepared(method)
         weights.append(method.classifier.head.weight)
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[1], weights[2])
     assert not torch.equal(weights[2], weights[3])
 
 
-def test_inputs_are_proxies_of_retained_classes_alone(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
-    batches = prepared(regrow(), kit, archive)
-    proxies = kit.info.spec.normalise(kit.proxies([*KEPT]).images)
+def test_inputs_are_proxies_of_retained_classes_alone(lab: Lab) -> None:
+    batches = lab.prepared(regrow())
+    proxies = lab.kit.info.spec.normalise(lab.kit.proxies([*KEPT]).images)
     shown = {image.numpy().tobytes() for batch in batches for image in batch.images}
     assert shown == {image.numpy().tobytes() for image in proxies}
-    assert not archive.opened
-    first = run(regrow(steps=5), kit, archive, trainer_of).state_dict()
-    kit.prompts[[*GONE]] = torch.randn_like(kit.prompts[[*GONE]])
-    second = run(regrow(steps=5), kit, archive, trainer_of).state_dict()
+    assert not lab.opened
+    first = lab.run(regrow(steps=5)).state_dict()
+    lab.kit.prompts[[*GONE]] = torch.randn_like(lab.kit.prompts[[*GONE]])
+    second = lab.run(regrow(steps=5)).state_dict()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_warps_are_as_strong_as_the_original_reads_them_and_the_log_says_so(
-    kit: Kit, archive: Any, trainer_of: TrainerOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     asked: list[float] = []
 
     def strength(given: Warps, images: Tensor, classify: Any, wanted: float, *_: Any) -> float:
         asked.append(wanted)
-        answers = kit.classifier(kit.info.spec.normalise(kit.proxies([*KEPT]).images))
+        answers = lab.kit.classifier(lab.kit.info.spec.normalise(lab.kit.proxies([*KEPT]).images))
         answers[:, list(GONE)] = -math.inf
         assert torch.equal(classify(images), answers.argmax(dim=1))
         return 0.5
@@ -204,14 +201,14 @@ def test_warps_are_as_strong_as_the_original_reads_them_and_the_log_says_so(
     strongest = Warps(rotate=20.0, elastic=0.1, mix=0.4)
     for agreement, factor in ((0.0, 1.0), (0.8, 0.5)):
         method = regrow(label_agreement=agreement, warps=strongest)
-        prepared(method, kit, archive)
+        lab.prepared(method)
         assert method.batches.warps == Warps(rotate=20.0 * factor, elastic=0.1 * factor, mix=0.4)
     assert asked == [0.8]
     monkeypatch.setattr(module, "readable_strength", warps.readable_strength)
     monkeypatch.setattr(warps, "PROBES", 64)
     method = regrow(label_agreement=1.0, warps=Warps(rotate=180.0, shift=0.5), steps=2)
     logger = CSVLogger(tmp_path)
-    run(method, kit, archive, partial(trainer_of, logger=logger))
+    lab.run(method, partial(trainer_of, logger=logger))
     assert method.warp_strength < 1
     (log,) = tmp_path.rglob("metrics.csv")
     header, first, *_ = (line.split(",") for line in log.read_text().splitlines())

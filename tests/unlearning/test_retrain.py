@@ -12,67 +12,49 @@ from torch import nn
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.retrain import Retrain, steps_of_retraining
-from geniu_lightning.unlearning.sources import Access
-from tests.unlearning.helpers import (
-    GONE,
-    TrainerOf,
-    prepared,
-    run,
-)
+from tests.unlearning.helpers import GONE, Lab, initial
 
 
-def with_recipe(kit: Kit, **changes: Any) -> Kit:
-    recipe = kit.info.settings["training"] | changes
-    info = dataclasses.replace(kit.info, settings=kit.info.settings | {"training": recipe})
-    return Kit(kit.classifier, info, kit.generator, kit.prompts)
+def record(kit: Kit, **changes: Any) -> None:
+    """Change the kit's record of its training."""
+    recipe = {"training": kit.info.settings["training"] | changes}
+    kit.info = dataclasses.replace(kit.info, settings=kit.info.settings | recipe)
 
 
-def fresh(kit: Kit, seed: int) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(stream("init", seed))
-        return kit.info.classifier.build_classifier()
-
-
-def test_every_parameter_and_buffer_is_fresh(kit: Kit, archive: Any) -> None:
+def test_every_parameter_and_buffer_is_fresh(lab: Lab) -> None:
     for training_seed, seed in ((None, 7), (9, 9)):
         method = Retrain(forget=GONE, training_seed=training_seed)
         state = torch.get_rng_state()
-        method.prepare(kit, archive.sources(Access.RETAIN, GONE))
+        lab.prepared(method)
         assert torch.equal(torch.get_rng_state(), state)
-        old, new = kit.classifier.state_dict(), method.classifier.state_dict()
-        expected = fresh(kit, seed).state_dict()
+        old, new = lab.kit.classifier.state_dict(), method.classifier.state_dict()
+        expected = initial(seed).state_dict()
         for name, tensor in new.items():
             assert torch.equal(tensor, expected[name]), name
             assert not torch.equal(tensor, old[name]), name
-        assert archive.opened[-1] == ("retain", 12, seed)
+        assert lab.opened[-1] == ("retain", 12, seed)
         assert all(p.requires_grad for p in method.classifier.parameters())
 
 
-def test_steps_are_epochs_times_batches_over_the_retain_set(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
+def test_steps_are_epochs_times_batches_over_the_retain_set(lab: Lab) -> None:
     for epochs, size, steps in [(1, 45, 1), (2, 12, 6), (3, 10, 12), (1, 7, 6)]:
-        archive.read.clear()
-        taught = with_recipe(kit, epochs=epochs, batch_size=size)
+        lab.read.clear()
+        record(lab.kit, epochs=epochs, batch_size=size)
         method = Retrain(forget=(2,))  # 36 images are retained
-        result = run(method, taught, archive, trainer_of)
-        assert method.steps == steps == steps_of_retraining(taught, (2,))
-        counts = torch.bincount(torch.tensor(archive.read), minlength=5).tolist()
+        result = lab.run(method)
+        assert method.steps == steps == steps_of_retraining(lab.kit, (2,))
+        counts = lab.counts()
         assert counts == [0 if k == 2 else epochs * 9 for k in range(5)]
         assert result.head.out_features == 5
 
 
 @pytest.mark.parametrize("schedule", ["onecycle", "none"])
-def test_it_follows_the_recipe_as_a_plain_loop_does(
-    kit: Kit, archive: Any, new_archive: Any, trainer_of: TrainerOf, schedule: str
-) -> None:
-    kit = with_recipe(kit, schedule=schedule, max_gradient_norm=0.5)
-    found = run(Retrain(forget=GONE), kit, archive, trainer_of).state_dict()
-    network, other = fresh(kit, 7).train(), new_archive()
-    other.forget = GONE
-    loader = other.open_split("retain", 12, 7)
+def test_it_follows_the_recipe_as_a_plain_loop_does(lab: Lab, schedule: str) -> None:
+    record(lab.kit, schedule=schedule, max_gradient_norm=0.5)
+    found = lab.run(Retrain(forget=GONE)).state_dict()
+    network = initial(7).train()
+    loader = lab.open_split("retain", 12, 7)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     one_cycle = partial(torch.optim.lr_scheduler.OneCycleLR, total_steps=6, cycle_momentum=False)
     scheduler = one_cycle(optimizer, 0.05) if schedule == "onecycle" else None
@@ -89,7 +71,7 @@ def test_it_follows_the_recipe_as_a_plain_loop_does(
 
 
 def test_a_kit_of_a_stranger_runs_no_command_and_needs_a_recipe(
-    kit: Kit, archive: Any, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def called(*_: object) -> int:
         raise AssertionError("the kit ran a command")
@@ -101,10 +83,10 @@ def test_a_kit_of_a_stranger_runs_no_command_and_needs_a_recipe(
         None,
     ]:
         optimizer = {"_target_": target, "_partial_": True, "command": "true"}
-        bad = with_recipe(kit, optimizer=optimizer)
+        record(lab.kit, optimizer=optimizer)
         with pytest.raises(UserError, match=r"only optimizers of torch\.optim can be taken"):
-            prepared(Retrain(forget=(0,)), bad, archive)
-    archive.opened.clear()
+            lab.prepared(Retrain(forget=(0,)))
+    lab.opened.clear()
     for settings in [
         {},
         {"training": None},
@@ -112,9 +94,8 @@ def test_a_kit_of_a_stranger_runs_no_command_and_needs_a_recipe(
         {"training": {"epochs": 0, "batch_size": 8}},
         {"training": {"epochs": 5, "batch_size": "few"}},
     ]:
-        info = dataclasses.replace(kit.info, settings=settings, generator=None)
-        bare = Kit(kit.classifier, info)
-        for ask in (partial(steps_of_retraining, forget=(0,)), None):
+        lab.kit.info = dataclasses.replace(lab.kit.info, settings=settings)
+        for ask in (lab.prepared, lambda method: steps_of_retraining(lab.kit, method.forget)):
             with pytest.raises(UserError, match="does not say how it was trained"):
-                ask(bare) if ask else prepared(Retrain(forget=(0,)), bare, archive)
-    assert archive.opened == []
+                ask(Retrain(forget=(0,)))
+    assert lab.opened == []

@@ -8,17 +8,9 @@ import torch
 from scipy.special import log_softmax, softmax
 
 from geniu_lightning.errors import SettingError
-from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.batches import labelled_batch
 from geniu_lightning.unlearning.scrub import Scrub
-from tests.unlearning.helpers import (
-    GONE,
-    divergence,
-    logits,
-    on_logits,
-    prepared,
-    values,
-)
+from tests.unlearning.helpers import GONE, Lab, divergence, logits, on_logits, values
 
 adam = partial(torch.optim.Adam, lr=3e-3)
 
@@ -41,20 +33,18 @@ def test_scrub_terms_are_the_documented_formula() -> None:
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_scrub_alternates_and_each_set_continues_where_its_last_round_ended(
-    kit: Kit, archive: Any
-) -> None:
+def test_scrub_alternates_and_each_set_continues_where_its_last_round_ended(lab: Lab) -> None:
     counts = {"rounds": 3, "max_rounds": 2, "max_steps": 2, "min_steps": 3}
     for source in ("data", "proxies"):
         method = Scrub(forget=GONE, optimizer=adam, batch_size=6, source=source, **counts)
-        batches = prepared(method, kit, archive)
+        batches = lab.prepared(method)
         assert method.steps == len(batches) == 2 * 2 + 3 * 3
         assert all(len(set(batch.forget.tolist())) == 1 for batch in batches)
         order = "".join("f" if batch.forget[0] else "r" for batch in batches)
         assert order == "ff" + "rrr" + "ff" + "rrr" + "rrr"
     # 18 images of the forget set and 27 others in batches of 9: two and three batches an epoch
     counts = {"rounds": 3, "max_rounds": 2, "max_steps": 1, "min_steps": 1}
-    batches = prepared(Scrub(forget=GONE, optimizer=adam, batch_size=9, **counts), kit, archive)
+    batches = lab.prepared(Scrub(forget=GONE, optimizer=adam, batch_size=9, **counts))
     for forget, images in ((True, 18), (False, 27)):
         seen = torch.cat([b.images for b in batches if b.forget[0] == forget])
         assert len(seen) == len(seen.flatten(1).unique(dim=0)) == images  # none came twice

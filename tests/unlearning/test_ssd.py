@@ -11,17 +11,12 @@ from torch import Tensor
 
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.ssd import Ssd, dampening, percentile_alpha
-from tests.unlearning.helpers import (
-    GONE,
-    no_trainer,
-    prepared,
-    run,
-)
+from tests.unlearning.helpers import GONE, Lab
 
 
-def measured(kit: Kit, archive: Any, **settings: Any) -> Ssd:
+def measured(lab: Lab, **settings: Any) -> Ssd:
     method = Ssd(**{"forget": GONE} | settings)
-    prepared(method, kit, archive)
+    lab.prepared(method)
     return method
 
 
@@ -51,51 +46,47 @@ def close(found: Tensor, expected: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "logit_norm"])
-def test_importances_are_those_of_a_backward_for_each_image(
-    kit: Kit, archive: Any, loss: str
-) -> None:
-    method = measured(kit, archive, loss=loss, chunk=4)
-    forgotten = torch.isin(archive.labels, torch.tensor(GONE))
-    images, labels = archive.images, archive.labels
-    expected = slowly(kit, images[forgotten], labels[forgotten], None, loss)
+def test_importances_are_those_of_a_backward_for_each_image(lab: Lab, loss: str) -> None:
+    method = measured(lab, loss=loss, chunk=4)
+    forgotten = torch.isin(lab.labels, torch.tensor(GONE))
+    images, labels = lab.images, lab.labels
+    expected = slowly(lab.kit, images[forgotten], labels[forgotten], None, loss)
     assert close(method.forget_importance, expected)
-    expected = slowly(kit, images[~forgotten], labels[~forgotten], None, loss)
+    expected = slowly(lab.kit, images[~forgotten], labels[~forgotten], None, loss)
     assert close(method.reference_importance, expected)
     assert method.fraction == 18 / 45
     # the public code's means of batches: 18 images, at most 7 at once
-    batches = measured(kit, archive, importance="batch_mean", batch_size=7, loss=loss)
-    expected = slowly(kit, images[forgotten], labels[forgotten], 3, loss)
+    batches = measured(lab, importance="batch_mean", batch_size=7, loss=loss)
+    expected = slowly(lab.kit, images[forgotten], labels[forgotten], 3, loss)
     assert close(batches.forget_importance, expected)
     assert not close(method.forget_importance, expected)
     # a square of means is no more than the mean of squares, in which 4 of 18 count 1.5 times
     assert (batches.forget_importance <= method.forget_importance * (1.5 + 1e-4)).all()
-    proxies = kit.proxies([*GONE])
+    proxies = lab.kit.proxies([*GONE])
     settings = {"importance": "batch_mean", "batch_size": 2, "source": "proxies"}
-    found = measured(kit, archive, loss=loss, **settings)
-    normalised = kit.info.spec.normalise(proxies.images)
-    assert close(found.forget_importance, slowly(kit, normalised, proxies.labels, 2, loss))
+    found = measured(lab, loss=loss, **settings)
+    normalised = lab.kit.info.spec.normalise(proxies.images)
+    assert close(found.forget_importance, slowly(lab.kit, normalised, proxies.labels, 2, loss))
 
 
-def test_importances_depend_neither_on_batch_size_nor_on_order(kit: Kit, archive: Any) -> None:
-    first = measured(kit, archive, batch_size=5, chunk=3)
+def test_importances_depend_neither_on_batch_size_nor_on_order(lab: Lab) -> None:
+    first = measured(lab, batch_size=5, chunk=3)
     order = torch.randperm(45, generator=torch.Generator().manual_seed(0))
-    archive.images, archive.labels = archive.images[order], archive.labels[order]
-    second = measured(kit, archive, batch_size=45, chunk=16)
+    lab.images, lab.labels = lab.images[order], lab.labels[order]
+    second = measured(lab, batch_size=45, chunk=16)
     for name in ("forget_importance", "reference_importance"):
         torch.testing.assert_close(getattr(first, name), getattr(second, name), rtol=1e-4, atol=0)
 
 
-def test_over_all_images_each_counts_once_and_no_ratio_exceeds_the_bound(
-    kit: Kit, archive: Any
-) -> None:
-    one = measured(kit, archive, forget=(2,), reference="all")
-    everything = slowly(kit, archive.images, archive.labels, None, "cross_entropy")
+def test_over_all_images_each_counts_once_and_no_ratio_exceeds_the_bound(lab: Lab) -> None:
+    one = measured(lab, forget=(2,), reference="all")
+    everything = slowly(lab.kit, lab.images, lab.labels, None, "cross_entropy")
     assert close(one.reference_importance, everything)
     method = Ssd(forget=GONE, reference="all", alpha=2.6)
-    result = run(method, kit, archive, no_trainer)
+    result = lab.run(method)
     ratios = (method.forget_importance / method.reference_importance).nan_to_num()
     assert 1 < ratios.max() <= 45 / 18 * (1 + 1e-5)
-    assert (row(result.parameters()) == row(kit.classifier.parameters())).all()
+    assert (row(result.parameters()) == row(lab.kit.classifier.parameters())).all()
 
 
 def test_factors_by_hand_and_at_the_edges() -> None:
@@ -114,12 +105,10 @@ def test_factors_by_hand_and_at_the_edges() -> None:
     assert dampening(torch.ones(3), torch.zeros(3), no_effect, 1.0).tolist() == [0, 0, 0]
 
 
-def test_each_weight_is_multiplied_by_its_factor_and_the_class_is_forgotten(
-    kit: Kit, archive: Any
-) -> None:
+def test_each_weight_is_multiplied_by_its_factor_and_the_class_is_forgotten(lab: Lab) -> None:
     for alpha in (3.0, None):
         method = Ssd(forget=GONE, alpha=alpha, lower=0.5)
-        result = run(method, kit, archive, no_trainer)
+        result = lab.run(method)
         forget, reference = (
             t.double().numpy() for t in (method.forget_importance, method.reference_importance)
         )
@@ -128,7 +117,7 @@ def test_each_weight_is_multiplied_by_its_factor_and_the_class_is_forgotten(
             alpha = np.percentile(ratios, 100 - math.log(1 + 100 * 18 / 45))
         chosen = forget > alpha * reference
         assert 0 < chosen.mean() < 1
-        before, after = row(kit.classifier.parameters()), row(result.parameters())
+        before, after = row(lab.kit.classifier.parameters()), row(result.parameters())
         assert (before[~chosen] == after[~chosen]).all()
         expected = before[chosen] * np.minimum(0.5 * reference[chosen] / forget[chosen], 1)
         np.testing.assert_allclose(after[chosen], expected, rtol=1e-4)

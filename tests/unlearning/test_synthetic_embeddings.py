@@ -9,16 +9,12 @@ import torch
 from scipy.special import rel_entr, softmax
 from torch import Tensor, nn
 
-from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.synthetic_embeddings import SyntheticEmbeddings
 from tests.unlearning.helpers import (
     GONE,
     KEPT,
-    TrainerOf,
+    Lab,
     move_head,
-    own_probability,
-    prepared,
-    run,
     same_but_the_head,
 )
 
@@ -74,11 +70,11 @@ def test_a_class_that_no_feature_reaches_is_present_and_bounded() -> None:
     assert torch.equal(labels.bincount(), torch.full((3,), 40))
 
 
-def test_terms_are_the_documented_formula_on_features_of_the_seed(kit: Kit, archive: Any) -> None:
+def test_terms_are_the_documented_formula_on_features_of_the_seed(lab: Lab) -> None:
     def drawn(seed: int, rank: int) -> Tensor:
         torch.manual_seed(rank)  # the global state must not matter
         method = embeddings(seed=seed, steps=3)
-        prepared(method, kit, archive)
+        lab.prepared(method)
         method.batches.shard(rank, 2)
         return torch.stack([batch.images for batch in method.batches])
 
@@ -88,9 +84,9 @@ def test_terms_are_the_documented_formula_on_features_of_the_seed(kit: Kit, arch
     assert torch.equal(first, drawn(1, 1))
     assert not torch.equal(first, drawn(2, 0))
     method = embeddings(retain_weight=0.3)
-    (batch, *_) = prepared(method, kit, archive)
+    (batch, *_) = lab.prepared(method)
     forgotten = np.isin(batch.labels.numpy(), GONE)
-    head = kit.classifier.head
+    head = lab.kit.classifier.head
     move_head(method)
     before, now = (
         (h.weight @ batch.images.T).T.detach().double().numpy() + h.bias.detach().double().numpy()
@@ -104,15 +100,13 @@ def test_terms_are_the_documented_formula_on_features_of_the_seed(kit: Kit, arch
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_head_alone_is_trained_and_forgets(
-    kit: Kit, archive: Any, trainer_of: TrainerOf
-) -> None:
-    kit.generator = kit.prompts = None  # weights are enough
+def test_the_head_alone_is_trained_and_forgets(lab: Lab) -> None:
+    lab.kit.generator = lab.kit.prompts = None  # weights are enough
     decaying = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01)
     for law in ("normal", "rectified"):
         method = embeddings(law=law, steps=60, optimizer=decaying)
-        result = run(method, kit, archive, trainer_of)
-        assert same_but_the_head(result, kit.classifier)
+        result = lab.run(method)
+        assert same_but_the_head(result, lab.kit.classifier)
         p = result.head(next(iter(method.batches)).images).softmax(dim=1)
         assert p[:, GONE].sum(dim=1).mean() < 0.2
-        assert own_probability(result, archive)[1] > 0.6
+        assert lab.own_probability(result)[1] > 0.6

@@ -7,12 +7,9 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from geniu_lightning.kit.file import Kit
-from geniu_lightning.unlearning.batches import (
-    labelled_batch,
-)
+from geniu_lightning.unlearning.batches import labelled_batch
 from geniu_lightning.unlearning.unsir import Unsir
-from tests.unlearning.helpers import FORGOTTEN, GONE, KEPT, LABELS, logits, on_logits, prepared
+from tests.unlearning.helpers import FORGOTTEN, GONE, KEPT, LABELS, Lab, logits, on_logits
 
 adam = partial(torch.optim.Adam, lr=3e-3)
 
@@ -35,23 +32,23 @@ def test_each_set_has_its_own_mean_and_repair_the_retain_term_alone() -> None:
     assert repair.keys() == {"retain"}
 
 
-def test_impair_has_noise_of_every_forget_class_with_the_retain_set(kit: Kit, archive: Any) -> None:
+def test_impair_has_noise_of_every_forget_class_with_the_retain_set(lab: Lab) -> None:
     method = unsir(impair_steps=4, repair_steps=2)
-    batches = prepared(method, kit, archive)
+    batches = lab.prepared(method)
     assert len(batches) == 6
     for batch in batches[:4]:
         of_noise, labels = batch.images[batch.forget], batch.labels[batch.forget]
         assert labels.bincount().tolist() == [0, 4, 0, 4]
         assert len(of_noise.unique(dim=0)) == 8
         assert int((~batch.forget).sum()) == 9
-        assert (kit.classifier(of_noise).softmax(dim=1).gather(1, labels[:, None]) < 0.5).all()
+        assert (lab.kit.classifier(of_noise).softmax(dim=1).gather(1, labels[:, None]) < 0.5).all()
     assert all(len(b.images) == 9 and not b.forget.any() for b in batches[4:])
     every = torch.cat([batch.images[batch.forget] for batch in batches])
     assert len(every.unique(dim=0)) == 2 * 8
-    assert not {*GONE} & set(archive.read)
-    archive.opened.clear()
+    assert not {*GONE} & set(lab.read)
+    lab.opened.clear()
     restricted = unsir(source="proxies")
-    wanted = kit.info.spec.normalise(kit.proxies([*KEPT]).images)
-    for batch in prepared(restricted, kit, archive):
+    wanted = lab.kit.info.spec.normalise(lab.kit.proxies([*KEPT]).images)
+    for batch in lab.prepared(restricted):
         assert torch.equal(batch.images[~batch.forget], wanted)
-    assert archive.opened == []
+    assert lab.opened == []
