@@ -12,6 +12,7 @@ from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.boundary_expand import BoundaryExpand
 from geniu_lightning.unlearning.boundary_shrink import BoundaryShrink
 from geniu_lightning.unlearning.delete import Delete
+from geniu_lightning.unlearning.emmn import Emmn
 from geniu_lightning.unlearning.finetune import FineTune
 from geniu_lightning.unlearning.gradient_ascent import GradientAscent
 from geniu_lightning.unlearning.impair_repair import ImpairRepair
@@ -47,11 +48,14 @@ repair |= {"optimizer": partial(torch.optim.Adam, lr=2e-3)}
 rounds = {"rounds": 3, "max_rounds": 2, "max_steps": 5, "min_steps": 8}
 retained = {"steps": 30, "support": "retained", "temperature_every": 5}
 noise = {"impair_steps": 15, "repair_steps": 5, "repair_rate": 1e-3, "noise_images": 8}
+emmn = {"impair_steps": 40, "repair_steps": 0, "repair_rate": 1e-3, "images_per_class": 8}
+emmn |= {"noise_steps": 20, "batch_size": 20, "optimizer": partial(torch.optim.Adam, lr=3e-3)}
 # at most this probability of the forget classes, at least this of the retained ones
 CASES: dict[Callable[..., Unlearner], tuple[float, float, list[dict[str, Any]]]] = {
     BadTeacher: (0.4, 0.75, [adam | {"teacher": name} for name in ("random", "uniform")]),
     BoundaryExpand: (0.5, 0.75, [plain, plain | PROXIES]),
     BoundaryShrink: (0.5, 0.75, [plain, plain | PROXIES]),
+    Emmn: (0.4, 0.5, [emmn]),
     Delete: (0.3, 0.75, [steep, steep | PROXIES]),
     FineTune: (0.9, 0.95, [fast | {"steps": 30}]),
     GradientAscent: (
@@ -83,7 +87,7 @@ def test_a_few_steps_forget_and_retain(kind: Callable[..., Unlearner], lab: Lab)
     most, least, variants = CASES[kind]
     common: Any = {"forget": GONE, "batch_size": 9, "max_gradient_norm": 1.0}
     # some count their steps otherwise, or take none
-    common |= {} if kind in (ImpairRepair, Nudged, Ssd, Unsir) else {"steps": 20}
+    common |= {} if kind in (Emmn, ImpairRepair, Nudged, Ssd, Unsir) else {"steps": 20}
     assert lab.own_probability(lab.kit.classifier)[0] > 0.9
     for variant in variants:
         method = kind(**common | variant)

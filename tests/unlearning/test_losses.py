@@ -164,9 +164,13 @@ def test_caps_uniform_targets_and_forget_probabilities() -> None:
     exact = cross_entropy(logits, labels)
     assert exact.min() < np.log(5) < exact.max()
     assert torch.equal(capped_cross_entropy(logits, labels, None), exact)
-    bound = torch.tensor(0.5 * np.log(5))
-    found = capped_cross_entropy(logits, labels, 0.5).double()
-    torch.testing.assert_close(found, exact.double().minimum(bound))
+    bound = torch.tensor(0.5 * np.log(5)).float()
+    logits.requires_grad_(True)
+    found = capped_cross_entropy(logits, labels, 0.5)
+    torch.testing.assert_close(found, exact.minimum(bound))
+    (gradient,) = torch.autograd.grad(found.sum(), logits)
+    assert torch.equal(gradient.any(dim=1), exact < bound)  # a capped image has no gradient
+    logits = logits.detach()
     assert (
         uniform_target(logits, (1, 3)).tolist()
         == [[pytest.approx(1 / 3), 0] * 2 + [pytest.approx(1 / 3)]] * 7

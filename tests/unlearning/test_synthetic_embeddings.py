@@ -10,13 +10,7 @@ from scipy.special import rel_entr, softmax
 from torch import Tensor, nn
 
 from geniu_lightning.unlearning.synthetic_embeddings import SyntheticEmbeddings
-from tests.unlearning.helpers import (
-    GONE,
-    KEPT,
-    Lab,
-    move_head,
-    same_but_the_head,
-)
+from tests.unlearning.helpers import GONE, KEPT, Lab, move_head, same_but_the_head
 
 
 def embeddings(**settings: Any) -> SyntheticEmbeddings:
