@@ -19,8 +19,6 @@ from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.sources import Access, Sources
 
 GONE, KEPT = (1, 3), (0, 2, 4)
-LABELS = torch.tensor([1, 0, 3, 4, 1, 2])
-FORGOTTEN = np.isin(LABELS.numpy(), GONE)
 
 CLASSES, PER_CLASS, SIZE = 5, 2, 16
 SPEC = ImageSpec.of(SIZE, 1, 0.2, 0.4)
@@ -123,11 +121,6 @@ def on_logits(method: Any, original: Tensor | None = None) -> Any:
 def same_but_the_head(result: nn.Module, original: nn.Module) -> bool:
     after, before = result.state_dict(), original.state_dict()
     return all(torch.equal(after[k], t) for k, t in before.items() if not k.startswith("head."))
-
-
-def logits(seed: int, rows: int = 6) -> tuple[Tensor, np.ndarray]:
-    drawn = 3 * torch.randn(rows, 5, generator=torch.Generator().manual_seed(seed))
-    return drawn, drawn.double().numpy()
 
 
 def masked(original: np.ndarray) -> np.ndarray:

@@ -3,14 +3,16 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 
 from geniu_lightning.errors import SettingError, TrainingDivergedError, UserError
@@ -114,16 +116,7 @@ def test_a_trainer_of_ones_own_gives_the_same_weights(lab: Lab) -> None:
     expected = lab.run(toy(**settings))
     method = toy(**settings)
     method.begin(lab.kit, lab.sources(method.access, (0,)))
-    trainer = Trainer(
-        max_steps=method.steps,
-        max_epochs=-1,
-        use_distributed_sampler=False,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-    )
-    trainer.fit(method)
+    trainer_of(method.steps).fit(method)
     found = method.end()
     assert not found.training
     assert all(equal(expected.state_dict().values(), found.state_dict().values()))
@@ -174,28 +167,14 @@ def test_a_non_finite_loss_or_weight_stops_the_run(lab: Lab) -> None:
         lab.run(toy(Ending, steps=0))
 
 
-class Notes(Logger):
-    """Remembers what is logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written: list[tuple[int | None, dict[str, float]]] = []
-
-    name = "notes"
-    version = 0
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.written.append((step, metrics))
-
-
-def test_losses_are_logged_by_name_every_few_steps_and_at_the_last(lab: Lab) -> None:
-    notes = Notes()
-    lab.run(toy(steps=6, log_every_n_steps=2), partial(trainer_of, logger=notes))
-    assert [step for step, _ in notes.written] == [0, 2, 4, 5]
-    for _, values in notes.written:
+def test_losses_are_logged_by_name_every_few_steps_and_at_the_last(
+    lab: Lab, tmp_path: Path
+) -> None:
+    logger = CSVLogger(tmp_path)
+    lab.run(toy(steps=6, log_every_n_steps=2), partial(trainer_of, logger=logger))
+    rows = pd.read_csv(logger.experiment.metrics_file_path).to_dict("records")
+    assert [row.pop("step") for row in rows] == [0, 2, 4, 5]
+    for values in rows:
         assert values.keys() == {"unlearn/loss/near", "unlearn/loss/far"}
         assert values["unlearn/loss/far"] == pytest.approx(3 * values["unlearn/loss/near"])
 

@@ -28,22 +28,19 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Watched(Gkt):
-    """Remembers its batches, at which steps the generator moved, and the student's modes."""
+    """Remembers its batches, and at which steps the generator moved."""
 
     def prepare(self, *given: Any) -> None:
         super().prepare(*given)
         self.seen: list[UnlearnBatch] = []
-        self.modes: list[tuple[str, bool]] = []
         self.moved_at: list[int] = []
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         self.seen.append(batch)
-        self.modes += [("student", layer.training) for layer in self.classifier.modules()]
         return super().loss_terms(batch)
 
     def generator_loss(self, images: Tensor) -> Tensor | None:
-        self.moved_at.append(self.global_step if self._trainer else 0)
-        self.modes += [("generator", layer.training) for layer in self.classifier.modules()]
+        self.moved_at.append(len(self.seen))
         return super().generator_loss(images)
 
 
@@ -173,11 +170,9 @@ def test_a_step_with_too_few_images_leaves_the_student_as_it_was(lab: Lab) -> No
         lab.run(gkt(threshold=0.0, seek_steps=1))
 
 
-def test_the_student_is_fresh_and_trains_in_its_own_steps_alone(lab: Lab) -> None:
+def test_images_pass_the_gate_and_the_student_trains_in_its_own_steps_alone(lab: Lab) -> None:
     method = gkt(steps=7)
     lab.run(method)
-    assert {name for name, _ in method.modes} == {"student", "generator"}
-    assert all(training == (name == "student") for name, training in method.modes)
     for name, tensor in method.classifier.named_buffers():
         if name.endswith("num_batches_tracked"):
             assert int(tensor) == 7  # not the generator's
@@ -189,11 +184,6 @@ def test_the_student_is_fresh_and_trains_in_its_own_steps_alone(lab: Lab) -> Non
     open_gate = gkt(steps=8, threshold=1.0)
     lab.run(open_gate)
     assert open_gate.moved_at == [0, 3, 6]
-    first, same, other = (ready(lab, seed=seed).classifier for seed in (1, 1, 2))
-    assert torch.equal(first.head.weight, same.head.weight)
-    assert not torch.equal(first.head.weight, other.head.weight)
-    norms = [m for m in first.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert all(float(m.running_mean.abs().sum()) == 0 for m in norms)
 
 
 def test_the_mask_is_that_of_the_forget_classes(lab: Lab) -> None:

@@ -12,9 +12,6 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit.file import Kit
-from geniu_lightning.kit.networks import NetworkSpec
-from geniu_lightning.models.resnet import ResNet18
 from geniu_lightning.seeds import stream
 from geniu_lightning.unlearning.logit_adjust import LogitAdjust
 from geniu_lightning.unlearning.logit_mask import LogitMask
@@ -22,7 +19,7 @@ from geniu_lightning.unlearning.nearest_mean import NearestMean
 from geniu_lightning.unlearning.none import NoUnlearning
 from geniu_lightning.unlearning.random_init import RandomInit
 from geniu_lightning.unlearning.zero_head import ZeroHead
-from tests.unlearning.helpers import GONE, KEPT, Lab, initial
+from tests.unlearning.helpers import GONE, KEPT, Lab, initial, same_but_the_head
 
 FORGETS = [(0,), (2,), GONE]
 COUNTS = (900, 50, 30, 700, 7)
@@ -41,9 +38,7 @@ def images(lab: Lab) -> Tensor:
 def edited(kind: Any, lab: Lab, forget: Any = GONE, **settings: Any) -> nn.Module:
     """Run a method that keeps the features as they are."""
     result = lab.run(kind(forget=forget, **settings))
-    before = lab.kit.classifier.state_dict()
-    for name, tensor in result.state_dict().items():
-        assert name.startswith("head.") or torch.equal(tensor, before[name])
+    assert same_but_the_head(result, lab.kit.classifier)
     return result
 
 
@@ -219,35 +214,9 @@ def test_a_class_without_images_is_never_answered(lab: Lab, images: Tensor) -> N
 
 
 def test_random_weights_are_drawn_anew_at_a_seed_of_both_seeds(lab: Lab) -> None:
-    def found(seed: int, forget: tuple[int, ...] = GONE) -> dict[str, Tensor]:
-        return lab.run(RandomInit(forget=forget, seed=seed)).state_dict()
-
-    def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> set[str]:
-        return {name for name, tensor in first.items() if torch.equal(tensor, second[name])}
-
-    drawn = {f"blocks.{i}.0.weight" for i in range(8)} | {"head.weight", "head.bias"}
-    for seed in (0, 7):  # the kit's training seed is 7, too
-        first = found(seed)
-        assert same(first, initial(stream("random_init", 7, seed)).state_dict()) == {*first}
-        assert not drawn & same(first, initial(7).state_dict())  # where training began
-    old = lab.kit.classifier.state_dict()
-    for name, tensor in first.items():
-        if name in drawn:
-            assert (tensor != old[name]).all(), name  # no row, filter or class was spared
-        else:
-            one = name.endswith(("running_var", "1.weight"))
-            assert (tensor == float(one)).all(), name
-    assert same(first, found(7, forget=(0,))) == {*first}
-    assert not drawn & same(first, found(4))
-    lab.kit.info = dataclasses.replace(lab.kit.info, seed=99)
-    assert not drawn & same(first, found(7))
-    sizes = {"channels": 1, "num_classes": 5, "width": 2}
-    spec = NetworkSpec("geniu_lightning.models.resnet.ResNet18", sizes)
-    other = Kit(
-        ResNet18(**sizes), dataclasses.replace(lab.kit.info, classifier=spec, generator=None)
-    )
-    result = Lab(other).run(RandomInit(forget=GONE))
-    pairs = zip(result.modules(), other.classifier.modules(), strict=True)
-    weights = [(a, b) for a, b in pairs if isinstance(a, nn.Conv2d | nn.Linear)]
-    assert len(weights) == 21
-    assert all((a.weight != b.weight).all() for a, b in weights)
+    for training, seed in [(7, 0), (7, 7), (99, 7)]:
+        lab.kit.info = dataclasses.replace(lab.kit.info, seed=training)
+        found = lab.run(RandomInit(forget=GONE, seed=seed)).state_dict()
+        expected = initial(stream("random_init", training, seed)).state_dict()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+        assert not torch.equal(found["head.weight"], initial(7).state_dict()["head.weight"])
