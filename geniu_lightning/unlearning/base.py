@@ -21,7 +21,7 @@ from geniu_lightning.settings.checked import NonNegativeInt, Positive, PositiveI
 from geniu_lightning.unlearning.batches import Batches, UnlearnBatch
 from geniu_lightning.unlearning.sources import Access, Sources
 
-BatchNorm = Literal["frozen", "frozen_affine", "train"]
+FrozenBatchNorm = Literal["frozen", "frozen_affine"]
 
 
 class Clock:
@@ -95,7 +95,7 @@ class Unlearner(LightningModule):
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule = "none",
         max_gradient_norm: Positive | None = None,
-        batch_norm: BatchNorm = "frozen",
+        batch_norm: Literal["frozen", "frozen_affine", "train"] = "frozen",
         seed: int = 0,
         log_every_n_steps: PositiveInt = 10,
     ) -> None:

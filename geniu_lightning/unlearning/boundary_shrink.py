@@ -44,9 +44,7 @@ class BoundaryShrink(Tuning):
 
     def attacked(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return normalised images moved one signed step towards an error of the original."""
-        std = images.new_tensor(self.spec.std).view(1, -1, 1, 1)
-        mean = images.new_tensor(self.spec.mean).view(1, -1, 1, 1)
-        pixels = (images * std + mean).detach().requires_grad_(True)
+        pixels = self.spec.restore(images).detach().requires_grad_(True)
         with torch.enable_grad():
             # CE falls as the margin grows: the same sign, without underflow where CE is tiny
             gap = margin(self.teacher.network(self.spec.normalise(pixels)), labels).sum()

@@ -9,15 +9,10 @@ from geniu_lightning.settings.checked import NonNegativeInt, PositiveInt
 from geniu_lightning.unlearning.finetune import FineTune
 from geniu_lightning.unlearning.logit_mask import mask_head
 from geniu_lightning.unlearning.networks import fresh_classifier
-from geniu_lightning.unlearning.retrain import Retrain
+from geniu_lightning.unlearning.retrain import Retrain, retained_images
 from geniu_lightning.unlearning.sources import Access, Sources
 
 Budget = Literal["kit", "proxies"]
-
-
-def retained_images(kit: Kit, forget: tuple[int, ...]) -> int:
-    """Return how many images of retained classes the kit's classifier was trained on."""
-    return sum(n for k, n in enumerate(kit.info.class_counts) if k not in forget)
 
 
 def coreset_size(kit: Kit, forget: tuple[int, ...], budget: Budget, size: int | None) -> int:

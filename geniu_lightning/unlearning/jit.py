@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geniu_lightning.errors import SettingError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.settings.checked import Positive, PositiveInt
+from geniu_lightning.unlearning.base import FrozenBatchNorm
 from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.sources import Access, Sources
 from geniu_lightning.unlearning.tuning import Tuning
@@ -36,10 +36,15 @@ class Jit(Tuning):
 
     sides = Access.FORGET
 
-    def __init__(self, *, draws: PositiveInt = 5, sigma: Positive = 0.5, **settings: Any) -> None:
-        super().__init__(**settings)
-        if self.batch_norm == "train":  # the ratio would measure the noise of the batch
-            raise SettingError("must be frozen or frozen_affine, got 'train'", key="batch_norm")
+    def __init__(
+        self,
+        *,
+        draws: PositiveInt = 5,
+        sigma: Positive = 0.5,
+        batch_norm: FrozenBatchNorm = "frozen",  # else the ratio would measure the batch's noise
+        **settings: Any,
+    ) -> None:
+        super().__init__(batch_norm=batch_norm, **settings)
         self.draws = draws
         self.sigma = sigma
 

@@ -48,8 +48,7 @@ def forget_term(
         case "uniform":
             return divergence(uniform_target(logits, forget), logits)
         case "random_label":
-            drawn = random_retained_labels(len(labels), logits.shape[1], forget)
-            return cross_entropy(logits, drawn.to(labels.device))
+            return cross_entropy(logits, random_retained_labels(logits, forget))
 
 
 def capped_cross_entropy(logits: Tensor, labels: Tensor, cap: float | None) -> Tensor:
@@ -116,7 +115,8 @@ def log_forget_probability(logits: Tensor, forget: Sequence[int]) -> Tensor:
     return logits.float().log_softmax(dim=1)[:, list(forget)].logsumexp(dim=1)
 
 
-def random_retained_labels(count: int, classes: int, forget: Sequence[int]) -> Tensor:
-    """Return labels drawn uniformly from the retained classes, int64, CPU, shape `(count,)`."""
-    retained = torch.tensor([k for k in range(classes) if k not in forget])
-    return retained[torch.randint(len(retained), (count,))]
+def random_retained_labels(logits: Tensor, forget: Sequence[int]) -> Tensor:
+    """Return labels drawn uniformly from the retained classes, int64, shape `(N,)`."""
+    retained = torch.tensor([k for k in range(logits.shape[1]) if k not in forget])
+    # drawn on the CPU, so that every device has the same
+    return retained[torch.randint(len(retained), (len(logits),))].to(logits.device)

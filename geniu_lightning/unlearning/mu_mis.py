@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geniu_lightning.errors import SettingError
 from geniu_lightning.settings.checked import NonNegative
+from geniu_lightning.unlearning.base import FrozenBatchNorm
 from geniu_lightning.unlearning.batches import UnlearnBatch
 from geniu_lightning.unlearning.losses import random_retained_labels
 from geniu_lightning.unlearning.sources import Access
@@ -34,10 +34,14 @@ class MuMis(Tuning):
 
     sides = Access.FORGET
 
-    def __init__(self, *, irrelevant_weight: NonNegative = 1.0, **settings: Any) -> None:
-        super().__init__(**settings)
-        if self.batch_norm == "train":  # a logit would depend on all images of the batch
-            raise SettingError("must be frozen or frozen_affine, got 'train'", key="batch_norm")
+    def __init__(
+        self,
+        *,
+        irrelevant_weight: NonNegative = 1.0,
+        batch_norm: FrozenBatchNorm = "frozen",  # else a logit would depend on the whole batch
+        **settings: Any,
+    ) -> None:
+        super().__init__(batch_norm=batch_norm, **settings)
         self.irrelevant_weight = irrelevant_weight
 
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
@@ -45,9 +49,9 @@ class MuMis(Tuning):
         images = batch.images.detach().requires_grad_(True)
         with torch.autocast(images.device.type, enabled=False):
             logits = self.classifier(images).float()
-            drawn = random_retained_labels(len(logits), logits.shape[1], self.forget)
+            drawn = random_retained_labels(logits, self.forget)
             own = _slope(logits, batch.labels, images)
-            other = _slope(logits, drawn.to(logits.device), images)
+            other = _slope(logits, drawn, images)
         active = own.detach() > other.detach()
         # no slope depends on the head's bias; without a gradient DDP would wait for it
         everything = 0 * logits.sum()

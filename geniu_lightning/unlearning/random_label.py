@@ -40,7 +40,7 @@ class RandomLabel(Tuning):
     def loss_terms(self, batch: UnlearnBatch) -> dict[str, Tensor]:
         """Return both terms, in nats."""
         logits = self.classifier(batch.images)
-        drawn = random_retained_labels(len(logits), logits.shape[1], self.forget).to(logits.device)
+        drawn = random_retained_labels(logits, self.forget)
         loss = cross_entropy(logits, torch.where(batch.forget, drawn, batch.labels))
         return {
             "forget": batch.forget_mean(loss),

@@ -36,25 +36,24 @@ class Regrow(Unlearner):
     `L = T² · mean over copies of KL(softmax(mask_F(z_T − τ log π) / T) ‖ softmax(z / T))`, z_T of
     the original, z of the student, π the classes' shares of the training images. Inputs are copies
     of proxies of *retained* classes, warped, mixed and pasted anew in every step. The student can
-    know of F what shows in the original's answers about other classes, and what is in the first
-    `keep` parts, which it takes over frozen (running statistics of batch norm included).
-
-    Three settings limit the former. `drop_fraction`: a mixture of retained images may look like F,
-    so copies that the original finds likeliest F are not taught (but stay in the batch, for batch
-    norm). `answers=hard`: all probability on the likeliest retained class. `forget_logit_fraction`:
-    F is missing from the student's softmax in most steps, so that its logits of F are no lower than
-    those of a network that never met F.
+    know of F what shows in the original's answers about other classes, which three settings limit,
+    and what is in the first `keep` parts, which it takes over frozen (running statistics of batch
+    norm included).
 
     Args:
         warps: Strongest warps of the copies.
-        label_agreement: Fraction of warped copies (not mixed, pasted or noisy) that the original
-            must classify as their image, or the geometric warps are weakened by tenths; 0: never.
+        label_agreement: Fraction of warped copies that the original must classify as their image,
+            or the geometric warps are weakened, as in `readable_strength`; 0: never.
         keep: Parts taken over: blocks, and the stem before them.
-        answers: `hard` or `soft`, the probabilities of all retained classes.
-        drop_fraction: Fraction, rounded, of a step's copies of one label that is not taught.
+        answers: `hard`: all probability on the likeliest retained class; `soft`: that of all of
+            them.
+        drop_fraction: Fraction, rounded, of a step's copies of one label that is not taught (but
+            stays in the batch, for batch norm): those that the original finds likeliest F, for a
+            mixture of retained images may look like it.
         forget_logit_fraction: Steps with F's logits in the student's softmax, as a fraction of the
             steps of retraining (by the kit's record and counts), spread evenly; at least one step,
-            at most all. `None` is all steps, and needs no record.
+            at most all. Without them in the others its logits of F are no lower than those of a
+            network that never met F. `None` is all steps, and needs no record.
         tau: τ, how much of the imbalance is removed; what an earlier request removed counts.
         **settings: Those of the base but `batch_norm`.
 

@@ -78,6 +78,11 @@ class Retrain(Unlearner):
         return {"retain": batch.retain_mean(loss)}
 
 
+def retained_images(kit: Kit, forget: Collection[int]) -> int:
+    """Return how many images of retained classes the kit's classifier was trained on."""
+    return sum(count for k, count in enumerate(kit.info.class_counts) if k not in forget)
+
+
 def steps_of_retraining(kit: Kit, forget: Collection[int]) -> int:
     """Return the number of steps of retraining without classes, by the kit's record and counts.
 
@@ -85,7 +90,7 @@ def steps_of_retraining(kit: Kit, forget: Collection[int]) -> int:
     them that the retain set is of all images.
     """
     counts, settings = kit.info.class_counts, kit.info.settings
-    retained = sum(count for k, count in enumerate(counts) if k not in forget)
+    retained = retained_images(kit, forget)
     if not retained:
         raise UserError("the kit does not say how many images of each class were trained on")
     if "training" not in settings and "callback" in settings:

@@ -65,5 +65,5 @@ def test_the_neighbours_have_no_gradient_and_a_flat_answer_has_a_finite_one(lab:
     assert seen == [True, False]
     assert loss.item() == 0
     assert all(p.grad is None or p.grad.isfinite().all() for p in method.classifier.parameters())
-    with pytest.raises(SettingError, match="batch_norm must be frozen or frozen_affine"):
+    with pytest.raises(SettingError, match="batch_norm must be 'frozen' or 'frozen_affine'"):
         Jit(forget=(1,), batch_norm="train")

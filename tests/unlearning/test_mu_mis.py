@@ -103,5 +103,5 @@ def test_slopes_are_in_32_bits_and_the_other_class_is_drawn_anew(
             found.append(method.loss_terms(batch))
     assert all(torch.equal(term, found[1][name]) for name, term in found[0].items())
     assert not batch.images.requires_grad
-    with pytest.raises(SettingError, match="batch_norm must be frozen or frozen_affine"):
+    with pytest.raises(SettingError, match="batch_norm must be 'frozen' or 'frozen_affine'"):
         MuMis(forget=(1,), batch_norm="train")

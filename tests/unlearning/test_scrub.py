@@ -13,14 +13,14 @@ adam = partial(torch.optim.Adam, lr=3e-3)
 
 
 def test_scrub_alternates_and_each_set_continues_where_its_last_round_ended(lab: Lab) -> None:
-    counts = {"rounds": 3, "max_rounds": 2, "max_steps": 2, "min_steps": 3}
+    counts = {"rounds": 4, "max_rounds": 2, "max_steps": 2, "min_steps": 3}
     for source in ("data", "proxies"):
         method = Scrub(forget=GONE, optimizer=adam, batch_size=6, source=source, **counts)
         batches = lab.prepared(method)
-        assert method.steps == len(batches) == 2 * 2 + 3 * 3
+        assert method.steps == len(batches) == 2 * 2 + 4 * 3
         assert all(len(set(batch.forget.tolist())) == 1 for batch in batches)
         order = "".join("f" if batch.forget[0] else "r" for batch in batches)
-        assert order == "ff" + "rrr" + "ff" + "rrr" + "rrr"
+        assert order == "ff" + "rrr" + "ff" + "rrr" + "rrr" + "rrr"
     # 18 images of the forget set and 27 others in batches of 9: two and three batches an epoch
     counts = {"rounds": 3, "max_rounds": 2, "max_steps": 1, "min_steps": 1}
     batches = lab.prepared(Scrub(forget=GONE, optimizer=adam, batch_size=9, **counts))

@@ -113,9 +113,9 @@ def on_one_set() -> Iterator[tuple[Any, np.ndarray, dict[str, np.ndarray]]]:
 
 
 def test_terms_are_the_documented_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
-    def drawn(count: int, classes: int, forget: Any) -> Tensor:
-        assert (classes, forget) == (5, GONE)
-        return DRAWN if count == ROWS else DRAWN[F]
+    def drawn(logits: Tensor, forget: Any) -> Tensor:
+        assert forget == GONE
+        return DRAWN if len(logits) == ROWS else DRAWN[F]
 
     for module in (losses, random_label):
         monkeypatch.setattr(module, "random_retained_labels", drawn)
