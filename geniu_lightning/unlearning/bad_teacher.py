@@ -25,8 +25,7 @@ class BadTeacher(Tuning):
         Chundawat et al., Can Bad Teaching Induce Forgetting?, arXiv 2205.08096. Public code: one
         epoch of Adam 1e-4, batch 256, a random 30 % of retained images, temperature 1, divergence
         averaged over classes too, which is 1/K of ours. Departures: the mean of each set instead
-        of that of a mixed batch, the whole retain set, steps for an epoch and a larger rate, a
-        bound of the gradient, batch norm frozen.
+        of that of a mixed batch, the whole retain set, a larger rate.
     """
 
     sides = Access.FORGET | Access.RETAIN

@@ -20,9 +20,8 @@ class BoundaryExpand(Tuning):
 
     Source:
         Chen et al., Boundary Unlearning, arXiv 2303.11570; public code has SGD at 1e-5 with
-        momentum 0.9, 10 epochs, batch 64, the new row Xavier normal with bias 0. Departures: any
-        width and number of classes; steps instead of epochs; a bound of the gradient; batch norm
-        frozen.
+        momentum 0.9, 10 epochs, batch 64, the new row Xavier normal with bias 0. Departure: any
+        width and number of classes.
     """
 
     sides = Access.FORGET

@@ -26,8 +26,7 @@ class BoundaryShrink(Tuning):
         Chen et al., Boundary Unlearning, arXiv 2303.11570; public code has ε 0.1, SGD at 1e-5 with
         momentum 0.9, 10 epochs, batch 64. Departures: ỹ is never a forget class, where the code
         keeps the true one if the attack fails, and so trains what it should forget; ε and clipping
-        in the range of pixels; batch norm frozen; a bound of the gradient. The code's further
-        terms, off by default there, are left out.
+        in the range of pixels; the code's further terms, off by default there, are left out.
     """
 
     sides = Access.FORGET

@@ -19,9 +19,9 @@ class Delete(Tuning):
         momentum 0.9, no decay, 20 epochs, batch 128, rate 1e-4 for ResNet-18 on CIFAR-10 and 5e-5
         elsewhere. Departures: the mask covers all forget classes, for with the own label alone
         images of one forget class are taught as another; masked probabilities are exactly 0, where
-        a large negative number fails in 16 bits; steps instead of epochs; a bounded gradient; batch
-        norm frozen, which is an option there. `batch_norm=train` normalises batches of one class by
-        themselves and can change the outcome much: report both.
+        a large negative number fails in 16 bits. Frozen batch norm is an option there;
+        `batch_norm=train` normalises batches of one class by themselves and can change the outcome
+        much: report both.
     """
 
     sides = Access.FORGET

@@ -15,8 +15,7 @@ class FineTune(Tuning):
 
     Source:
         Folklore. Public code uses SGD 0.01 with momentum 0.9 for 10 epochs (SCRUB's notebook).
-        Departures: steps, a bound of the gradient, batch norm frozen (`train` would be as
-        legitimate here).
+        `batch_norm=train` would be as legitimate here.
     """
 
     sides = Access.RETAIN

@@ -24,8 +24,7 @@ class GradientAscent(Tuning):
 
     Source:
         Folklore. Public code on SalUn (arXiv 2310.12508) has SGD at 1e-4 for 5 epochs to forget a
-        tenth at random. Departures: the cap, for the loss is unbounded below; batch norm frozen,
-        for batches of one class are no sample of the data; a bound of the gradient.
+        tenth at random. Departure: the cap, for the loss is unbounded below.
     """
 
     sides = Access.FORGET

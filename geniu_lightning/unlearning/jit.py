@@ -29,9 +29,9 @@ class Jit(Tuning):
         Scale via Lipschitz Regularization), arXiv 2402.01401. Its code has N = 25, one pass over
         the forget set with SGD, σ 0.5 and rate 3e-4 (VGG), 0.8 and 1.5 (ViT). Departures: a
         mean over the batch in place of its sum, so that the rate does not depend on the batch size;
-        momentum and a bound of the gradient; steps for a pass; gradients are cleared between steps;
-        5 draws, a fifth of the cost; neighbours are clamped to the range of an image, not to the
-        batch's. As there, ‖ε‖ is that of the change after clamping.
+        momentum; gradients are cleared between steps; 5 draws, a fifth of the cost; neighbours are
+        clamped to the range of an image, not to the batch's. As there, ‖ε‖ is that of the change
+        after clamping.
     """
 
     sides = Access.FORGET

@@ -35,8 +35,7 @@ class Lotus(Tuning):
         epochs, batch 128, a random 30 % of retained images; Δ once an epoch, against the accuracy
         of the original on unseen images of the forget set's kind, which is 0 for a class.
         Departures: Δ every few steps on a bounded number of images; the mean of each set; the whole
-        retain set; no decay, a rate ten times as large for steps that are fewer, a bound of the
-        gradient; batch norm frozen.
+        retain set; no decay, a rate ten times as large for steps that are fewer.
     """
 
     sides = Access.FORGET | Access.RETAIN

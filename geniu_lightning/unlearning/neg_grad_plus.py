@@ -21,8 +21,7 @@ class NegGradPlus(Tuning):
     Source:
         Kurmanji et al., Towards Unbounded Machine Unlearning, arXiv 2302.09880, where it is a
         baseline; its small-scale notebook has β 0.95, SGD 0.01, 10 epochs, batch norm in evaluation
-        mode. Departures: the cap, for the loss is unbounded below; steps for epochs; a bound of the
-        gradient.
+        mode. Departure: the cap, for the loss is unbounded below.
     """
 
     sides = Access.FORGET | Access.RETAIN

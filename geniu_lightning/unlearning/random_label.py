@@ -24,8 +24,7 @@ class RandomLabel(Tuning):
         Golatkar et al., arXiv 1911.04933, and its many users. SalUn's public code (arXiv
         2310.12508) has SGD 0.013, momentum 0.9, decay 5e-4, 10 epochs, first the forget set and
         then the retain set. Departures: labels come from the retained classes alone, where that
-        code may draw the true one; both sets are in each step; no decay, a bound of the
-        gradient; batch norm frozen.
+        code may draw the true one; both sets are in each step; no decay.
     """
 
     sides = Access.FORGET | Access.RETAIN

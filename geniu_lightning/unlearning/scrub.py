@@ -32,9 +32,9 @@ class Scrub(Tuning):
     Source:
         Kurmanji et al., Towards Unbounded Machine Unlearning, arXiv 2302.09880. Its small-scale
         notebook has T 2, α 0.5, γ 1, 3 of 10 epochs with max steps, Adam 5e-4 cut after epochs 5, 8
-        and 9, decay 0.1. Departures: rounds of steps for epochs, batch norm frozen, no decay and a
-        constant rate, a bound of the gradient; the rewound variant is left out, since it chooses
-        by an oracle, and so is the form of some ports that subtracts both in one loss.
+        and 9, decay 0.1. Departures: no decay and a constant rate; the rewound variant is left out,
+        since it chooses by an oracle, and so is the form of some ports that subtracts both in one
+        loss.
     """
 
     sides = Access.FORGET | Access.RETAIN

@@ -31,6 +31,9 @@ class Tuning(Unlearner):
     place, all of them in one batch, and no image is read. A method with other inputs overrides
     `make_batches`; one that `distils` finds the original in `self.teacher`.
 
+    Departures from their sources that the methods share, by their yaml: steps for epochs, a bound
+    of the gradient, and running statistics of batch norm frozen.
+
     Args:
         batch_size: Images of each set in a step; proxies come all at once.
         proxies_per_class: Number of the kit's prompts of each class to use; `None` is all.

@@ -34,8 +34,7 @@ class Unsir(TwoPhases, Tuning):
         batch norm in training mode. Departures: those of `learned_noise`; each set has its own
         mean, where the notebook takes one over both, with 120 noise images among 8,000 real ones,
         so noise weighs far more here; retained images are all of them, shuffled, where it takes the
-        first thousand of a class; steps for epochs, smaller rates, a bound of the gradient, and
-        batch norm frozen (`batch_norm="train"` is the notebook's).
+        first thousand of a class; smaller rates.
     """
 
     sides = Access.RETAIN

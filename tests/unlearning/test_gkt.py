@@ -170,7 +170,7 @@ def test_a_step_with_too_few_images_leaves_the_student_as_it_was(lab: Lab) -> No
         lab.run(gkt(threshold=0.0, seek_steps=1))
 
 
-def test_images_pass_the_gate_and_the_student_trains_in_its_own_steps_alone(lab: Lab) -> None:
+def test_images_pass_the_gate_and_each_of_the_students_steps_counts_once(lab: Lab) -> None:
     method = gkt(steps=7)
     lab.run(method)
     for name, tensor in method.classifier.named_buffers():

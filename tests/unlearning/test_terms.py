@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from geniu_lightning.unlearning import losses, random_label
 from geniu_lightning.unlearning.bad_teacher import BadTeacher
-from geniu_lightning.unlearning.batches import labelled_batch, unlabelled_batch
+from geniu_lightning.unlearning.batches import labelled_batch
 from geniu_lightning.unlearning.delete import Delete
 from geniu_lightning.unlearning.emmn import Emmn
 from geniu_lightning.unlearning.finetune import FineTune
@@ -21,7 +21,6 @@ from geniu_lightning.unlearning.geniu import Geniu
 from geniu_lightning.unlearning.gradient_ascent import GradientAscent
 from geniu_lightning.unlearning.impair_repair import ImpairRepair
 from geniu_lightning.unlearning.lotus import Lotus
-from geniu_lightning.unlearning.masked_distill import MaskedDistill
 from geniu_lightning.unlearning.neg_grad_plus import NegGradPlus
 from geniu_lightning.unlearning.random_label import RandomLabel
 from geniu_lightning.unlearning.scrub import Scrub
@@ -64,8 +63,6 @@ def on_both_sets() -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
     yield Delete(forget=GONE), {"forget": MASKED[F]}
     yield Emmn(forget=GONE, **phases), {"noise": CE}
     yield Unsir(forget=GONE, **phases), {"noise": CE[F], "retain": CE[R]}
-    distill = MaskedDistill(forget=GONE, source="proxies", retain_weight=0.3)
-    yield distill, {"forget": MASKED[F], "retain": 0.3 * MASKED[R]}
     yield (
         RandomLabel(forget=GONE, retain_weight=0.3),
         {
@@ -129,8 +126,3 @@ def test_terms_are_the_documented_formulas(monkeypatch: pytest.MonkeyPatch) -> N
         expected = {name: values.mean() for name, values in terms.items()}
         found = {name: term.item() for name, term in found.items()}
         assert found == pytest.approx(expected, rel=1e-5), method
-    for source in ("noise", "mix"):  # without labels all images count alike
-        method = MaskedDistill(forget=GONE, source=source, retain_weight=0.3)
-        method.classifier, method.teacher = nn.Identity(), lambda images: ORIGINAL
-        (retain,) = method.loss_terms(unlabelled_batch(NOW)).values()
-        assert retain.item() == pytest.approx(0.3 * MASKED.mean(), rel=1e-5)
