@@ -59,6 +59,11 @@ class Proxies:
     images: Tensor
     labels: Tensor
 
+    @property
+    def split(self) -> Split:
+        """The same images as a split."""
+        return Split(self.labels.cpu(), lambda positions: self.images[positions])
+
 
 class OutputStore(Protocol):
     """Stores outputs that many evaluations share, by network and split."""
@@ -92,7 +97,8 @@ class Context:
         splits: `test`, `train` and, where there is one, `validation`.
         oracles: Models retrained without the forgotten classes; never the evaluated one.
         proxies: Those stored with the unlearned model.
-        fresh: Makes an untrained network of the same kind from a seed.
+        fresh: Makes an untrained network of the same kind from a seed, in evaluation mode, on the
+            device; no global random stream moves.
         seed: Evaluation seed: all that a metric draws.
         intact: Whether the original came from training, not from an earlier request.
         on_progress: Receives the name of each step.
@@ -179,12 +185,6 @@ def outputs_of(network: nn.Module, split: Split) -> Outputs:
         torch.cat(features).float().cpu(),
         split.labels,
     )
-
-
-def outputs_on_proxies(network: nn.Module, proxies: Proxies) -> Outputs:
-    """Return a network's outputs on proxies, in their order."""
-    labels = proxies.labels.cpu()
-    return outputs_of(network, Split(labels, lambda positions: proxies.images[positions]))
 
 
 def log_softmax(logits: Tensor) -> Tensor:

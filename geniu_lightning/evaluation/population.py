@@ -7,7 +7,7 @@ from torch import Tensor
 
 from geniu_lightning.evaluation.attacks.membership import FEW_RETAINED, NO_SIDES, mean_of
 from geniu_lightning.evaluation.attacks.rmia import rmia
-from geniu_lightning.evaluation.attacks.u_lira import margin, retained_margin, u_lira
+from geniu_lightning.evaluation.attacks.u_lira import margin, u_lira
 from geniu_lightning.evaluation.context import Outputs, log_softmax
 from geniu_lightning.evaluation.metric import Absent, MetricInfo, Values
 from geniu_lightning.evaluation.metrics.klom import FEWEST_FOR_HISTOGRAM, klom
@@ -35,7 +35,8 @@ def evaluate_population(
 ) -> Values:
     """Compare many unlearned models with many retrained ones.
 
-    - `u_lira`: on margins of training images; `u_lira_retained` on `retained_margin`.
+    - `u_lira`: on margins of training images; `u_lira_retained` on those of the model's largest
+      retained class among the retained ones, which no mask changes.
     - `rmia`: mean over unlearned models; `rmia_retained` with probabilities over retained classes,
       and the oracles' largest of these as label.
     - `klom`, or `klom_gaussian` with fewer than 50 models in each half: mean and 95th percentile
@@ -49,11 +50,17 @@ def evaluate_population(
         oracles: Likewise, on the same images.
         forget: Forgotten classes.
     """
-    sides = {"unlearned": unlearned, "retrained": oracles}
-    for kind, models in sides.items():
+    half = min(len(unlearned), len(oracles)) // 2
+    family = "klom_gaussian" if half < FEWEST_FOR_HISTOGRAM else "klom"
+    for kind, models in (("unlearned", unlearned), ("retrained", oracles)):
         if len(models) < FEWEST_MODELS:
             few = f"at least {FEWEST_MODELS} {kind} models are needed, there are {len(models)}"
-            return dict.fromkeys(_names(min(map(len, sides.values())) // 2), Absent(few))
+            attacks = [
+                name.replace(".", f"{form}.") for form in ("", "_retained") for name in ATTACKS
+            ]
+            places = ("test_forget", "test_retain", "train_forget", "train_retain")
+            divergences = [f"{family}.{place}.{name}" for place in places for name in KLOM]
+            return dict.fromkeys(attacks + divergences, Absent(few))
     for split in ("test", "train"):
         labels = [model[split].labels for model in (*unlearned, *oracles)]
         if not all(torch.equal(labels[0], other) for other in labels):
@@ -69,7 +76,12 @@ def evaluate_population(
             values[f"{attack}{suffix}.{value}"] = found
     for split in ("test", "train"):
         for part, members in (("forget", forget), ("retain", retained)):
-            values |= _klom_values(unlearned, oracles, split, part, members)
+            first, second = (
+                [model[split].of(members) for model in side[: 2 * half]]
+                for side in (unlearned, oracles)
+            )
+            row = _divergences(first, second)
+            values |= {f"{family}.{split}_{part}.{name}": value for name, value in row.items()}
     return values
 
 
@@ -86,21 +98,26 @@ def _attacks(
     if not len(images["train"]):
         return {}
 
+    def logits(models: Sequence[Model], split: str) -> list[Tensor]:
+        whole = [model[split].of((forgotten,)).logits for model in models]
+        return whole if retained is None else [one[:, list(retained)] for one in whole]
+
     margins = (
-        torch.stack([_margin(model["train"].of((forgotten,)), retained) for model in models])
+        torch.stack(
+            [
+                margin(one, images["train"] if retained is None else one.argmax(dim=1))
+                for one in logits(models, "train")
+            ]
+        )
         for models in (unlearned, oracles)
     )
-    found = u_lira(*margins)
-    values: Values = {f"u_lira.{name}": value for name, value in found.items()}
+    values: Values = {f"u_lira.{name}": value for name, value in u_lira(*margins).items()}
     if len(images["test"]) < 2:
         return values | dict.fromkeys(("rmia.auc", "rmia.tpr"), NO_SIDES)
     evaluated: list[Tensor] = []
     references: list[Tensor] = []
     for split in ("train", "test"):
-        logs = [
-            [_logs(model[split].of((forgotten,)), retained) for model in models]
-            for models in (unlearned, oracles)
-        ]
+        logs = [[log_softmax(x) for x in logits(models, split)] for models in (unlearned, oracles)]
         label = images[split][:, None]
         if retained is not None:
             label = torch.stack([one.exp() for one in logs[1]]).mean(dim=0).argmax(1, keepdim=True)
@@ -113,51 +130,24 @@ def _attacks(
     return values | {f"rmia.{name}": mean_of([row[name] for row in rows]) for name in rows[0]}
 
 
-def _margin(outputs: Outputs, retained: tuple[int, ...] | None = None) -> Tensor:
-    if retained is None:
-        return margin(outputs.logits, outputs.labels)
-    return retained_margin(outputs.logits, retained)
-
-
-def _logs(outputs: Outputs, retained: tuple[int, ...] | None) -> Tensor:
-    return log_softmax(outputs.logits if retained is None else outputs.logits[:, list(retained)])
-
-
-def _klom_values(
-    unlearned: Sequence[Model],
-    oracles: Sequence[Model],
-    split: str,
-    part: str,
-    classes: tuple[int, ...],
-) -> Values:
-    half = min(len(unlearned), len(oracles)) // 2
-    prefix = f"{'klom_gaussian' if half < FEWEST_FOR_HISTOGRAM else 'klom'}.{split}_{part}"
-    labels = oracles[0][split].of(classes).labels
+def _divergences(unlearned: Sequence[Outputs], oracles: Sequence[Outputs]) -> Values:
+    """Return the values `KLOM` of as many unlearned as retrained models, on some images."""
+    labels = oracles[0].labels
     if not len(labels):
-        return {f"{prefix}.{name}": NO_IMAGES for name in KLOM}
+        return dict.fromkeys(KLOM, NO_IMAGES)
     ours, theirs = (
-        torch.stack([_margin(model[split].of(classes)) for model in side])
+        torch.stack([margin(model.logits, labels) for model in side])
         for side in (unlearned, oracles)
     )
-    (first, second), (one, other) = (
-        (side[0::2][:half], side[1::2][:half]) for side in (ours, theirs)
-    )
+    first, second, one, other = ours[0::2], ours[1::2], theirs[0::2], theirs[1::2]
     pairs = {
         ("mean", "p95"): [(first, one), (first, other), (second, one), (second, other)],
         ("floor", "floor_p95"): [(one, other), (other, one)],
     }
     values: Values = {}
-    for names, compared in pairs.items():
+    for (mean, tail), compared in pairs.items():
         each = [klom(a, b) for a, b in compared]
         groups = [divergence[labels == k] for divergence in each for k in labels.unique()]
-        values[f"{prefix}.{names[0]}"] = mean_of([float(group.mean()) for group in groups])
-        values[f"{prefix}.{names[1]}"] = mean_of([float(group.quantile(0.95)) for group in groups])
+        values[mean] = mean_of([float(group.mean()) for group in groups])
+        values[tail] = mean_of([float(group.quantile(0.95)) for group in groups])
     return values
-
-
-def _names(half: int) -> list[str]:
-    """Return all names of values of a population, by the size of each half."""
-    attacks = [name.replace(".", f"{form}.") for form in ("", "_retained") for name in ATTACKS]
-    family = "klom_gaussian" if half < FEWEST_FOR_HISTOGRAM else "klom"
-    places = ("test_forget", "test_retain", "train_forget", "train_retain")
-    return attacks + [f"{family}.{place}.{name}" for place in places for name in KLOM]

@@ -1,5 +1,6 @@
 """The evaluator: compares with oracles and controls, caches, and lets no metric change a model."""
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -264,12 +265,13 @@ def test_every_shipped_metric_keeps_the_rules() -> None:
     images = torch.zeros(20, 1, 1, 2)
     images[:, 0, 0, 0] = torch.arange(10).repeat(2)
 
+    uniform = rigged()["uniform"]
     contexts = [
         context_of(
             rigged()["memoriser"],
             rigged()["oracle"],
             proxies=Proxies(images, torch.arange(10).repeat(2)),
-            fresh=lambda seed: rigged()["uniform"],
+            fresh=lambda seed: copy.deepcopy(uniform),
         )
         for _ in range(2)
     ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from geniu_lightning.evaluation.attacks.probing import NO_PROXIES, cosines
-from geniu_lightning.evaluation.context import CHUNK, Context, Split, outputs_on_proxies
+from geniu_lightning.evaluation.context import CHUNK, Context, Split, outputs_of
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
 
 NORMAL = 1.959964  # 97.5 % quantile of the normal distribution
@@ -66,10 +66,9 @@ def _group(
     if isinstance(measure, Absent):
         return measure
     assert context.proxies is not None
-    labels = context.proxies.labels.cpu()
     pairs = []
     for k in classes:
-        mine = (labels == k).nonzero().flatten()
+        mine = context.proxies.split.positions_of((k,))
         places = {s: context.splits[s].positions_of((k,)) for s in ("train", "test")}
         if len(mine) and all(len(found) for found in places.values()):
             train, test = (measure(split, found, mine) for split, found in places.items())
@@ -180,7 +179,7 @@ def _measure(space: str, context: Context) -> Measure | Absent:
     if not context.oracles:
         return Absent("there is no oracle to measure distances with")
     oracle = context.oracles[0]
-    own = outputs_on_proxies(oracle, proxies).features
+    own = outputs_of(oracle, proxies.split).features
     # beyond these digits equal images differ by rounding
     return lambda split, places, mine: (
         1 - cosines(own[mine], context.outputs(oracle, split).features[places])

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from geniu_lightning.errors import SettingError
 from geniu_lightning.evaluation.context import Context, Split, drawn
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
-from geniu_lightning.evaluation.metrics.accuracy import shares
+from geniu_lightning.evaluation.metrics.accuracy import credits
 from geniu_lightning.evaluation.references import EPSILON_AREA
 from geniu_lightning.kit.networks import features_of, head_of
 from geniu_lightning.settings.checked import NonNegativeInt, Positive, PositiveInt, checked
@@ -160,7 +160,7 @@ def few_shot(context: Context, shots: int) -> Callable[[int], Iterator[Batch]]:
 def shown(context: Context, shots: int, draw: int) -> Batch:
     """Return k training images of each forgotten class."""
     train, stream = context.splits["train"], context.generator("shown", draw)
-    chosen = torch.cat([some_of(train, [k], shots, stream) for k in context.forget])
+    chosen = torch.cat([drawn(train.positions_of((k,)), shots, stream) for k in context.forget])
     return train.read(chosen), train.labels[chosen].to(context.device)
 
 
@@ -185,36 +185,23 @@ def forgotten(context: Context, count: int, draw: int) -> Iterator[Batch]:
             yield train.read(chosen), train.labels[chosen].to(context.device)
 
 
-def has_forgotten(context: Context) -> bool:
-    """Whether there are training images of the forgotten classes."""
-    train = context.splits.get("train")
-    return train is not None and len(train.positions_of(context.forget)) > 0
-
-
-def some_of(split: Split, classes: Sequence[int], count: int, stream: torch.Generator) -> Tensor:
-    """Return the positions of at most so many images of some classes, drawn."""
-    return drawn(split.positions_of(tuple(classes)), count, stream)
-
-
-def spread(split: Split, classes: Sequence[int], count: int, stream: torch.Generator) -> Tensor:
-    """Return the positions of about so many images, equally many of each class."""
-    each = max(count // len(classes), 1)
-    return torch.cat([some_of(split, [k], each, stream) for k in classes])
-
-
 @torch.no_grad()
 def accuracy_at(network: nn.Module, split: Split, positions: Tensor) -> float:
     """Return the share of some images that are answered right; a tie of n counts 1/n."""
     answers = torch.cat([network(split.read(part)).cpu() for part in positions.split(500)])
-    # `shares` gives NaN no credit: a copy whose fine-tuning diverged knows no class
-    return float(shares(answers).gather(1, split.labels[positions][:, None]).mean())
+    # NaN has no credit: a copy whose fine-tuning diverged knows no class
+    return float(credits(answers, split.labels[positions]).mean())
 
 
 def scored_images(context: Context, count: int) -> tuple[list[Tensor], Tensor]:
-    """Return positions in `test` of each forgotten class, and of the retained ones together."""
-    test = context.splits["test"]
-    forget = [some_of(test, [k], count, context.generator("scored")) for k in context.forget]
-    return forget, spread(test, context.retained, count, context.generator("scored"))
+    """Return positions in `test`: of `count` images of each forgotten and of all retained classes.
+
+    The latter are equally many of each class.
+    """
+    pools = [context.splits["test"].positions_of((k,)) for k in range(len(context.class_names))]
+    forget = [drawn(pools[k], count, context.generator("scored")) for k in context.forget]
+    each, stream = max(count // len(context.retained), 1), context.generator("scored")
+    return forget, torch.cat([drawn(pools[k], each, stream) for k in context.retained])
 
 
 def mean_accuracy(context: Context, network: nn.Module, scored: Sequence[Tensor]) -> float:

@@ -55,7 +55,9 @@ class Head(Metric):
         weight, bias = rows_of(context.unlearned)
         forget, retained = context.forget, context.retained
         repaired = repair(weight, bias, forget, retained)
-        changed = transplant(weight, bias, *rows_of(context.original), forget)
+        transplanted = weight.clone(), bias.clone()
+        for ours, theirs in zip(transplanted, rows_of(context.original), strict=True):
+            ours[list(forget)] = theirs[list(forget)]
         values: Values = {
             "bias_anomaly": _mean(
                 [bias_anomaly(bias, k, retained) for k in forget],
@@ -70,7 +72,10 @@ class Head(Metric):
                 "a forgotten class has a row of zeros, or features like those of all others",
             ),
         }
-        for name, (new_weight, new_bias) in (("repair", repaired), ("transplant", changed)):
+        for name, (new_weight, new_bias) in (
+            ("repair", repaired),
+            ("transplant", transplanted),
+        ):
             each = accuracies(outputs, new_weight, new_bias)
             values[name] = mean_over(each, forget)
             values[f"{name}_retain"] = mean_over(each, retained)
@@ -125,20 +130,6 @@ def repair(
         length = weight[k].norm()
         weight[k] *= usual / length if length > 0 else 1.0
         bias[k] = bias[list(retained)].mean()
-    return weight, bias
-
-
-def transplant(
-    weight: Tensor,
-    bias: Tensor,
-    other_weight: Tensor,
-    other_bias: Tensor,
-    forget: tuple[int, ...],
-) -> tuple[Tensor, Tensor]:
-    """Return rows and biases with those of some classes taken from another last layer."""
-    weight, bias = weight.clone(), bias.clone()
-    weight[list(forget)] = other_weight[list(forget)]
-    bias[list(forget)] = other_bias[list(forget)]
     return weight, bias
 
 

@@ -8,13 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.evaluation.attacks.probing import NO_PROXIES
-from geniu_lightning.evaluation.context import Context, Proxies, outputs_of, outputs_on_proxies
+from geniu_lightning.evaluation.attacks.probing import NO_FORGOTTEN_PROXIES, NO_PROXIES
+from geniu_lightning.evaluation.context import Context, Proxies, outputs_of
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
 from geniu_lightning.evaluation.metrics.accuracy import confusion, mean_over, per_class
 from geniu_lightning.settings.checked import Positive, PositiveInt, checked
-
-NO_FORGOTTEN_PROXIES = Absent("no proxies of forgotten classes are stored with the model")
 
 
 @checked
@@ -57,10 +55,10 @@ class Knowledge(Metric):
         """Measure the proxies."""
         if context.proxies is None:
             return dict.fromkeys(self.infos, NO_PROXIES)
-        if not torch.isin(context.proxies.labels.cpu(), torch.tensor(context.forget)).any():
+        if not len(context.proxies.split.positions_of(context.forget)):
             # A_f would be 0 whatever the others show
             return dict.fromkeys(self.infos, NO_FORGOTTEN_PROXIES)
-        own = outputs_on_proxies(context.original, context.proxies)
+        own = outputs_of(context.original, context.proxies.split)
         drawn = mean_over(per_class(own, len(context.class_names)), context.forget)
         return {**self._learned(context, context.proxies), "drawn": drawn}
 

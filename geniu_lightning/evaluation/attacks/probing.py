@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from geniu_lightning.evaluation.context import Context, Outputs, drawn, outputs_on_proxies
+from geniu_lightning.evaluation.context import Context, Outputs, drawn, outputs_of
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
 from geniu_lightning.evaluation.metrics.accuracy import mean_over, per_class
 from geniu_lightning.settings.checked import NonNegativeInt, Positive, checked
@@ -20,6 +20,7 @@ CLOSE_COSINES = 1e-9  # smaller differences of cosines are rounding
 TOLERANCE = 1e-6  # of the solver; on equal features it leaves logits about as far apart
 CLOSE_LOGITS = 100 * TOLERANCE
 NO_PROXIES = Absent("no proxies are stored with the model")
+NO_FORGOTTEN_PROXIES = Absent("no proxies of forgotten classes are stored with the model")
 RECALLS = {"recall": MetricInfo("oracle"), "retain": MetricInfo("oracle")}
 
 
@@ -105,7 +106,7 @@ class Prototype(Metric):
         if lacking:
             none = Absent(f"there are no proxies of {', '.join(lacking)}")
             return dict.fromkeys(RECALLS, none)
-        own = outputs_on_proxies(context.unlearned, context.proxies)
+        own = outputs_of(context.unlearned, context.proxies.split)
         scores = cosines(score.features, prototypes(own.features, own.labels))
         return summary(recalls(scores, score.labels, CLOSE_COSINES), context)
 

@@ -12,12 +12,12 @@ from geniu_lightning.evaluation.attacks.fine_tuning import (
     NO_TRAIN,
     fine_tune,
     forgotten,
-    has_forgotten,
     mean_accuracy,
     scored_images,
 )
 from geniu_lightning.evaluation.context import Context, Part
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
+from geniu_lightning.evaluation.metrics.accuracy import lacking
 from geniu_lightning.settings.checked import Positive, PositiveInt, checked
 
 
@@ -50,7 +50,7 @@ class RelearnTime(Metric):
 
     def __call__(self, context: Context) -> Values:
         """Attack the model."""
-        if not has_forgotten(context):
+        if lacking(context, "train", context.forget):
             return {"steps": NO_TRAIN}
         scored, _ = scored_images(context, self.scored)
         target = (1 - self.alpha) * mean_accuracy(context, context.original, scored)

@@ -15,15 +15,15 @@ from geniu_lightning.evaluation.attacks.fine_tuning import (
     accuracy_at,
     area,
     few_shot,
-    has_forgotten,
     reset_rows,
     retained,
     scored_images,
     shown,
 )
-from geniu_lightning.evaluation.attacks.probing import NO_PROXIES
-from geniu_lightning.evaluation.context import Context, Part
-from geniu_lightning.evaluation.metric import Absent, MetricInfo, Values
+from geniu_lightning.evaluation.attacks.probing import NO_FORGOTTEN_PROXIES, NO_PROXIES
+from geniu_lightning.evaluation.context import Context, Part, drawn
+from geniu_lightning.evaluation.metric import MetricInfo, Values
+from geniu_lightning.evaluation.metrics.accuracy import lacking
 from geniu_lightning.evaluation.references import EPSILON_AREA
 from geniu_lightning.settings.checked import PositiveInt, checked
 
@@ -44,7 +44,7 @@ class KShot(Relearning):
 
     def __call__(self, context: Context) -> Values:
         """Attack the model."""
-        if not has_forgotten(context):
+        if lacking(context, "train", context.forget):
             return {"area": NO_TRAIN}
         found: Values = {}
         for k in self.shots:
@@ -77,7 +77,7 @@ class RetainOnly(Relearning):
 
     def __call__(self, context: Context) -> Values:
         """Attack the model."""
-        if "train" not in context.splits:
+        if lacking(context, "train", context.forget):
             return {"area": NO_TRAIN}
         curves = self.curves(context, lambda draw: retained(context, self.batch, draw))
         return self.values("", curves)
@@ -111,7 +111,7 @@ class Adaptive(Relearning):
 
     def __call__(self, context: Context) -> Values:
         """Attack the model."""
-        if not has_forgotten(context):
+        if lacking(context, "train", context.forget):
             return {"net": NO_TRAIN}
 
         def reset(network: nn.Module, draw: int) -> None:
@@ -148,23 +148,20 @@ class OwnProxies(Relearning):
         """Attack the model."""
         if context.proxies is None:
             return {"area": NO_PROXIES}
-        mine = torch.isin(context.proxies.labels.cpu(), torch.tensor(context.forget))
-        if not mine.any():
-            return {"area": Absent("no proxies of forgotten classes are stored with the model")}
-        images, labels = context.proxies.images, context.proxies.labels
+        split = context.proxies.split
+        mine, others = (split.positions_of(k) for k in (context.forget, context.retained))
+        if not len(mine):
+            return {"area": NO_FORGOTTEN_PROXIES}
 
         def batches(draw: int) -> Iterator[Batch]:
             stream = context.generator("own proxies", draw)
-            others = (~mine).nonzero().flatten()
             while True:
-                order = others[torch.randperm(len(others), generator=stream)]
-                chosen = torch.cat([mine.nonzero().flatten(), order[: int(mine.sum())]])
-                yield images[chosen.to(images.device)], labels[chosen.to(labels.device)]
+                chosen = torch.cat([mine, drawn(others, len(mine), stream)])
+                yield split.read(chosen), split.labels[chosen].to(context.device)
 
         return self.values("", self.curves(context, batches))
 
     def _batches(self, context: Context) -> list[int]:
         if context.proxies is None:
             return []
-        mine = torch.isin(context.proxies.labels.cpu(), torch.tensor(context.forget))
-        return [2 * int(mine.sum())] * self.draws
+        return [2 * len(context.proxies.split.positions_of(context.forget))] * self.draws

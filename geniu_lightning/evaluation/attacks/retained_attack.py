@@ -14,6 +14,7 @@ from geniu_lightning.evaluation.attacks.membership import FEW_RETAINED, auc
 from geniu_lightning.evaluation.context import Context, log_softmax
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
 from geniu_lightning.evaluation.metrics.accuracy import NO_ORACLE, lacking
+from geniu_lightning.evaluation.metrics.confusion import total_variation
 from geniu_lightning.evaluation.references import EPSILON_AREA
 from geniu_lightning.settings.checked import PositiveInt, checked
 
@@ -57,7 +58,8 @@ class RetainedAttack(Metric):
             log_softmax(context.outputs(network, "test").of(context.forget).logits[:, retained])
             for network in (context.unlearned, *context.oracles)
         )
-        distances = [distance(ours, oracle) for oracle in theirs]
+        own = ours.exp().mean(dim=0)
+        distances = [total_variation(own, oracle.exp().mean(dim=0)) for oracle in theirs]
         values: Values = {"distance": statistics.fmean(distances)}
         order = torch.randperm(len(ours), generator=context.generator("retained attack"))
         drawn = order[: self.images]
@@ -103,8 +105,3 @@ def attack(ours: Tensor, theirs: Tensor, folds: Tensor) -> float:
         for side, features in enumerate((ours, theirs)):
             scores[side, held] = torch.from_numpy(rule.decision_function(features[held].numpy()))
     return auc(scores[0], scores[1])
-
-
-def distance(ours: Tensor, theirs: Tensor) -> float:
-    """Return the total variation ½ Σ |mean q - mean q'| of two log q `(N, R)`, in [0, 1]."""
-    return float((ours.exp().mean(dim=0) - theirs.exp().mean(dim=0)).abs().sum() / 2)

@@ -19,12 +19,6 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return mine - logits.double().scatter(1, columns, -math.inf).logsumexp(dim=1)
 
 
-def retained_margin(logits: Tensor, retained: tuple[int, ...]) -> Tensor:
-    """Return `margin` of the largest retained class among these, which no mask changes."""
-    own = logits[:, list(retained)]
-    return margin(own, own.argmax(dim=1))
-
-
 def u_lira(unlearned: Tensor, oracles: Tensor) -> Values:
     """Return the success of likelihood ratios at telling two kinds of models (arXiv 2403.01218).
 

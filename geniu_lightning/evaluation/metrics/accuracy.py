@@ -75,15 +75,15 @@ def shares(scores: Tensor) -> Tensor:
     return largest.double() / largest.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def credits(outputs: Outputs) -> Tensor:
+def credits(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the credit of each image: 1 right, 0 wrong or NaN, 1/n in a tie of n, `(N,)`."""
-    return shares(outputs.logits).gather(1, outputs.labels[:, None]).squeeze(1)
+    return shares(logits).gather(1, labels[:, None]).squeeze(1)
 
 
 def per_class(outputs: Outputs, classes: int) -> Tensor:
     """Return the accuracy of each class, float64, shape `(K,)`; NaN for one without images."""
     right = torch.zeros(classes, dtype=torch.float64)
-    right.index_add_(0, outputs.labels, credits(outputs))
+    right.index_add_(0, outputs.labels, credits(outputs.logits, outputs.labels))
     return right / torch.bincount(outputs.labels, minlength=classes)
 
 
@@ -123,7 +123,8 @@ def profile(outputs: Outputs, context: Context) -> Values:
     """Return the values that `Accuracy` describes for one split."""
     each = per_class(outputs, len(context.class_names))
     retained = context.retained
-    right = credits(outputs.of(retained))
+    mine = outputs.of(retained)
+    right = credits(mine.logits, mine.labels)
     few, many = few_and_many(context.class_counts, retained)
     equal = Absent("all retained classes have the same number of training images")
     measured = [k for k in retained if not each[k].isnan()]

@@ -30,7 +30,7 @@ class Divergence(Metric):
     - `js`: Jensen-Shannon divergence. `kl`: KL(o to p), `kl_reverse`: KL(p to o); `kl_median` is
       the median image's KL(o to p), for a few saturated ones rule the mean.
     - `activation`: Euclidean norm of p - o, in [0, √2] (arXiv 2205.08096, activation distance).
-    - `agreement`: whether both answer the same class.
+    - `agreement`: whether both answer the same class, ties being drawn by lot.
 
     Then the mean over images of each class, over classes, and over oracles. Oracles are never
     averaged into one distribution: a mixture of them is none of them.
@@ -105,13 +105,10 @@ class RandomTeacher(Metric):
 
         def answers() -> Outputs:
             assert context.fresh is not None
-            devices = [context.device] if context.device.type == "cuda" else []
-            with torch.random.fork_rng(devices):  # initialisation may draw from global generators
-                network = context.fresh(seed)
             split = context.splits["test"]
             mine = split.positions_of(context.forget)
             images = Split(split.labels[mine], lambda positions: split.read(mine[positions]))
-            return outputs_of(network.to(context.device).eval(), images)
+            return outputs_of(context.fresh(seed), images)
 
         return context.once(("random teacher", seed, context.forget), answers)
 
@@ -121,7 +118,6 @@ def kl(first: Tensor, second: Tensor) -> Tensor:
 
     Of logarithms of p and q, float64, `(N, K)`, which may be minus infinity.
     """
-    _check(first, second)
     return _terms(first, second).sum(dim=1).clamp(min=0)  # rounding
 
 
@@ -130,22 +126,9 @@ def js(first: Tensor, second: Tensor) -> Tensor:
 
     From logarithms, so that no small probability becomes 0; not the distance that is its root.
     """
-    _check(first, second)
     middle = torch.logaddexp(first, second) - LOG2
     found = (_terms(first, middle) + _terms(second, middle)).sum(dim=1) / 2
     return found.clamp(0, LOG2)  # rounding
-
-
-def activation_distance(first: Tensor, second: Tensor) -> Tensor:
-    """Return the norm of p - q of each image, of their logarithms; a mean of it is one of norms."""
-    _check(first, second)
-    distance: Tensor = torch.linalg.vector_norm(first.exp() - second.exp(), dim=1)
-    return distance
-
-
-def agreement(first: Tensor, second: Tensor) -> Tensor:
-    """Return the chance `(N,)` that two models answer the same class, ties being drawn by lot."""
-    return (shares(first) * shares(second)).sum(dim=1)
 
 
 def compare(model: Outputs, oracle: Outputs, classes: tuple[int, ...]) -> dict[str, float]:
@@ -156,8 +139,8 @@ def compare(model: Outputs, oracle: Outputs, classes: tuple[int, ...]) -> dict[s
         "js": js(ours, theirs),
         "kl": forward,
         "kl_reverse": kl(ours, theirs),
-        "activation": activation_distance(ours, theirs),
-        "agreement": agreement(ours, theirs),
+        "activation": torch.linalg.vector_norm(ours.exp() - theirs.exp(), dim=1),
+        "agreement": (shares(ours) * shares(theirs)).sum(dim=1),
     }
     values = {k: balanced_mean(v, model.labels, classes).item() for k, v in each.items()}
     found = [forward[model.labels == k].tolist() for k in classes]
@@ -169,10 +152,3 @@ def _terms(first: Tensor, second: Tensor) -> Tensor:
     """Return p_c log(p_c / q_c), which is 0 where p_c is, whatever q_c."""
     share = first.exp()
     return torch.where(share > 0, share * (first - second), 0.0)
-
-
-def _check(*tensors: Tensor) -> None:
-    """Refuse probabilities and logits in place of logarithms of probabilities."""
-    for tensor in tensors:
-        totals = tensor.exp().sum(dim=1)
-        assert torch.allclose(totals, torch.ones_like(totals), atol=1e-4), "no log-probabilities"

@@ -2,7 +2,6 @@
 
 import math
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -72,26 +71,27 @@ class CKA(Metric):
         return statistics.fmean(found)
 
 
-def cka(first: Tensor, second: Tensor) -> float:
-    """Return linear CKA: ‖A'B‖² / (‖A'A‖ ‖B'B‖), Frobenius norms of centred features.
-
-    Of features `(N, D)` and `(N, E)`; in [0, 1], NaN where features do not vary. Biased upwards
-    where there are fewer images than dimensions. Source: arXiv 1905.00414.
-    """
-    return _aligned(first, second, lambda products: products)
-
-
 def cka_debiased(first: Tensor, second: Tensor) -> float:
-    """Return linear CKA from unbiased estimates of the three inner products, in [-1, 1].
+    """Return linear CKA of features `(N, D)` and `(N, E)` from unbiased estimates, in [-1, 1].
 
-    Each is Σ_{i≠j} of U-centred Gram matrices' products; 0 is expected of unrelated features. NaN
-    where features do not vary, or with fewer than four images.
+    Each of its three inner products is Σ_{i≠j} of U-centred Gram matrices' products; 0 is expected
+    of unrelated features. NaN where features do not vary, or with fewer than four images.
 
     Source:
         Song et al., Feature Selection via Dependence Maximization, JMLR 2012 (the estimate);
         Nguyen et al., Do Wide and Deep Networks Learn the Same Things?, arXiv 2010.15327 (in CKA).
     """
-    return _aligned(first, second, u_centred)
+    matrices = []
+    for features in (first.double(), second.double()):
+        centred = features - features.mean(dim=0)
+        if not centred.norm() > RESOLUTION * features.norm():
+            return math.nan
+        centred = centred / centred.norm()
+        matrix = u_centred(centred @ centred.T)
+        if not matrix.norm() > RESOLUTION**2:
+            return math.nan
+        matrices.append(matrix / matrix.norm())
+    return float((matrices[0] * matrices[1]).sum())
 
 
 def u_centred(products: Tensor) -> Tensor:
@@ -102,17 +102,3 @@ def u_centred(products: Tensor) -> Tensor:
     found = apart - (sums[:, None] + sums) / (count - 2)
     found += sums.sum() / ((count - 1) * (count - 2))
     return found.fill_diagonal_(0.0)
-
-
-def _aligned(first: Tensor, second: Tensor, prepared: Callable[[Tensor], Tensor]) -> float:
-    matrices = []
-    for features in (first.double(), second.double()):
-        centred = features - features.mean(dim=0)
-        if not centred.norm() > RESOLUTION * features.norm():
-            return math.nan
-        centred = centred / centred.norm()
-        matrix = prepared(centred @ centred.T)
-        if not matrix.norm() > RESOLUTION**2:
-            return math.nan
-        matrices.append(matrix / matrix.norm())
-    return float((matrices[0] * matrices[1]).sum())

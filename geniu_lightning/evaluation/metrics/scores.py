@@ -1,7 +1,6 @@
 """Aggregate scores ToW, AUS and NoMUS, for comparison with papers that print them."""
 
 import statistics
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -55,34 +54,15 @@ class Scores(Metric):
         values: Values = dict.fromkeys(self.infos, nothing) if nothing else {}
         if lack["test"] is None:
             retained = _accuracy(context, context.unlearned, "test", context.retained)
-            values["aus"] = aus(
-                _accuracy(context, context.original, "test", context.retained),
-                retained,
-                _accuracy(context, context.unlearned, "test", context.forget),
-            )
+            before = _accuracy(context, context.original, "test", context.retained)
+            forgotten = _accuracy(context, context.unlearned, "test", context.forget)
+            values["aus"] = (1 - (before - retained)) / (1 + forgotten)
             if nothing is None:
                 attack = _attack(context)
-                values["nomus"] = attack if isinstance(attack, Absent) else nomus(retained, attack)
-                values |= _tow(context)
+                if isinstance(attack, float):
+                    attack = (retained + 1 - 2 * abs(attack - 0.5)) / 2
+                values |= {"nomus": attack} | _tow(context)
         return {name: values[name] for name in self.infos}
-
-
-def tow(model: Sequence[float], oracles: Sequence[Sequence[float]]) -> float:
-    """Return Π_i (1 - abs(m_i - mean over oracles of o_i)) of measures m and o in [0, 1]."""
-    score = 1.0
-    for value, theirs in zip(model, zip(*oracles, strict=True), strict=True):
-        score *= 1 - abs(value - statistics.fmean(theirs))
-    return score
-
-
-def aus(retained_before: float, retained_after: float, forgotten_after: float) -> float:
-    """Return (1 - (before - after)) / (1 + forgotten), the form for classes."""
-    return (1 - (retained_before - retained_after)) / (1 + forgotten_after)
-
-
-def nomus(retained: float, attack: float) -> float:
-    """Return ½ retained + ½ (1 - 2 abs(attack - ½)); an attack of ½ knows nothing."""
-    return (retained + 1 - 2 * abs(attack - 0.5)) / 2
 
 
 def attack_accuracy(members: Tensor, non_members: Tensor, generator: torch.Generator) -> float:
@@ -165,14 +145,16 @@ def _tow(context: Context) -> Values:
     networks = (context.unlearned, *context.oracles)
     forgotten = [_accuracy(context, network, "train", context.forget) for network in networks]
     rest = [
-        [_accuracy(context, network, split, context.retained) for split in ("train", "test")]
-        for network in networks
+        [_accuracy(context, network, split, context.retained) for network in networks]
+        for split in ("train", "test")
     ]
     areas = [_area(context, network) for network in networks]
     known = [area for area in areas if isinstance(area, float)]
 
     def product(firsts: list[float]) -> float:
-        model, *oracles = ([first, *row] for first, row in zip(firsts, rest, strict=True))
-        return tow(model, oracles)
+        score = 1.0
+        for model, *oracles in (firsts, *rest):
+            score *= 1 - abs(model - statistics.fmean(oracles))
+        return score
 
     return {"tow": product(forgotten), "tow_mia": product(known) if known else NO_PAIR}

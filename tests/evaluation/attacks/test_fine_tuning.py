@@ -18,7 +18,7 @@ from geniu_lightning.evaluation.attacks.fine_tuning import (
     forgotten,
     reset_rows,
     retained,
-    spread,
+    scored_images,
 )
 from geniu_lightning.evaluation.context import Context, Split
 from tests.evaluation.attacks.taught import TEST, TRAIN, TwoLayers
@@ -63,10 +63,12 @@ def test_retained_and_forgotten_batches_and_scored_images_are_of_their_classes()
     epoch = [images.flatten().tolist() for images, _ in islice(forgotten(given, 3, 0), 3)]
     assert [len(part) for part in epoch] == [3, 3, 1]
     assert sorted(chain.from_iterable(epoch)) == list(range(7))  # every image once an epoch
-    split = marked([0] * 50 + [1] * 500 + [2] * 3)
-    positions = spread(split, (0, 1, 2), 30, torch.Generator().manual_seed(0))
-    assert torch.bincount(split.labels[positions]).tolist() == [10, 10, 3]
-    assert len(positions.unique()) == len(positions)
+    split = marked([0] * 50 + [1] * 500 + [2] * 3 + [3] * 9 + [4] * 40)
+    given = Context(*[TwoLayers(0)] * 2, (0, 3), tuple("abcde"), (9,) * 5, {"test": split})
+    mine, positions = scored_images(given, 30)
+    assert [split.labels[p].bincount().tolist() for p in mine] == [[30], [0, 0, 0, 9]]
+    assert split.labels[positions].bincount().tolist() == [0, 10, 3, 0, 10]
+    assert all(len(p.unique()) == len(p) for p in (*mine, positions))
 
 
 def test_accuracy_shares_ties_and_nan_is_wrong() -> None:

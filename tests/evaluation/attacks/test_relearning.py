@@ -85,8 +85,9 @@ def test_attacks_repeat_change_nothing_and_need_training_images(
         assert state_digest(models["mask"]) == before
         assert torch.equal(torch.get_rng_state(), state)
         assert metric.images_processed(given) > 0
-        (absent,) = metric(about(models, "mask", splits={})).values()
-        assert isinstance(absent, Absent)
+        for lacks in ({"splits": {}}, {"forget": ()}):  # the latter after training
+            (absent,) = metric(about(models, "mask", **lacks)).values()
+            assert isinstance(absent, Absent)
     with pytest.raises(SettingError, match="steps must ascend from 0"):
         KShot(steps=[1, 5])
 

@@ -11,7 +11,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from geniu_lightning.evaluation.attacks.u_lira import margin, retained_margin, u_lira
+from geniu_lightning.evaluation.attacks.u_lira import margin, u_lira
 from geniu_lightning.evaluation.metric import Absent
 
 
@@ -25,12 +25,6 @@ def test_a_margin_is_the_logit_of_the_probability() -> None:
         logits = (scale * normal(1, 20, 6)).float()
         p = softmax(logits.double().numpy(), axis=1)[np.arange(20), labels.numpy()]
         np.testing.assert_allclose(margin(logits, labels), logit(p), rtol=1e-6, atol=1e-9)
-        q = softmax(logits.double().numpy()[:, [0, 2, 5]], axis=1).max(axis=1)
-        found = retained_margin(logits, (0, 2, 5))
-        np.testing.assert_allclose(found, logit(q), rtol=1e-6, atol=1e-9)
-        masked = logits.clone()
-        masked[:, 1] = -1e4
-        assert torch.equal(retained_margin(masked, (0, 2, 5)), found)
     sure = margin(torch.tensor([[200.0, -200.0, -200.0]] * 2), torch.tensor([0, 1])).tolist()
     assert sure == pytest.approx([400 - math.log(2), -400])
 

@@ -82,9 +82,9 @@ def test_a_tie_counts_as_its_share_and_nan_as_wrong() -> None:
     given = outputs(torch.tensor(rows), torch.from_numpy(labels))
     assert shares(given.logits).numpy() == pytest.approx(np.array(expected, dtype=float))
     own = [row[k] for row, k in zip(expected, labels, strict=True)]
-    assert credits(given).tolist() == pytest.approx(own)
+    assert credits(given.logits, given.labels).tolist() == pytest.approx(own)
     infinite = torch.tensor([[-torch.inf, 1.0], [torch.inf, 1.0], [torch.nan, torch.nan]])
-    assert credits(outputs(infinite, [0, 0, 0])).tolist() == [0.0, 1.0, 0.0]
+    assert credits(infinite, torch.tensor([0, 0, 0])).tolist() == [0.0, 1.0, 0.0]
 
 
 def test_few_and_many_are_told_by_retained_training_images() -> None:

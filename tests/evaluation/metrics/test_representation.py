@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from geniu_lightning.evaluation.metric import Absent
-from geniu_lightning.evaluation.metrics.representation import CKA, cka, cka_debiased, u_centred
+from geniu_lightning.evaluation.metrics.representation import CKA, cka_debiased, u_centred
 from tests.evaluation.points import Plain, points, split_of
 from tests.evaluation.worlds import NO_ORACLE, measured
 
@@ -19,7 +19,7 @@ def draw(seed: int, rows: int, size: int) -> Tensor:
     return torch.randn(rows, size, generator=torch.Generator().manual_seed(seed))
 
 
-def test_both_estimates_match_a_transcription() -> None:
+def test_the_estimate_matches_a_transcription() -> None:
     def estimate(k: Any, m: Any) -> float:
         """HSIC_1, with its three terms written out."""
         n, ones = len(k), np.ones(len(k))
@@ -37,21 +37,15 @@ def test_both_estimates_match_a_transcription() -> None:
         if related:
             second[:, 0] += 3 * first[:, 0]
         a, b = first.double().numpy(), second.double().numpy()
-        ca, cb = a - a.mean(0), b - b.mean(0)
-        biased = np.linalg.norm(ca.T @ cb) ** 2
-        biased /= np.linalg.norm(ca.T @ ca) * np.linalg.norm(cb.T @ cb)
-        assert cka(first, second) == pytest.approx(biased, abs=1e-6)
         k, m = a @ a.T, b @ b.T
         expected = estimate(k, m) / math.sqrt(estimate(k, k) * estimate(m, m))
         assert cka_debiased(first, second) == pytest.approx(expected, abs=1e-5)
     turn = torch.linalg.qr(draw(9, 5, 5).double())[0]
     first, second = draw(7, 30, 5).double(), draw(8, 30, 5).double()
-    for measure, scale in ((cka, 1e-6), (cka_debiased, 1e6)):  # rotation, scale and offset
-        moved = measure(scale * (first @ turn + 3.0), second)
-        assert moved == pytest.approx(measure(first, second), abs=1e-9)
-        assert measure(first, scale * first @ turn) == pytest.approx(1.0)
+    moved = cka_debiased(1e6 * (first @ turn + 3.0), second)  # rotation, scale and offset
+    assert moved == pytest.approx(cka_debiased(first, second), abs=1e-9)
+    assert cka_debiased(first, 1e6 * first @ turn) == pytest.approx(1.0)
     pairs = [(draw(2 * k, 40, 200), draw(2 * k + 1, 40, 200)) for k in range(20)]
-    assert np.mean([cka(*pair) for pair in pairs]) > 0.8
     assert abs(np.mean([cka_debiased(*pair) for pair in pairs])) < 0.03  # unrelated features
     matrix = draw(0, 9, 4).double() @ draw(0, 9, 4).double().T
     assert u_centred(matrix).sum(dim=0).abs().max() < 1e-12
@@ -86,5 +80,4 @@ def test_too_few_images_or_features_that_do_not_vary_are_absent() -> None:
         assert found["test_retain.original"] == pytest.approx(1.0)
     assert isinstance(measured(CKA(), points(()))["test_forget.original"], Absent)
     constant = torch.full((20, 3), 0.1) + 1e-9 * draw(0, 20, 3).double()  # rounding
-    assert math.isnan(cka(constant, draw(1, 20, 3)))
     assert math.isnan(cka_debiased(draw(1, 20, 3), constant))
