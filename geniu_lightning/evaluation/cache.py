@@ -22,7 +22,7 @@ ROOM = __name__.rpartition(".")[0] + "."
 
 
 class FileCache:
-    """Values of models, a JSON file for each key in a folder that the first `put` makes."""
+    """Values of models, a JSON file for each key; the first `put` makes the folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,12 +44,7 @@ class FileCache:
 
 
 class FileOutputs:
-    """Outputs of some networks on the splits of one data set, one file each.
-
-    Args:
-        folder: Made at the first `put`.
-        networks: Whose outputs are stored; those of other networks are ignored.
-    """
+    """Outputs of some networks on the splits of one data set, one file each; of no others."""
 
     def __init__(self, folder: Path, networks: tuple[nn.Module, ...]) -> None:
         self.folder = folder

@@ -91,7 +91,7 @@ class Context:
     Args:
         original: Before unlearning, in evaluation mode, without gradients, as are all models here.
         unlearned: The model that is evaluated; an oracle takes its place in turn.
-        forget: Forgotten classes; empty where training itself is evaluated.
+        forget: Empty where training itself is evaluated.
         class_names: In the order of their indices.
         class_counts: Training images of each class.
         splits: `test`, `train` and, where there is one, `validation`.
@@ -102,7 +102,6 @@ class Context:
         seed: Evaluation seed: all that a metric draws.
         intact: Whether the original came from training, not from an earlier request.
         on_progress: Receives the name of each step.
-        store: Of outputs across runs.
     """
 
     original: nn.Module

@@ -82,13 +82,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates models by metrics.
-
-    Args:
-        metrics: By the name of their family.
-        cache: Of values measured before.
-        split: Split that is laid out by class.
-    """
+    """Evaluates models by metrics, by the names of their families; lays `split` out by class."""
 
     def __init__(
         self, metrics: Mapping[str, Metric], cache: FileCache | None = None, split: str = "test"
@@ -98,7 +92,7 @@ class Evaluator:
         self.split = split
 
     def evaluate(self, context: Context) -> Evaluation:
-        """Measure the model and, with oracles, these and the controls; return all that follows."""
+        """Measure the model and, where there are oracles, these and the controls."""
         measured: dict[str, dict[str, Values]] = {}
         for who, network in _networks(context).items():
             about = context.evaluating(network)
@@ -140,11 +134,10 @@ class Evaluator:
         return total
 
     def _metrics_of(self, who: str) -> dict[str, Metric]:
-        """Return the metrics of a model: those of proxies describe the unlearned model's alone."""
+        # proxies are the unlearned model's alone
         return {k: m for k, m in self.metrics.items() if who == "unlearned" or m.subject == "model"}
 
     def _measure(self, context: Context, family: str, metric: Metric, who: str) -> Values:
-        """Return the values of one metric on one model, from the cache where they are known."""
         key = "" if self.cache is None else key_of(context, family, metric)
         found = None if self.cache is None else self.cache.get(key)
         if found is None:
@@ -191,7 +184,6 @@ def masked(network: nn.Module, forget: Sequence[int]) -> nn.Module:
 
 
 def _networks(context: Context) -> dict[str, nn.Module]:
-    """Return the models that are measured; controls only where there are oracles."""
     found = {"unlearned": context.unlearned}
     if context.oracles:
         found["original"] = context.original
@@ -211,7 +203,6 @@ def _states(context: Context, metric: Metric) -> list[object]:
 
 
 def _fewest_test_images(context: Context) -> int:
-    """Return the number of test images of the forgotten class that has fewest, at least 2."""
     if "test" not in context.splits:
         return 2
     return max(min(len(context.splits["test"].positions_of((k,))) for k in context.forget), 2)

@@ -36,7 +36,7 @@ class Metric(ABC):
         needs: Parts of the context that it looks at besides model, images and settings; all others
             raise an error. Cached values follow from these.
         subject: Values of `proxies` do not depend on the model, so oracles and controls have none.
-        infos: By the last part of a value's name.
+        infos: By a value's name, or by the last part of it.
     """
 
     needs: ClassVar[frozenset[Part]] = frozenset()
@@ -45,7 +45,7 @@ class Metric(ABC):
 
     def info(self, name: str) -> MetricInfo:
         """Return direction and ideal of the value `name`."""
-        return self.infos[name.rpartition(".")[2]]
+        return self.infos.get(name) or self.infos[name.rpartition(".")[2]]
 
     def images_processed(self, context: Context) -> int:
         """Return about how many images go through a network; a training image counts as three."""

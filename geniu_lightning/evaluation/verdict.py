@@ -1,23 +1,4 @@
-"""The verdict on an unlearned model: a decision rule over measured values and oracles.
-
-The questions are asked in this order, and the first that fails decides:
-
-| # | question | fails where | verdict |
-|---|---|---|---|
-| 0 | comparison | an oracle, the original or its mask is not recognised | inconclusive |
-| 1 | `works` | retained classes are worse than in oracles (and than in the original) | damaged |
-|   | with `answers` | and the class is answered more often than by oracles | damaged and retained |
-| 2 | `answers` | the class is answered more often than by oracles | retained |
-| 3 | `inside` and leaks | an attack finds the class, on the original's side | suppressed |
-| 4 | coverage | a family of `inside` was not measured | untested |
-| 5 | `inside`, `probabilities` | a value lies outside of the oracles' tolerance | distinguishable |
-| 6 | `system` | the stored proxies give the class away | forgotten in the model only |
-| 7 | none | | forgotten |
-
-Fewer than three oracles, or no test accuracy, give no verdict. The order of the questions is that
-of docs/evaluation.md; tolerances are Bonferroni's over the values of one question, see
-`references.tolerance`.
-"""
+"""The verdict on an unlearned model: the decision rule of docs/evaluation.md over its values."""
 
 import statistics
 from collections import Counter
@@ -66,22 +47,15 @@ class Verdict(StrEnum):
 class Decision:
     """The verdict on a model, and the rule's answers for models whose answer is known.
 
-    Attributes:
-        verdict: `None` where there can be none.
-        reason: One sentence.
-        deciding: Findings that decided, the farthest first.
-        controls: Verdicts on the original and on its mask.
-        oracles: Number of oracles by verdict, each compared with the others.
-        tolerances: `name`; `allowed`, the largest distance from the oracles' mean at which a value
-            of `INSIDE` counts as equal; and `reach`, the original's distance, or `None`. The widest
-            first: smaller differences are not seen.
+    A row of `tolerances` has a `name` of `INSIDE`, the largest distance from the oracles' mean that
+    is `allowed`, and the original's distance as `reach`, or `None`; the widest come first.
     """
 
-    verdict: Verdict | None
+    verdict: Verdict | None  # `None` where there can be none
     reason: str
-    deciding: tuple[Finding, ...] = ()
+    deciding: tuple[Finding, ...] = ()  # the farthest first
     controls: Mapping[str, Verdict | None] = field(default_factory=dict)
-    oracles: Mapping[str, int] = field(default_factory=dict)
+    oracles: Mapping[str, int] = field(default_factory=dict)  # number of them by verdict
     tolerances: Sequence[dict[str, Any]] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -104,10 +78,10 @@ def decide(
     images: int,
     intact: bool = True,
 ) -> Decision:
-    """Return the verdict on a model.
+    """Return the verdict on a model by its values, by full names such as `accuracy.test.forget`.
 
     Args:
-        model: Values by their full names, such as `accuracy.test.forget`.
+        model: Values of the model.
         oracles: Values of each oracle, compared with the others.
         controls: Values of the `original` and of its `mask`.
         infos: Of all values.
@@ -148,7 +122,7 @@ class _Rule:
     intact: bool
 
     def apply(self, model: Values, oracles: Sequence[Values]) -> Decision:
-        """Return the decision on one model: questions 1 to 7 of the table."""
+        """Return the decision on one model: the first question that fails gives the verdict."""
 
         def ask(question: str, checks: Sequence[Check]) -> tuple[Finding, ...]:
             return self._findings(question, checks, model, oracles)
@@ -189,7 +163,7 @@ class _Rule:
     def _findings(
         self, question: str, checks: Sequence[Check], model: Values, oracles: Sequence[Values]
     ) -> tuple[Finding, ...]:
-        """Return the values of a question that fail, the farthest first."""
+        """Return the findings of a question, the farthest first."""
         comparable = _comparable(checks, model, oracles)
         found = (self._finding(question, *pair, model, len(comparable)) for pair in comparable)
         failed = [finding for finding in found if finding is not None]
@@ -259,7 +233,7 @@ def _fault(
     counts: Mapping[str, int],
     intact: bool,
 ) -> str:
-    """Return why the comparison gives no verdict; empty where it does: question 0."""
+    """Return why the comparison resolves nothing; empty where it does."""
     before = original.get("accuracy.test.retain")
     for number, row in enumerate(oracles, 1):
         forget, retain = row.get("accuracy.test.forget"), row.get("accuracy.test.retain")

@@ -1,9 +1,4 @@
-"""Fine-tuning of a copy of a model: the images that are drawn, the steps and the score.
-
-All attacks use Adam, frozen batch-norm statistics and no augmentation, and show the same images in
-the same order to every model. (SGD with momentum at the usual rates diverges with frozen statistics
-where the class is far from the answers.)
-"""
+"""Fine-tuning of a copy of a model: the images that are drawn, the steps and the score."""
 
 import math
 import statistics
@@ -35,7 +30,10 @@ Curves = tuple[list[float], list[float]]  # A_f and A_r at each of the steps
 @checked
 @dataclass(frozen=True)
 class Relearning(Metric):
-    """Base of the attacks whose values are curves over fine-tuning steps."""
+    """Base of the attacks whose values are curves over fine-tuning steps.
+
+    Without augmentation; every model is shown the same images in the same order.
+    """
 
     infos: ClassVar[dict[str, MetricInfo]] = {
         "area": MetricInfo("oracle", epsilon=EPSILON_AREA),
@@ -108,7 +106,8 @@ def fine_tune(
 ) -> Iterator[int]:
     """Take Adam steps on cross-entropy, in place, and yield after each of the named ones.
 
-    The network stays in evaluation mode, so that its batch-norm statistics are kept.
+    The network stays in evaluation mode, so that its batch-norm statistics are kept; with these,
+    SGD with momentum diverges at the usual rates where the class is far from the answers.
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=rate)
     taken = 0

@@ -74,8 +74,8 @@ class Knowledge(Metric):
         devices = [context.device] if context.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # initialisation and dropout draw from global ones
             torch.manual_seed(draws.initial_seed())
-            network = context.fresh(draws.initial_seed()).to(context.device)
-            fit(network, proxies, self.steps, self.rate, self.batch, draws)
+            network = context.fresh(draws.initial_seed())
+            self.fit(network, proxies, draws)
         try:
             outputs = outputs_of(network, context.splits["test"])
         except UserError:
@@ -89,29 +89,18 @@ class Knowledge(Metric):
             "retain": mean_over(each, context.retained),
         }
 
-
-def fit(
-    network: nn.Module,
-    proxies: Proxies,
-    steps: int,
-    rate: float,
-    batch: int,
-    generator: torch.Generator,
-) -> None:
-    """Train a network on proxies, classes equally often, and leave it in evaluation mode.
-
-    `generator`, on the CPU, draws `batch` proxies a step with replacement.
-    """
-    labels = proxies.labels.cpu()
-    chances = 1 / torch.bincount(labels)[labels]
-    network.train().requires_grad_(True)
-    optimizer = torch.optim.Adam(network.parameters(), rate)
-    with torch.enable_grad():
-        for _ in range(steps):
-            rows = torch.multinomial(chances, batch, replacement=True, generator=generator)
-            target = labels[rows].to(proxies.images.device)
-            loss = F.cross_entropy(network(proxies.images[rows.to(target.device)]), target)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    network.eval().requires_grad_(False)
+    def fit(self, network: nn.Module, proxies: Proxies, generator: torch.Generator) -> None:
+        """Train a network on proxies, classes equally often, and leave it in evaluation mode."""
+        labels = proxies.labels.cpu()
+        chances = 1 / torch.bincount(labels)[labels]
+        network.train().requires_grad_(True)
+        optimizer = torch.optim.Adam(network.parameters(), self.rate)
+        with torch.enable_grad():
+            for _ in range(self.steps):
+                rows = torch.multinomial(chances, self.batch, replacement=True, generator=generator)
+                target = labels[rows].to(proxies.images.device)
+                loss = F.cross_entropy(network(proxies.images[rows.to(target.device)]), target)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        network.eval().requires_grad_(False)

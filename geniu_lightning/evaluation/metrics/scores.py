@@ -22,9 +22,7 @@ NO_PAIR = Absent("no forgotten class has both training and test images")
 class Scores(Metric):
     """ToW, AUS and NoMUS, with accuracies that are means over classes, in [0, 1].
 
-    **None of them tells forgetting from hiding.** A logit mask gets the full score in all of them,
-    the untouched original in NoMUS if it does not overfit, and a model that memorises its training
-    images in AUS. Never report them alone.
+    **None of them tells forgetting from hiding**: a logit mask gets the full score in all of them.
 
     A_f and A_r are accuracies on forgotten and retained classes, D training and T test images, o
     the original, u the model, Δ the difference to the oracles' mean.

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from geniu_lightning.errors import SettingError
-from geniu_lightning.evaluation.attacks import knowledge
-from geniu_lightning.evaluation.attacks.knowledge import NO_FORGOTTEN_PROXIES, Knowledge, fit
-from geniu_lightning.evaluation.attacks.probing import NO_PROXIES
+from geniu_lightning.evaluation.attacks.knowledge import Knowledge
+from geniu_lightning.evaluation.attacks.probing import NO_FORGOTTEN_PROXIES, NO_PROXIES
 from geniu_lightning.evaluation.context import Proxies
 from geniu_lightning.evaluation.metric import Absent
 from tests.evaluation.attacks.clouds import Small, clouds, draw, images_of, proxies_of, without
@@ -23,10 +22,10 @@ def test_good_proxies_teach_a_class_and_noise_does_not(monkeypatch: pytest.Monke
     found = measured(Knowledge(steps=60), clouds(noise))
     assert max(found["forget"], found["retain"]) < 0.75
 
-    def same_answer(network: nn.Module, *_: object) -> None:
+    def same_answer(self: Knowledge, network: nn.Module, *_: object) -> None:
         network.eval().head.bias.data[1] = 1e3
 
-    monkeypatch.setattr(knowledge, "fit", same_answer)
+    monkeypatch.setattr(Knowledge, "fit", same_answer)
     found = measured(Knowledge(), clouds(proxies_of(6, 30, 0.5)))
     assert (found["forget"], found["net"]) == (1.0, 0.0)  # it takes every image for the class
 
@@ -43,7 +42,8 @@ def test_training_draws_classes_equally_often() -> None:
     labels = torch.tensor([0] * 95 + [3] * 5)
     images = labels[:, None, None, None].float().expand(-1, 2, 2, 2)
     network = Listening()
-    fit(network, Proxies(images, labels), 50, 1e-3, 40, torch.Generator().manual_seed(0))
+    draws = torch.Generator().manual_seed(0)
+    Knowledge(steps=50, batch=40).fit(network, Proxies(images, labels), draws)
     assert len(seen) == 2000
     assert seen.count(3) == pytest.approx(1000, abs=100)
     assert not network.training
