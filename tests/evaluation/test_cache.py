@@ -10,7 +10,7 @@ from geniu_lightning.evaluation.attacks.relearning import KShot
 from geniu_lightning.evaluation.cache import FileCache, FileOutputs, code_of
 from geniu_lightning.evaluation.metric import Absent, Values
 from geniu_lightning.evaluation.metrics.accuracy import Accuracy
-from tests.evaluation.test_context import Small
+from tests.evaluation.clouds import Small
 from tests.evaluation.worlds import random_outputs
 
 

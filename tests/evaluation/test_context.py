@@ -10,36 +10,18 @@ from geniu_lightning.evaluation.context import (
     Context,
     Outputs,
     Split,
-    drawn,
     entropy,
     log_softmax,
     outputs_of,
 )
-
-
-class Small(nn.Module):
-    """Six numbers to four features to four logits."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.body = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
-            self.head = nn.Linear(4, 4)
-        self.eval().requires_grad_(False)
-
-    def features(self, images: Tensor) -> Tensor:
-        return self.body(images)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images))
+from tests.evaluation.clouds import Small
 
 
 class Counted:
     """Images that count how many of them were read."""
 
     def __init__(self, count: int = 5) -> None:
-        self.images = torch.randn(count, 6, generator=torch.Generator().manual_seed(0))
+        self.images = torch.randn(count, 8, generator=torch.Generator().manual_seed(0))
         self.read = 0
         self.largest = 0
         self.split = Split(torch.arange(count) % 4, self._read)
@@ -125,12 +107,3 @@ def test_log_probabilities_keep_confident_images_apart() -> None:
     assert surer.double().log_softmax(dim=1)[:, 0].tolist() == [0.0, 0.0, 0.0]  # the usual form
     first, second, third = log_softmax(surer)[:, 0].tolist()
     assert first < second < third < 0
-
-
-def test_a_draw_is_a_random_order_of_the_places() -> None:
-    places = torch.tensor([4, 7, 9, 12, 30])
-    one = drawn(places, 3, torch.Generator().manual_seed(0))
-    assert len(one.unique()) == 3
-    assert set(one.tolist()) <= set(places.tolist())
-    whole = drawn(places, None, torch.Generator().manual_seed(0))
-    assert sorted(whole.tolist()) == places.tolist() != whole.tolist()

@@ -18,7 +18,8 @@ from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
 from geniu_lightning.evaluation.metrics.accuracy import Accuracy
 from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.settings.configs import CONF, built, plain
-from tests.evaluation.test_context import Counted, Small, context
+from tests.evaluation.clouds import Small
+from tests.evaluation.test_context import Counted, context
 from tests.evaluation.worlds import context_of, rigged
 
 
@@ -211,7 +212,7 @@ def test_a_metric_that_changes_a_model_is_named_and_stops_the_evaluation() -> No
         next(context.unlearned.parameters()).data[0, 0] += 1e-6
 
     def update_statistics(context: Context) -> None:
-        context.unlearned.train()(torch.randn(8, 6))
+        context.unlearned.train()(torch.randn(8, 8))
         context.unlearned.eval()
 
     def stay_in_training(context: Context) -> None:
@@ -233,7 +234,7 @@ def test_a_metric_that_changes_a_model_is_named_and_stops_the_evaluation() -> No
         with pytest.raises(RuntimeError, match="metric sly changed a model"):
             Evaluator(metrics).evaluate(about())
         assert later == []
-    relearn = Given({"a": 1.0}, lambda c: c.copy_of(c.unlearned).train()(torch.randn(8, 6)))
+    relearn = Given({"a": 1.0}, lambda c: c.copy_of(c.unlearned).train()(torch.randn(8, 8)))
     Evaluator({"copying": relearn}).evaluate(about())
 
 

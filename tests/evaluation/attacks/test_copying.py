@@ -25,8 +25,8 @@ from geniu_lightning.evaluation.attacks.copying import (
 from geniu_lightning.evaluation.attacks.probing import NO_PROXIES
 from geniu_lightning.evaluation.context import CHUNK, Context, Proxies, Split
 from geniu_lightning.evaluation.metric import Absent
-from tests.evaluation.attacks.clouds import Small, clouds, draw, images_of, proxies_of, split_of
-from tests.evaluation.attacks.clouds import without as without_class
+from tests.evaluation.clouds import Small, clouds, draw, images_of, proxies_of, split_of
+from tests.evaluation.clouds import without as without_class
 from tests.evaluation.worlds import context_of, measured, rigged
 
 some = settings(max_examples=10, deadline=None)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
 
 from geniu_lightning.evaluation.attacks.head import (
     Head,
@@ -18,9 +17,9 @@ from geniu_lightning.evaluation.attacks.head import (
     repair,
     row_norm,
 )
-from geniu_lightning.evaluation.context import Context, Outputs, Split
+from geniu_lightning.evaluation.context import Context, Outputs
 from geniu_lightning.evaluation.metric import Absent
-from tests.evaluation.attacks.clouds import draw
+from tests.evaluation.clouds import Plain, draw, points, split_of
 from tests.evaluation.worlds import SUNK, context_of, measured, rigged
 
 some = settings(max_examples=10, deadline=None)
@@ -28,28 +27,14 @@ ALIKE = Absent("a forgotten class has a row of zeros, or features like those of 
 FLAT = Absent("the biases of retained classes do not differ")
 
 
-class Linear(nn.Module):
-    """Features are the image itself, then a linear head."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.head = nn.Linear(4, 5)
-        self.head.weight.data, self.head.bias.data = draw(seed, 5, 4), draw(seed + 1, 5)
-        self.eval().requires_grad_(False)
-
-    def features(self, images: Tensor) -> Tensor:
-        return images.flatten(1)
-
-
 def world(forget: tuple[int, ...], seed: int = 0, **more: Any) -> Context:
     labels = torch.cat([torch.arange(5), torch.arange(95) ** 2 % 5])
-    images = (draw(99, 5, 4)[labels] + draw(seed, 100, 4))[:, None, None]
     shown = {
-        "original": Linear(seed + 10),
-        "unlearned": Linear(seed + 20),
-        "splits": {"test": Split(labels, lambda positions: images[positions])},
+        "original": Plain(seed + 10, 5),
+        "unlearned": Plain(seed + 20, 5),
+        "splits": {"test": split_of(seed, labels)},
     }
-    return Context(forget=forget, class_names=tuple("abcde"), class_counts=(9,) * 5, **shown | more)
+    return points(forget, 5, **shown | more)
 
 
 def test_a_mask_that_also_clears_the_row_is_undone_by_the_transplant_alone() -> None:
@@ -111,7 +96,7 @@ def test_rounding_decides_no_tie_between_equal_logits() -> None:
 
 
 def test_a_value_that_cannot_be_computed_is_absent() -> None:
-    cleared = Linear(20)
+    cleared = Plain(20, 5)
     cleared.head.weight.data[1] = 0.0
     found = measured(Head(), world((1, 3), unlearned=cleared))
     assert found["alignment"] == ALIKE  # one class without a value makes the mean another quantity

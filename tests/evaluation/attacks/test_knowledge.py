@@ -11,7 +11,7 @@ from geniu_lightning.evaluation.attacks.knowledge import Knowledge
 from geniu_lightning.evaluation.attacks.probing import NO_FORGOTTEN_PROXIES, NO_PROXIES
 from geniu_lightning.evaluation.context import Proxies
 from geniu_lightning.evaluation.metric import Absent
-from tests.evaluation.attacks.clouds import Small, clouds, draw, images_of, proxies_of, without
+from tests.evaluation.clouds import Small, clouds, draw, images_of, proxies_of, without
 from tests.evaluation.worlds import CLASSES, context_of, measured, rigged
 
 

@@ -22,7 +22,7 @@ from geniu_lightning.evaluation.attacks.probing import (
 )
 from geniu_lightning.evaluation.context import Proxies, Split
 from geniu_lightning.evaluation.metric import Absent
-from tests.evaluation.points import Plain, images_of, points, split_of
+from tests.evaluation.clouds import Plain, images_of, points, split_of
 from tests.evaluation.worlds import CLASSES, context_of, measured, rigged
 
 
@@ -110,7 +110,7 @@ def test_few_shots_are_averaged_over_three_draws_of_each_class() -> None:
 
 
 def test_a_new_head_hides_nothing() -> None:
-    other_head = points(unlearned=Plain(6, 4, 7))
+    other_head = points(unlearned=Plain(7))
     assert measured(Probe(), other_head) == measured(Probe(), points())
 
 
@@ -126,7 +126,7 @@ def test_a_value_that_cannot_be_computed_is_absent_with_its_reason() -> None:
         assert found.keys() == measured(metric, points()).keys()
         images = images_of(0, torch.arange(40) % 4)
         images[3, 0, 0, 0] = torch.inf
-        network = Plain(6, 4)
+        network = Plain()
         network.head.weight.data[:, 0] = 1.0
         broken = Split(torch.arange(40) % 4, lambda positions, images=images: images[positions])
         found = measured(metric, points(unlearned=network, splits={"test": broken}))

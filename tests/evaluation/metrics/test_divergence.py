@@ -24,7 +24,7 @@ from geniu_lightning.evaluation.metrics.divergence import (
     js,
     kl,
 )
-from tests.evaluation.attacks.clouds import Small
+from tests.evaluation.clouds import Small
 from tests.evaluation.worlds import (
     NO_IMAGE,
     NO_ORACLE,

@@ -7,16 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from geniu_lightning.evaluation.metric import Absent
 from geniu_lightning.evaluation.metrics.representation import CKA, cka_debiased, u_centred
-from tests.evaluation.points import Plain, points, split_of
+from tests.evaluation.clouds import Plain, draw, points, split_of
 from tests.evaluation.worlds import NO_ORACLE, measured
-
-
-def draw(seed: int, rows: int, size: int) -> Tensor:
-    return torch.randn(rows, size, generator=torch.Generator().manual_seed(seed))
 
 
 def test_the_estimate_matches_a_transcription() -> None:
@@ -53,12 +48,12 @@ def test_the_estimate_matches_a_transcription() -> None:
 
 
 def test_values_are_means_over_classes_and_oracles() -> None:
-    other = points(original=Plain(6, 4, power=2))
+    other = points(original=Plain(power=2))
     alone = [measured(CKA(), replace(other, forget=(k,)))["test_forget.original"] for k in (0, 2)]
     both = measured(CKA(), replace(other, forget=(0, 2)))["test_forget.original"]
     assert alone[0] != alone[1]
     assert both == pytest.approx(np.mean(alone))
-    oracles = [Plain(6, 4, power=power) for power in (2, 3)]
+    oracles = [Plain(power=power) for power in (2, 3)]
     each = [measured(CKA(), points(oracles=(o,)))["test_retain.oracle"] for o in oracles]
     found = measured(CKA(), points(oracles=tuple(oracles)))
     assert found["test_retain.oracle"] == pytest.approx(np.mean(each))
