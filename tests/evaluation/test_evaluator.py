@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -78,17 +79,6 @@ class OfProxies(Bias):
     subject = "proxies"
 
 
-class Memory:
-    def __init__(self) -> None:
-        self.known: dict[str, Values] = {}
-
-    def get(self, key: str) -> Values | None:
-        return self.known.get(key)
-
-    def put(self, key: str, values: Values) -> None:
-        self.known[key] = values
-
-
 def biased(value: float) -> Small:
     network = Small(3)
     network.head.bias[0] = value
@@ -135,10 +125,10 @@ def test_a_model_is_compared_with_oracles_and_each_of_them_with_the_others() -> 
     assert partly.of_oracles("x.a") == []
 
 
-def test_values_are_measured_once() -> None:
-    memory, metrics = Memory(), {"x": Bias(), "y": Oracles()}
+def test_values_are_measured_once(tmp_path: Path) -> None:
+    metrics = {"x": Bias(), "y": Oracles()}
     given = about(biased(1.0), biased(2.0), original=biased(5.0))
-    evaluator = Evaluator(metrics, memory)
+    evaluator = Evaluator(metrics, cache_module.FileCache(tmp_path))
     Bias.calls = Oracles.calls = 0
     first = evaluator.evaluate(given)
     assert (Bias.calls, Oracles.calls) == (5, 5)  # the model, two controls and two oracles
@@ -294,14 +284,10 @@ def test_every_shipped_metric_keeps_the_rules() -> None:
     assert first.accuracies["before"] == [1.0] * 10
     readings = (
         ("accuracy.test.forget", MetricInfo("oracle", 0.0)),
-        ("accuracy.train.worst_retained", MetricInfo("higher", 1.0)),
         ("accuracy.generalisation.retain", MetricInfo("oracle", None)),
-        ("confusion.profile", MetricInfo("oracle")),
         ("divergence.test_forget.js", MetricInfo("oracle", None, 0.005)),
-        ("random_teacher.nats", MetricInfo("oracle")),
         ("scores.tow", MetricInfo("higher", 1.0)),
         ("membership.loss.auc", MetricInfo("oracle", 0.5, 0.02)),
-        ("membership.retained_entropy.leak", MetricInfo("lower", 0.5, 0.02)),
         ("membership.confidence.tpr", MetricInfo("lower", 0.01)),
         ("membership.retained_control.leak", MetricInfo("oracle", None, 0.02)),
         ("retained_attack.distance", MetricInfo("oracle", None, 0.02)),
@@ -310,8 +296,6 @@ def test_every_shipped_metric_keeps_the_rules() -> None:
         ("adaptive.net", MetricInfo("oracle", None, 0.02)),
         ("relearn_time.ain", MetricInfo("oracle", 1.0, 0.5)),
         ("copying.pixel.forget.nearer", MetricInfo("lower", 0.5)),
-        ("copying.feature.retain.smallest_ratio", MetricInfo("higher")),
-        ("knowledge.retain", MetricInfo("higher", 1.0)),
     )
     for name, info in readings:
         assert first.infos[name] == info, name

@@ -128,13 +128,12 @@ def own(outputs: Outputs) -> Tensor:
     return log_softmax(outputs.logits).gather(1, outputs.labels[:, None]).squeeze(1)
 
 
-def modified_entropy(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+def modified_entropy(logs: Tensor, labels: Tensor) -> Tensor:
     """Return the modified entropy (arXiv 2003.10595), nats, shape `(N,)`.
 
     M = -(1 - p_y) log p_y - Σ_{c≠y} p_c log(1 - p_c): large for a confident wrong answer, unlike
-    the entropy. `inf` where a wrong class has all probability; never NaN.
+    the entropy. Of finite logarithms, float64, `(N, K)`.
     """
-    logs = log_probabilities.double()
     columns = labels[:, None]
     top = logs.argmax(dim=1, keepdim=True)
     # 1 - p cancels where p is near 1, which only the largest can be: there it is the others' sum

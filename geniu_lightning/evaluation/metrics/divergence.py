@@ -116,9 +116,9 @@ class RandomTeacher(Metric):
 def kl(first: Tensor, second: Tensor) -> Tensor:
     """Return KL(p to q) = Σ_c p_c log(p_c / q_c) of each image, in nats, shape `(N,)`.
 
-    Of logarithms of p and q, float64, `(N, K)`, which may be minus infinity.
+    Of finite logarithms of p and q, float64, `(N, K)`.
     """
-    return _terms(first, second).sum(dim=1).clamp(min=0)  # rounding
+    return (first.exp() * (first - second)).sum(dim=1).clamp(min=0)  # rounding
 
 
 def js(first: Tensor, second: Tensor) -> Tensor:
@@ -127,8 +127,8 @@ def js(first: Tensor, second: Tensor) -> Tensor:
     From logarithms, so that no small probability becomes 0; not the distance that is its root.
     """
     middle = torch.logaddexp(first, second) - LOG2
-    found = (_terms(first, middle) + _terms(second, middle)).sum(dim=1) / 2
-    return found.clamp(0, LOG2)  # rounding
+    terms = first.exp() * (first - middle) + second.exp() * (second - middle)
+    return (terms.sum(dim=1) / 2).clamp(0, LOG2)  # rounding
 
 
 def compare(model: Outputs, oracle: Outputs, classes: tuple[int, ...]) -> dict[str, float]:
@@ -146,9 +146,3 @@ def compare(model: Outputs, oracle: Outputs, classes: tuple[int, ...]) -> dict[s
     found = [forward[model.labels == k].tolist() for k in classes]
     values["kl_median"] = statistics.fmean(statistics.median(part) for part in found if part)
     return values
-
-
-def _terms(first: Tensor, second: Tensor) -> Tensor:
-    """Return p_c log(p_c / q_c), which is 0 where p_c is, whatever q_c."""
-    share = first.exp()
-    return torch.where(share > 0, share * (first - second), 0.0)

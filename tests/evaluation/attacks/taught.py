@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geniu_lightning.evaluation.context import Context, Split
-
-CLASSES, SIZE = 5, 12
+from geniu_lightning.evaluation.context import Context
+from tests.evaluation.clouds import split_of
 
 
 class TwoLayers(nn.Module):
@@ -16,8 +15,10 @@ class TwoLayers(nn.Module):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.body = nn.Sequential(nn.Linear(SIZE, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU())
-            self.head = nn.Linear(16, CLASSES)
+            self.body = nn.Sequential(
+                nn.Flatten(), nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU()
+            )
+            self.head = nn.Linear(16, 5)
 
     def features(self, images: Tensor) -> Tensor:
         return self.body(images)
@@ -26,15 +27,7 @@ class TwoLayers(nn.Module):
         return self.head(self.features(images))
 
 
-def blobs(seed: int, each: int) -> Split:
-    centres = 2 * torch.randn(CLASSES, SIZE, generator=torch.Generator().manual_seed(1))
-    labels = torch.arange(CLASSES).repeat(each)
-    noise = torch.randn(len(labels), SIZE, generator=torch.Generator().manual_seed(seed))
-    images = centres[labels] + noise
-    return Split(labels, lambda positions: images[positions])
-
-
-TRAIN, TEST = blobs(2, 60), blobs(3, 40)
+TRAIN, TEST = split_of(2, torch.arange(5).repeat(60)), split_of(3, torch.arange(5).repeat(40))
 
 
 def taught(seed: int, classes: tuple[int, ...]) -> TwoLayers:
@@ -65,6 +58,6 @@ def about(models: dict[str, nn.Module], name: str, **more: object) -> Context:
         original=models["original"],
         unlearned=models[name],
         class_names=tuple("abcde"),
-        class_counts=(60,) * CLASSES,
+        class_counts=(60,) * 5,
         **parts | more,
     )

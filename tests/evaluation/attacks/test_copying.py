@@ -16,10 +16,8 @@ from torch import Tensor
 from geniu_lightning.evaluation.attacks.copying import (
     Copying,
     copying,
-    exemplar,
     nearer,
     pixel_distances,
-    ratios,
     wilson,
 )
 from geniu_lightning.evaluation.attacks.probing import NO_PROXIES
@@ -186,17 +184,6 @@ def test_a_group_is_averaged_class_by_class() -> None:
     for k, n in ((0, 1), (0, 40), (3, 7), (20, 40), (40, 40)):
         expected = binomtest(k, n).proportion_ci(method="wilson")
         assert wilson(k / n, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
-
-
-def test_equal_distances_count_half() -> None:
-    zeros, ones = torch.zeros(2, 3).double(), torch.ones(2, 3).double()
-    assert nearer(zeros, zeros).tolist() == [0.5, 0.5]
-    assert ratios(zeros, zeros).tolist() == [1.0, 1.0]
-    assert ratios(zeros, ones).tolist() == [0.0, 0.0]
-    assert ratios(ones, zeros).tolist() == [math.inf, math.inf]
-    assert exemplar(zeros, zeros) == 0.0
-    assert exemplar(zeros, ones) == 0.5
-    assert exemplar(ones, torch.zeros(2, 1)) == -0.75
 
 
 def test_pixel_distances_are_euclidean_exact_for_copies_and_read_in_parts() -> None:

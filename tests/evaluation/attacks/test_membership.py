@@ -27,7 +27,7 @@ from geniu_lightning.evaluation.attacks.membership import (
 )
 from geniu_lightning.evaluation.context import Outputs, log_softmax
 from geniu_lightning.evaluation.metric import Absent
-from tests.evaluation.worlds import Rigged, context_of, measured, outputs, rigged, saturated, world
+from tests.evaluation.worlds import context_of, measured, outputs, rigged, world
 
 some = settings(max_examples=15, deadline=None)
 NO_SIDES = Absent("no such class has both training and test images")
@@ -46,16 +46,6 @@ def drawn(
     logits = scale * torch.randn(len(labels), classes or len(counts), generator=stream)
     logits[torch.arange(len(labels)), labels] += shift
     return outputs(logits, labels)
-
-
-def test_a_memory_shows_at_any_temperature_and_constant_answers_show_nothing() -> None:
-    memoriser = rigged()["memoriser"]
-    cooler = Rigged(memoriser.table, memoriser.head.weight / 2, memoriser.head.bias / 2)
-    assert measured(Membership(), context_of(cooler))["loss.auc"] == 1.0
-    for answer in (0, 3):
-        found = measured(Membership(), context_of(saturated(answer)))
-        for score in SCORES:
-            assert (found[f"{score}.auc"], found[f"{score}.tpr"]) == (0.5, 0.0), score
 
 
 def test_forgotten_classes_are_attacked_one_by_one_and_the_control_on_retained_ones() -> None:
@@ -148,7 +138,7 @@ def test_the_rate_is_the_best_over_all_thresholds(
     assert tpr_at(*tensors(members, others), fpr) == max((ours >= t).mean() for t in allowed)
 
 
-def test_rates_are_not_interpolated_and_infinite_scores_have_their_place() -> None:
+def test_rates_are_not_interpolated() -> None:
     others = [*range(99), 1000]
     assert tpr_at(*tensors([98.5, 97.5, 2000.0, 5.0], others), 0.01) == 0.5
     assert tpr_at(*tensors([98.0, 97.0], others), 0.01) == 0.0  # a tie with the first refused
@@ -157,8 +147,6 @@ def test_rates_are_not_interpolated_and_infinite_scores_have_their_place() -> No
     assert tpr_at(*tensors([70.5], hundred), 0.29) == 1.0
     assert tpr_at(*tensors([69.5], hundred), 0.29) == 0.0
     assert tpr_or_absent(*tensors([98.5, 0.0], hundred)) == 0.5
-    assert auc(*tensors([math.inf, 0.0, -math.inf], [math.inf, -math.inf])) == 0.5
-    assert tpr_at(*tensors([math.inf, math.inf], [0.0] * 100), 0.01) == 1.0
 
 
 def test_the_standard_error_is_that_over_all_arrangements() -> None:
@@ -210,5 +198,3 @@ def test_modified_entropy_by_hand_and_at_certainty() -> None:
     right, wrong = modified_entropy(log_softmax(logits), torch.tensor([4, 0])).tolist()
     assert 0 <= right < 1e-100
     assert wrong == pytest.approx(400 + 400 - math.log(9))
-    logs = torch.tensor([[0.0, -math.inf, -math.inf]]).repeat(2, 1)
-    assert modified_entropy(logs, torch.tensor([0, 1])).tolist() == [0.0, math.inf]

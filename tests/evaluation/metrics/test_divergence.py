@@ -46,14 +46,11 @@ def test_saturated_models_are_as_far_apart_as_they_can_be() -> None:
         assert [apart[f"{group}.{n}"] for n in NAMES] == pytest.approx(expected, abs=1e-6)
 
 
-def logs(*rows: list[float]) -> Tensor:
-    return torch.tensor(rows, dtype=torch.float64).log()
-
-
 def nine_tenths(classes: int) -> tuple[Tensor, Tensor]:
-    """Nine tenths on class 0 and on class 1, the rest equal."""
-    rest = 0.1 / (classes - 1)
-    return tuple(logs([0.9 if c == k else rest for c in range(classes)]) for k in (0, 1))
+    """Logarithms of nine tenths on class 0 and on class 1, the rest equal."""
+    rows = torch.full((2, 1, classes), 0.1 / (classes - 1), dtype=torch.float64)
+    rows[0, 0, 0] = rows[1, 0, 1] = 0.9
+    return tuple(rows.log())
 
 
 def test_pairs_have_their_known_distances() -> None:
@@ -62,23 +59,10 @@ def test_pairs_have_their_known_distances() -> None:
     assert js(first, second).item() == pytest.approx(0.571527, abs=1e-6)
     assert js(*nine_tenths(100)).item() == pytest.approx(0.6167, abs=1e-4)
     assert kl(first, second).item() == pytest.approx(3.906177, abs=1e-6)
-    for distance in (js, kl):
-        none = torch.full((1, 90), -torch.inf).double()  # classes without mass change nothing
-        wider = distance(*(torch.cat([x, none], dim=1) for x in (first, second)))
-        assert wider.item() == pytest.approx(distance(first, second).item())
     ties = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     others = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
     found = compare(outputs(ties, [0] * 3), outputs(others, [0] * 3), (0,))
     assert found["agreement"] == pytest.approx((0.5 + 0.5 + 1 / 3) / 3)
-
-
-def test_certainty_gives_infinity_where_it_is_due_and_never_nan() -> None:
-    first, second = logs([1.0, 0.0, 0.0]), logs([0.0, 1.0, 0.0])
-    assert kl(first, second).item() == math.inf
-    assert kl(first, first).item() == js(first, first).item() == 0.0
-    assert js(first, second).item() == pytest.approx(LOG2)
-    part = kl(logs([0.5, 0.5, 0.0]), logs([0.25, 0.75, 0.0])).item()
-    assert part == pytest.approx(0.143841, 1e-5)
 
 
 @settings(max_examples=15, deadline=None)
