@@ -88,34 +88,22 @@ class _Undeclared:
 class Context:
     """One comparison of a model with its oracles and with the original that it came from.
 
-    Args:
-        original: Before unlearning, in evaluation mode, without gradients, as are all models here.
-        unlearned: The model that is evaluated; an oracle takes its place in turn.
-        forget: Empty where training itself is evaluated.
-        class_names: In the order of their indices.
-        class_counts: Training images of each class.
-        splits: `test`, `train` and, where there is one, `validation`.
-        oracles: Models retrained without the forgotten classes; never the evaluated one.
-        proxies: Those stored with the unlearned model.
-        fresh: Makes an untrained network of the same kind from a seed, in evaluation mode, on the
-            device; no global random stream moves.
-        seed: Evaluation seed: all that a metric draws.
-        intact: Whether the original came from training, not from an earlier request.
-        on_progress: Receives the name of each step.
+    All models are in evaluation mode and without gradients.
     """
 
     original: nn.Module
-    unlearned: nn.Module
-    forget: tuple[int, ...]
+    unlearned: nn.Module  # the model that is evaluated; an oracle takes its place in turn
+    forget: tuple[int, ...]  # empty where training itself is evaluated
     class_names: tuple[str, ...]
-    class_counts: tuple[int, ...]
-    splits: Mapping[str, Split]
-    oracles: tuple[nn.Module, ...] = ()
-    proxies: Proxies | None = None
+    class_counts: tuple[int, ...]  # training images
+    splits: Mapping[str, Split]  # `test`, `train` and, where there is one, `validation`
+    oracles: tuple[nn.Module, ...] = ()  # never the evaluated model
+    proxies: Proxies | None = None  # those stored with the unlearned model
+    # makes an untrained network of the same kind from a seed, and moves no global random stream
     fresh: Callable[[int], nn.Module] | None = None
-    seed: int = 0
-    intact: bool = True
-    on_progress: Callable[[str], None] = lambda text: None
+    seed: int = 0  # of all that a metric draws
+    intact: bool = True  # whether the original came from training, not from an earlier request
+    on_progress: Callable[[str], None] = lambda text: None  # receives the name of each step
     store: OutputStore | None = None
     _outputs: dict[tuple[int, str], tuple[nn.Module, Outputs]] = field(
         default_factory=dict, repr=False

@@ -81,7 +81,7 @@ def decide(
     """Return the verdict on a model by its values, by full names such as `accuracy.test.forget`.
 
     Args:
-        model: Values of the model.
+        model: The model's values.
         oracles: Values of each oracle, compared with the others.
         controls: Values of the `original` and of its `mask`.
         infos: Of all values.

@@ -28,8 +28,8 @@ class Copying(Metric):
 
     - `nearer`: P(d_tr < d_te) + ½ P(d_tr = d_te) with equally many images on both sides; above 0.5
       is copying. `nearer_low`, `nearer_high`: Wilson's 95 % interval.
-    - `ratio`: median of d_tr / d_te with all images; `smallest_ratio`: its 1 % quantile over
-      proxies.
+    - `ratio`: median of d_tr / d_te with all images, 1 where both are 0; `smallest_ratio`: its 1 %
+      quantile over proxies.
     - `exemplar`: share of proxies whose nearest image is a training image, minus n_tr / (n_tr +
       n_te).
 
@@ -81,17 +81,23 @@ def _group(
 def copying(pairs: list[tuple[Tensor, Tensor]]) -> Values:
     """Return the values of `Copying` for one group.
 
-    Args:
-        pairs: For each class, distances of its P proxies from its n training images and from its m
-            unseen ones, float64, shapes `(P, n)` and `(P, m)`, all above 0.
+    `pairs` are, of each class, distances of its P proxies from its n training images and from its m
+    unseen ones, float64, shapes `(P, n)` and `(P, m)`.
     """
     share = statistics.fmean(nearer(*pair).mean().item() for pair in pairs)
     # number of proxies in one class that would give a mean over classes the same certainty
     count = len(pairs) ** 2 / sum(1 / len(train) for train, _ in pairs)
     low, high = wilson(share, count)
-    each = [ratios(*pair).sort().values.tolist() for pair in pairs]
-    ratio = statistics.fmean(statistics.median(numbers) for numbers in each)
-    everything = sorted(number for numbers in each for number in numbers)
+    ratios: list[list[float]] = []
+    excess: list[float] = []
+    for train, unseen in pairs:
+        first, second = train.min(dim=1).values, unseen.min(dim=1).values
+        each = torch.where((first == 0) & (second == 0), 1.0, first / second)
+        ratios.append(each.sort().values.tolist())
+        closer = ((first < second).double() + (first <= second).double()).mean().item() / 2
+        excess.append(closer - train.shape[1] / (train.shape[1] + unseen.shape[1]))
+    ratio = statistics.fmean(statistics.median(numbers) for numbers in ratios)
+    everything = sorted(number for numbers in ratios for number in numbers)
     smallest = everything[(len(everything) - 1) // 100]
     equal = Absent("the proxies are themselves unseen images")
     return {
@@ -100,7 +106,7 @@ def copying(pairs: list[tuple[Tensor, Tensor]]) -> Values:
         "nearer_high": high,
         "ratio": ratio if math.isfinite(ratio) else equal,
         "smallest_ratio": smallest if math.isfinite(smallest) else equal,
-        "exemplar": statistics.fmean(exemplar(*pair) for pair in pairs),
+        "exemplar": statistics.fmean(excess),
     }
 
 
@@ -130,19 +136,6 @@ def _missed(total: int, marked: Tensor, drawn: int) -> Tensor:
         torch.lgamma((left - drawn).clamp(min=0) + 1) - torch.lgamma(whole - drawn + 1)
     )
     return torch.where(left < drawn, 0.0, logarithm.exp()).clamp(max=1.0)
-
-
-def ratios(train: Tensor, unseen: Tensor) -> Tensor:
-    """Return d_tr / d_te of each proxy, shape `(P,)`; 1 where both are 0."""
-    first, second = train.min(dim=1).values, unseen.min(dim=1).values
-    return torch.where((first == 0) & (second == 0), 1.0, first / second)
-
-
-def exemplar(train: Tensor, unseen: Tensor) -> float:
-    """Return the excess share of training images among nearest ones."""
-    first, second = train.min(dim=1).values, unseen.min(dim=1).values
-    share = ((first < second).double() + (first <= second).double()).mean().item() / 2
-    return share - train.shape[1] / (train.shape[1] + unseen.shape[1])
 
 
 def wilson(share: float, count: float) -> tuple[float, float]:
