@@ -21,7 +21,7 @@ from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.settings.configs import CONF, built, plain
 from tests.evaluation.clouds import Small
 from tests.evaluation.test_context import Counted, context
-from tests.evaluation.worlds import context_of, rigged
+from tests.evaluation.worlds import context_of, proxies_like, rigged
 
 
 def about(*oracles: nn.Module, **more: Any) -> Context:
@@ -198,23 +198,14 @@ def test_a_cached_value_is_used_only_where_all_that_it_follows_from_is_the_same(
 
 
 def test_a_metric_that_changes_a_model_is_named_and_stops_the_evaluation() -> None:
-    def nudge(context: Context) -> None:
-        next(context.unlearned.parameters()).data[0, 0] += 1e-6
-
-    def update_statistics(context: Context) -> None:
-        context.unlearned.train()(torch.randn(8, 8))
-        context.unlearned.eval()
-
-    def stay_in_training(context: Context) -> None:
-        context.unlearned.train()
-
-    def need_gradients(context: Context) -> None:
-        context.unlearned.requires_grad_(True)
-
-    def nudge_original(context: Context) -> None:
-        next(context.original.parameters()).data[0, 0] += 1e-6
-
-    for change in (nudge, update_statistics, stay_in_training, need_gradients, nudge_original):
+    changes: tuple[Callable[[Context], object], ...] = (
+        lambda c: next(c.unlearned.parameters()).data[0, 0].add_(1e-6),
+        lambda c: (c.unlearned.train()(torch.randn(8, 8)), c.unlearned.eval()),  # batch statistics
+        lambda c: c.unlearned.train(),
+        lambda c: c.unlearned.requires_grad_(True),
+        lambda c: next(c.original.parameters()).data[0, 0].add_(1e-6),
+    )
+    for change in changes:
         later: list[str] = []
         metrics = {
             "honest": Given({"a": 1.0}),
@@ -253,15 +244,12 @@ def test_every_shipped_metric_keeps_the_rules() -> None:
     }
     metrics = {k: built(v | short.get(k, {}), k, _convert_="all") for k, v in targets.items()}
     assert len(metrics) == 19
-    images = torch.zeros(20, 1, 1, 2)
-    images[:, 0, 0, 0] = torch.arange(10).repeat(2)
-
     uniform = rigged()["uniform"]
     contexts = [
         context_of(
             rigged()["memoriser"],
             rigged()["oracle"],
-            proxies=Proxies(images, torch.arange(10).repeat(2)),
+            proxies=proxies_like(torch.arange(10).repeat(2)),
             fresh=lambda seed: copy.deepcopy(uniform),
         )
         for _ in range(2)

@@ -25,7 +25,7 @@ from geniu_lightning.evaluation.context import CHUNK, Context, Proxies, Split
 from geniu_lightning.evaluation.metric import Absent
 from tests.evaluation.clouds import Small, clouds, draw, images_of, proxies_of, split_of
 from tests.evaluation.clouds import without as without_class
-from tests.evaluation.worlds import context_of, measured, rigged
+from tests.evaluation.worlds import context_of, measured, proxies_like, rigged
 
 some = settings(max_examples=10, deadline=None)
 GROUPS = [".".join(x) for x in itertools.product(("pixel", "feature"), ("forget", "retain"))]
@@ -96,8 +96,8 @@ def test_images_in_both_splits_are_ties_in_spite_of_rounding() -> None:
         assert found[f"{group}.nearer"] == 0.5
         assert found[f"{group}.ratio"] == 1.0
         assert found[f"{group}.exemplar"] == 0.0
-    zeros = Proxies(torch.zeros(10, 1, 1, 2), torch.arange(10))
-    context = context_of(rigged()["mask"], rigged()["uniform"], proxies=zeros)
+    proxies = proxies_like(torch.arange(10))
+    context = context_of(rigged()["mask"], rigged()["uniform"], proxies=proxies)
     assert measured(Copying(), context)["feature.forget.nearer"] == 0.5  # no direction at all
 
 

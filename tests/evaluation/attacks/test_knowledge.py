@@ -12,7 +12,7 @@ from geniu_lightning.evaluation.attacks.probing import NO_FORGOTTEN_PROXIES, NO_
 from geniu_lightning.evaluation.context import Proxies
 from geniu_lightning.evaluation.metric import Absent
 from tests.evaluation.clouds import Small, clouds, draw, images_of, proxies_of, without
-from tests.evaluation.worlds import CLASSES, context_of, measured, rigged
+from tests.evaluation.worlds import CLASSES, context_of, measured, proxies_like, rigged
 
 
 def test_good_proxies_teach_a_class_and_noise_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,18 +51,14 @@ def test_training_draws_classes_equally_often() -> None:
 
 
 def test_drawn_is_the_share_of_proxies_that_the_original_recognises() -> None:
-    images = torch.zeros(2 * CLASSES, 1, 1, 2)
-    images[:, 0, 0, 0] = torch.arange(CLASSES).repeat(2)
-    proxies = Proxies(images, torch.arange(CLASSES).repeat(2))
+    proxies = proxies_like(torch.arange(CLASSES).repeat(2))
     for name, drawn in (("original", 1.0), ("mask", 0.0), ("uniform", 0.1), ("collapsed", 0.0)):
         context = context_of(rigged()["oracle"], original=rigged()[name], proxies=proxies)
         found = measured(Knowledge(), context)
         assert found["drawn"] == pytest.approx(drawn), name
         assert found["forget"] == Absent("there is no way to make an untrained network")
-    labels = torch.tensor([0] * 9 + [2] + [5] * 3)
-    images = torch.zeros(13, 1, 1, 2)
-    images[:, 0, 0, 0] = torch.tensor([0] * 9 + [1] + [5] * 3)
-    context = context_of(rigged()["mask"], proxies=Proxies(images, labels))
+    labels, shown = (torch.tensor([0] * 9 + [k] + [5] * 3) for k in (2, 1))
+    context = context_of(rigged()["mask"], proxies=proxies_like(labels, shown))
     for forget, expected in (((0, 2), 0.5), ((2, 5, 7), 0.5), ((0,), 1.0), ((2,), 0.0)):
         assert measured(Knowledge(), replace(context, forget=forget))["drawn"] == expected
 

@@ -20,10 +20,10 @@ from geniu_lightning.evaluation.attacks.probing import (
     prototypes,
     recalls,
 )
-from geniu_lightning.evaluation.context import Proxies, Split
+from geniu_lightning.evaluation.context import Split
 from geniu_lightning.evaluation.metric import Absent
 from tests.evaluation.clouds import Plain, images_of, points, split_of
-from tests.evaluation.worlds import CLASSES, context_of, measured, rigged
+from tests.evaluation.worlds import CLASSES, context_of, measured, proxies_like, rigged
 
 
 def test_a_probe_answers_as_scikit_learn_does() -> None:
@@ -143,20 +143,15 @@ def test_a_value_that_cannot_be_computed_is_absent_with_its_reason() -> None:
 
 
 def test_prototypes_of_proxies_are_those_of_the_evaluated_model() -> None:
-    def proxies_of(labels: torch.Tensor, shown: torch.Tensor | None = None) -> Proxies:
-        images = torch.zeros(len(labels), 1, 1, 2)
-        images[:, 0, 0, 0] = labels if shown is None else shown
-        return Proxies(images, labels)
-
-    proxies = proxies_of(torch.arange(CLASSES).repeat(3))
+    proxies = proxies_like(torch.arange(CLASSES).repeat(3))
     for name, expected in (("mask", 1.0), ("oracle", 0.5), ("uniform", 0.1), ("collapsed", 0.1)):
         found = measured(Prototype(), context_of(rigged()[name], proxies=proxies))
         assert found["proxies.recall"] == pytest.approx(expected, abs=1e-4)
-    turned = proxies_of(torch.arange(CLASSES), torch.arange(CLASSES).roll(1))
+    turned = proxies_like(torch.arange(CLASSES), torch.arange(CLASSES).roll(1))
     found = measured(Prototype(), context_of(rigged()["mask"], proxies=turned))
     assert found["proxies.recall"] == found["proxies.retain"] == 0.0
     assert measured(Prototype(), context_of(rigged()["mask"]))["proxies.recall"] == NO_PROXIES
-    some = proxies_of(torch.tensor([1, 2, 3, 4, 6, 7, 8, 9]))
+    some = proxies_like(torch.tensor([1, 2, 3, 4, 6, 7, 8, 9]))
     found = measured(Prototype(), context_of(rigged()["mask"], proxies=some))
     assert found["proxies.recall"] == Absent("there are no proxies of 0, 5")
     assert found["all.recall"] == 1.0

@@ -1,5 +1,6 @@
 """Class means behind each part of a network."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -16,39 +17,28 @@ from tests.evaluation.worlds import context_of, measured, rigged
 CLASSES, EACH = 4, 20
 
 
-class Known(nn.Module):
-    """Returns the class of an image, which is the place of its one bright pixel."""
+class Part(nn.Module):
+    """A layer that computes a function."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        return images.flatten(1)
-
-
-class Blind(nn.Module):
-    """Cannot tell class 1 from class 2."""
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
 
     def forward(self, features: Tensor) -> Tensor:
-        seen = features.clone()
-        seen[:, 2] += seen[:, 1]
-        seen[:, 1] = 0.0
-        return seen
+        return self.function(features)
 
 
-class Constant(nn.Module):
-    def forward(self, features: Tensor) -> Tensor:
-        return torch.ones_like(features)
-
-
-class Broken(nn.Module):
-    def forward(self, features: Tensor) -> Tensor:
-        return features / 0.0
+def blind() -> Part:
+    """Return a layer that cannot tell class 1 from class 2."""
+    return Part(lambda x: torch.stack([x[:, 0], 0 * x[:, 1], x[:, 1] + x[:, 2], x[:, 3]], dim=1))
 
 
 class Two(nn.Module):
-    """Two parts and a head."""
+    """Two parts, the first of which knows the class by the place of its one bright pixel."""
 
     def __init__(self, second: nn.Module, skip: bool = False) -> None:
         super().__init__()
-        self.first, self.second, self.skip = Known(), second, skip
+        self.first, self.second, self.skip = Part(lambda x: x.flatten(1)), second, skip
         self.head = nn.Linear(CLASSES, CLASSES)
         self.eval().requires_grad_(False)
 
@@ -66,22 +56,22 @@ def world(unlearned: nn.Module) -> Context:
 
 
 def test_recall_is_that_behind_each_part() -> None:
-    found = measured(Layers(), world(Two(Blind())))
+    found = measured(Layers(), world(Two(blind())))
     # behind the second part the means of two classes are one, a tie
     expected = {"1.recall": 1.0, "1.retain": 1.0, "2.recall": 0.5, "2.retain": 2.5 / 3}
     assert found == pytest.approx(expected)
-    found = measured(Layers(), world(Two(Constant())))
+    found = measured(Layers(), world(Two(Part(torch.ones_like))))
     assert found["2.recall"] == found["2.retain"] == pytest.approx(1 / CLASSES)
     for network, reason in (
-        (Two(Blind(), skip=True), "the network does not run this part as a module"),
-        (Two(Broken()), "features are not all finite numbers"),
+        (Two(blind(), skip=True), "the network does not run this part as a module"),
+        (Two(Part(lambda x: x / 0.0)), "features are not all finite numbers"),
     ):
         found = measured(Layers(), world(network))
         assert (found["1.recall"], found["2.recall"]) == (1.0, Absent(reason))
     assert measured(Layers(), context_of(rigged()["original"])) == {}  # without parts
-    none = measured(Layers(), replace(world(Two(Blind())), splits={}))
+    none = measured(Layers(), replace(world(Two(blind())), splits={}))
     assert none == dict.fromkeys(expected, Absent("the run has no test images"))
-    assert Layers().images_processed(world(Two(Blind()))) == CLASSES * EACH
+    assert Layers().images_processed(world(Two(blind()))) == CLASSES * EACH
 
 
 def test_the_sums_have_the_means_cosines() -> None:
@@ -108,7 +98,7 @@ def test_features_are_copied_before_the_next_part_and_hooks_are_removed() -> Non
     ((behind, _),) = features_by_part(network, split, torch.arange(1))
     assert behind[0].tolist() == [[-1.0, 2.0, -3.0, 4.0]]
     assert behind[1].tolist() == [[0.0, 2.0, 0.0, 4.0]]
-    network = Two(Blind())
+    network = Two(blind())
     going = features_by_part(network, world(network).splits["test"], torch.arange(8))
     next(going)
     going.close()  # left in the middle
