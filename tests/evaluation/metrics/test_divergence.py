@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
-from torch import Tensor, nn
+from torch import nn
 
 from geniu_lightning.evaluation import context as context_module
 from geniu_lightning.evaluation.context import Context
@@ -46,19 +46,7 @@ def test_saturated_models_are_as_far_apart_as_they_can_be() -> None:
         assert [apart[f"{group}.{n}"] for n in NAMES] == pytest.approx(expected, abs=1e-6)
 
 
-def nine_tenths(classes: int) -> tuple[Tensor, Tensor]:
-    """Logarithms of nine tenths on class 0 and on class 1, the rest equal."""
-    rows = torch.full((2, 1, classes), 0.1 / (classes - 1), dtype=torch.float64)
-    rows[0, 0, 0] = rows[1, 0, 1] = 0.9
-    return tuple(rows.log())
-
-
-def test_pairs_have_their_known_distances() -> None:
-    first, second = nine_tenths(10)
-    # not 0.138156, nor 0.0244: that is another divergence, and divided by the classes
-    assert js(first, second).item() == pytest.approx(0.571527, abs=1e-6)
-    assert js(*nine_tenths(100)).item() == pytest.approx(0.6167, abs=1e-4)
-    assert kl(first, second).item() == pytest.approx(3.906177, abs=1e-6)
+def test_models_agree_by_lot_where_answers_tie() -> None:
     ties = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     others = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
     found = compare(outputs(ties, [0] * 3), outputs(others, [0] * 3), (0,))
