@@ -16,7 +16,6 @@ SCORES = (
     *("loss", "confidence", "entropy", "modified_entropy"),
     *("retained_confidence", "retained_entropy"),
 )
-FALSE_POSITIVES = 0.01
 FEWEST_NON_MEMBERS = 100  # below, a rate of 1 % allows no false positive at all
 FEW_RETAINED = Absent("with fewer than two retained classes nothing is left to compare")
 NO_SIDES = Absent("no such class has both training and test images")
@@ -42,7 +41,7 @@ class Membership(Metric):
     infos: ClassVar[dict[str, MetricInfo]] = {
         "auc": MetricInfo("oracle", 0.5, EPSILON_AREA),
         "leak": MetricInfo("lower", 0.5, EPSILON_AREA),
-        "tpr": MetricInfo("lower", FALSE_POSITIVES, EPSILON_SHARE),
+        "tpr": MetricInfo("lower", 0.01, EPSILON_SHARE),
         "standard_error": MetricInfo("oracle"),
         # oracles, too, remember images of retained classes
         "retained_control.auc": MetricInfo("oracle", None, EPSILON_AREA),
@@ -86,7 +85,7 @@ def _of_class(members: Outputs, others: Outputs, retained: tuple[int, ...]) -> V
         row: list[float | Absent] = [FEW_RETAINED] * 3
         if score in ours:
             area = auc(ours[score], theirs[score])
-            row = [area, leak(area), tpr_or_absent(ours[score], theirs[score])]
+            row = [area, leak(area), tpr(ours[score], theirs[score])]
         values |= {
             f"{score}.{name}": v for name, v in zip(("auc", "leak", "tpr"), row, strict=True)
         }
@@ -158,26 +157,18 @@ def leak(area: float) -> float:
     return 0.5 + abs(area - 0.5)
 
 
-def tpr_at(members: Tensor, non_members: Tensor, fpr: float) -> float:
-    """Return the largest share of members above a threshold that at most `fpr` of the others pass.
+def tpr(members: Tensor, non_members: Tensor) -> float | Absent:
+    """Return the largest share of members above a threshold that at most 1 % of the others pass.
 
     Thresholds lie between scores, without interpolation: with all scores tied nothing is found.
     """
-    allowed = math.floor(fpr * len(non_members) + 1e-9)  # 0.29 of 100 is below 29 in binary
-    if allowed >= len(non_members):
-        return 1.0
-    first_refused = non_members.sort(descending=True).values[allowed]
-    return int((members > first_refused).sum()) / len(members)
-
-
-def tpr_or_absent(members: Tensor, non_members: Tensor) -> float | Absent:
-    """Return `tpr_at` a false positive rate of 0.01, if there are enough non-members."""
     if len(non_members) < FEWEST_NON_MEMBERS:
         return Absent(
             f"a false positive rate of 1 % needs at least {FEWEST_NON_MEMBERS} non-members of the"
             f" class, there are {len(non_members)}"
         )
-    return tpr_at(members, non_members, FALSE_POSITIVES)
+    first_refused = non_members.sort(descending=True).values[len(non_members) // 100]
+    return int((members > first_refused).sum()) / len(members)
 
 
 def standard_error(members: int, non_members: int) -> float:

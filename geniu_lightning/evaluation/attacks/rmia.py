@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from geniu_lightning.evaluation.attacks.membership import auc, mean_of, tpr_or_absent
+from geniu_lightning.evaluation.attacks.membership import auc, mean_of, tpr
 from geniu_lightning.evaluation.metric import Values
 
 
@@ -40,7 +40,7 @@ def rmia(
             torch.searchsorted(ordered, side - math.log(gamma), right=True) / len(ordered)
             for side in (ours, others)
         ]
-        rows.append({"auc": auc(*shares), "tpr": tpr_or_absent(*shares)})
+        rows.append({"auc": auc(*shares), "tpr": tpr(*shares)})
     return {name: mean_of([row[name] for row in rows]) for name in ("auc", "tpr")}
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from geniu_lightning.evaluation.attacks.membership import auc, tpr_or_absent
+from geniu_lightning.evaluation.attacks.membership import auc, tpr
 from geniu_lightning.evaluation.metric import Values
 
 FEWEST_FOR_OWN_VARIANCE = 16  # with fewer models, images of a class share one variance
@@ -46,7 +46,7 @@ def u_lira(unlearned: Tensor, oracles: Tensor) -> Values:
     found = [(1 + sign * side.sign()).mean() / 2 for sign, side in ((1, members), (-1, others))]
     return {
         "auc": auc(members.flatten(), others.flatten()),
-        "tpr": tpr_or_absent(members.flatten(), others.flatten()),
+        "tpr": tpr(members.flatten(), others.flatten()),
         "accuracy": float(sum(found) / 2),
     }
 
