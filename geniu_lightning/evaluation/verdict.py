@@ -137,7 +137,7 @@ class _Rule:
         found = tuple(f for f in inside + ask("probabilities", LEAKS) if f.towards_original)
         if found:
             return Decision(Verdict.SUPPRESSED, reasons.suppressed(found), found)
-        asked = [check.name for check, _ in _comparable(INSIDE, model, oracles)]
+        asked = [check.name for check, *_ in _comparable(INSIDE, model, oracles)]
         missing = [f for f in FULL if not any(name.startswith(f) for name in asked)]
         if missing:
             return Decision(Verdict.UNTESTED, reasons.untested(missing, model))
@@ -153,7 +153,7 @@ class _Rule:
         """Return the tolerances of the values that look inside a model, the widest first."""
         comparable = _comparable(INSIDE, model, oracles)
         found: list[dict[str, Any]] = []
-        for check, numbers in comparable:
+        for check, _, numbers in comparable:
             original, mean = self.original.get(check.name), statistics.fmean(numbers)
             allowed = self._allowed("inside", check, numbers, len(comparable))
             reach = abs(original - mean) if isinstance(original, float) else None
@@ -165,29 +165,23 @@ class _Rule:
     ) -> tuple[Finding, ...]:
         """Return the findings of a question, the farthest first."""
         comparable = _comparable(checks, model, oracles)
-        found = (self._finding(question, *pair, model, len(comparable)) for pair in comparable)
-        failed = [finding for finding in found if finding is not None]
-        return tuple(sorted(failed, key=lambda finding: finding.distance, reverse=True))
-
-    def _finding(
-        self, question: str, check: Check, oracles: list[float], model: Values, tests: int
-    ) -> Finding | None:
-        value = model[check.name]
-        assert isinstance(value, float)  # by `_comparable`
-        mean = statistics.fmean(oracles)
-        allowed = self._allowed(question, check, oracles, tests)
-        original = self.original.get(check.name)
-        start = mean
-        if check.damage and self.intact and isinstance(original, float):
-            start = (min if check.side == "below" else max)(mean, original)
-        distance = start - value if check.side == "below" else value - start
-        if (abs(distance) if check.side == "either" else distance) <= allowed:
-            return None
-        failed = Finding(question, check.name, value, mean, allowed)
-        if not isinstance(original, float):
-            return failed
-        where = position(value, oracles, original, self.infos[check.name].epsilon)
-        return replace(failed, original=original, position=where)
+        found = []
+        for check, value, numbers in comparable:
+            mean = statistics.fmean(numbers)
+            allowed = self._allowed(question, check, numbers, len(comparable))
+            measured = self.original.get(check.name)
+            original = measured if isinstance(measured, float) else None
+            start = mean
+            if check.damage and self.intact and original is not None:
+                start = (min if check.side == "below" else max)(mean, original)
+            distance = start - value if check.side == "below" else value - start
+            if (abs(distance) if check.side == "either" else distance) <= allowed:
+                continue
+            where = None
+            if original is not None:
+                where = position(value, numbers, original, self.infos[check.name].epsilon)
+            found.append(Finding(question, check.name, value, mean, allowed, original, where))
+        return tuple(sorted(found, key=lambda finding: finding.distance, reverse=True))
 
     def _allowed(self, question: str, check: Check, oracles: list[float], tests: int) -> float:
         """Return the largest distance from the oracles' mean that passes."""
@@ -202,14 +196,14 @@ class _Rule:
 
 def _comparable(
     checks: Sequence[Check], model: Values, oracles: Sequence[Values]
-) -> list[tuple[Check, list[float]]]:
-    """Return the checks whose value the model and all oracles have, with the oracles' values."""
+) -> list[tuple[Check, float, list[float]]]:
+    """Return the checks whose value the model and all oracles have, with these values."""
     found = []
     for check in checks:
-        theirs = [oracle.get(check.name) for oracle in oracles]
-        numbers = [x for x in theirs if isinstance(x, float)]
-        if isinstance(model.get(check.name), float) and len(numbers) == len(oracles):
-            found.append((check, numbers))
+        values = [row.get(check.name) for row in (model, *oracles)]
+        numbers = [value for value in values if isinstance(value, float)]
+        if len(numbers) == len(values):
+            found.append((check, numbers[0], numbers[1:]))
     return found
 
 

@@ -82,13 +82,11 @@ def _of_class(members: Outputs, others: Outputs, retained: tuple[int, ...]) -> V
     ours, theirs = (scores(side, retained) for side in (members, others))
     values: Values = {}
     for score in SCORES:
-        row: list[float | Absent] = [FEW_RETAINED] * 3
+        row: Values = dict.fromkeys(("auc", "leak", "tpr"), FEW_RETAINED)
         if score in ours:
-            area = auc(ours[score], theirs[score])
-            row = [area, leak(area), tpr(ours[score], theirs[score])]
-        values |= {
-            f"{score}.{name}": v for name, v in zip(("auc", "leak", "tpr"), row, strict=True)
-        }
+            area, rate = auc(ours[score], theirs[score]), tpr(ours[score], theirs[score])
+            row = {"auc": area, "leak": leak(area), "tpr": rate}
+        values |= {f"{score}.{name}": value for name, value in row.items()}
     return values
 
 

@@ -10,12 +10,7 @@ from torch import Tensor
 
 from geniu_lightning.evaluation.context import Context, Outputs, Split, outputs_of
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
-from geniu_lightning.evaluation.metrics.accuracy import (
-    NO_ORACLE,
-    balanced_mean,
-    lacking,
-    shares,
-)
+from geniu_lightning.evaluation.metrics.accuracy import NO_ORACLE, balanced_mean, lacking, shares
 from geniu_lightning.settings.checked import PositiveInt, checked
 
 LOG2 = math.log(2)

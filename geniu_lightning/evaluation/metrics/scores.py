@@ -9,12 +9,7 @@ from torch import Tensor, nn
 from geniu_lightning.evaluation.attacks.membership import own, sides
 from geniu_lightning.evaluation.context import Context, Outputs
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
-from geniu_lightning.evaluation.metrics.accuracy import (
-    NO_ORACLE,
-    lacking,
-    mean_over,
-    per_class,
-)
+from geniu_lightning.evaluation.metrics.accuracy import NO_ORACLE, lacking, mean_over, per_class
 
 NO_PAIR = Absent("no forgotten class has both training and test images")
 

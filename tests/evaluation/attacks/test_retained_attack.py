@@ -18,10 +18,7 @@ from torch import Tensor
 
 from geniu_lightning.errors import SettingError
 from geniu_lightning.evaluation.attacks import retained_attack as module
-from geniu_lightning.evaluation.attacks.retained_attack import (
-    RetainedAttack,
-    attack,
-)
+from geniu_lightning.evaluation.attacks.retained_attack import RetainedAttack, attack
 from geniu_lightning.evaluation.context import Context, Outputs, log_softmax
 from geniu_lightning.evaluation.metric import Absent
 from tests.evaluation.worlds import (
