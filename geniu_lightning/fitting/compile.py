@@ -24,6 +24,11 @@ class CompileAndMemoryFormat(Callback):
         names = filter(None, (os.environ.get("CXX"), "g++", "clang++", "cl"))
         if compiled and not any(map(shutil.which, names)):
             raise UserError("trainer.compile=true needs a C++ compiler, and there is no g++")
+        if compiled and " " in torch.__file__:  # torch hands the path to its compiler unquoted
+            raise UserError(
+                "trainer.compile=true needs torch in a folder without spaces in its path; it is in"
+                f" {torch.__file__}"
+            )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Change the classifier, before processes share their gradients by its layout."""

@@ -50,6 +50,7 @@ def test_channels_last_while_fitted_and_not_after(tmp_path: Path, plain: dict[st
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(" " in torch.__file__, reason="torch cannot compile from a path with spaces")
 def test_compiled_while_fitted_and_plain_after(tmp_path: Path, plain: dict[str, Tensor]) -> None:
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     module = fitted(tmp_path, CompileAndMemoryFormat(compiled=True))
@@ -65,4 +66,11 @@ def test_without_a_compiler_a_sentence_says_so(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UserError, match=r"trainer.compile=true needs a C\+\+ compiler"):
+        CompileAndMemoryFormat(compiled=True)
+
+
+def test_torch_in_a_path_with_spaces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "true")  # any program that is found
+    monkeypatch.setattr(torch, "__file__", "/my code/torch/__init__.py")
+    with pytest.raises(UserError, match="without spaces in its path; it is in /my code/torch"):
         CompileAndMemoryFormat(compiled=True)
