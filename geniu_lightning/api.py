@@ -98,7 +98,7 @@ def unlearn(
     names = kit.info.class_names
     if isinstance(forget, np.generic | np.ndarray | Tensor):
         forget = forget.tolist()
-    gone = forgotten(forget, {"class_names": names, "forgotten": kit.info.forgotten})
+    gone = forgotten(forget, kit.info)
     unlearner = _method(method, settings, gone, seed)
     images: GivenImages | None = None
     if unlearner.access:

@@ -46,6 +46,10 @@ class SettingError(UserError):
         return SettingError(self.message, f"{prefix}.{self.key}" if self.key else "")
 
 
+class Terminated(KeyboardInterrupt):
+    """The system asked the process to end (SIGTERM): what Ctrl-C ends ends by it, too."""
+
+
 def refuse_old_form(command: str) -> NoReturn:
     """End `python -m geniu_lightning.<command>`, which older versions had, with the new form."""
     sys.stderr.write(f"error: this command is now `geniu {command}`, with the same arguments\n")

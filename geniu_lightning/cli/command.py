@@ -5,9 +5,11 @@ Nothing heavy is imported here: a wrong setting is refused, and a finished run s
 
 import os
 import re
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,7 +23,7 @@ from geniu_lightning.cli.jobs import is_sweep
 from geniu_lightning.cli.settings import RENAMED, check_settings, keys_of, unknown_key
 from geniu_lightning.cli.sweep import UNENDED, Note, notes_of_sweep, reason_of
 from geniu_lightning.cli.wandb_group import group_of
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import Terminated, UserError
 from geniu_lightning.fitting.messages import messages
 from geniu_lightning.runs.folder import finished_kits
 from geniu_lightning.runs.processes import is_rank_zero
@@ -34,7 +36,8 @@ Summary = Callable[[list[Note]], None]
 def run_command(name: str, job: Job, summary: Summary | None = None) -> None:
     """Run a command, by the name of its primary configuration, and end the process.
 
-    Exit status: 0 done, 2 the settings cannot work, 130 interrupted, 1 anything else.
+    Exit status: 0 done, 2 the settings cannot work, 130 interrupted, 143 terminated, 1 anything
+    else.
 
     Args:
         name: Of the configuration.
@@ -61,14 +64,37 @@ def run_command(name: str, job: Job, summary: Summary | None = None) -> None:
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of to Hydra's own printer
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(checked_job)()
-    except KeyboardInterrupt:
+        with _terminable():
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(checked_job)()
+    except KeyboardInterrupt as error:
         _summarise(summary)
-        sys.stderr.write("interrupted; the same command goes on where a checkpoint was written\n")
-        sys.exit(130)
+        word, status = (
+            ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
+        )
+        sys.stderr.write(f"{word}; the same command goes on where a checkpoint was written\n")
+        sys.exit(status)
     except Exception as error:
         _fail(error, _summarise(summary), name)
     _summarise(summary)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise `Terminated` at SIGTERM in a block, but on Slurm, where jobs are queued again by it."""
+    before = signal.getsignal(signal.SIGTERM)
+    if before is not signal.SIG_DFL or "SLURM_JOB_ID" in os.environ:
+        yield
+        return
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would disturb the first
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def register_resolvers() -> None:

@@ -13,7 +13,8 @@ from geniu_lightning.cli.run import carry_out, run_folder
 from geniu_lightning.cli.terminal import say
 from geniu_lightning.errors import UserError
 from geniu_lightning.files import sha256_of
-from geniu_lightning.kit.header import KIT, description_of, forgotten, kit_metadata, kit_path
+from geniu_lightning.kit.header import KIT, forgotten, kit_metadata, kit_path
+from geniu_lightning.kit.info import KitInfo
 from geniu_lightning.runs.folder import WEIGHTS, RunFolder
 from geniu_lightning.runs.identity import identity_of
 from geniu_lightning.runs.oracles import OracleBank
@@ -38,7 +39,7 @@ def evaluate(config: DictConfig) -> None:
     weights, run = _weights(Path(config.weights).expanduser())
     path = kit_path(config.kit)
     metadata = kit_metadata(path)
-    kit = description_of(metadata)
+    kit = KitInfo.from_json(metadata["geniu"])
     forget = forgotten(_named_classes(config, weights, kit), kit)
     bank = oracle_bank(config, kit, forget)
     own = {"kit_sha256": metadata.get("sha256"), "weights_sha256": sha256_of(weights)}
@@ -47,7 +48,7 @@ def evaluate(config: DictConfig) -> None:
     folder = run_folder(config, identity, "evaluate", *words)
     if folder.path.resolve() == weights.resolve().parent:
         raise UserError(f"{folder.path} is the folder of the weights; choose another out=")
-    trained = kit.get("settings", {}) | {"seed": kit.get("seed")}
+    trained = {**kit.settings, "seed": kit.seed}
     about = {"job": "evaluate", "revision": revision(), "trained": trained}
     folder.description = {"run": identity | about} | run
     work = partial(_evaluate_weights, config, folder, path, weights, forget, bank)
@@ -70,15 +71,15 @@ def _weights(path: Path) -> tuple[Path, dict[str, Any]]:
         raise UserError(f"{described} cannot be read as the metrics of a run: {error!r}") from error
 
 
-def _named_classes(config: DictConfig, weights: Path, kit: dict[str, Any]) -> Any:
+def _named_classes(config: DictConfig, weights: Path, kit: KitInfo) -> Any:
     """Return the classes to forget, by index or name: as set, else as recorded in the weights."""
     if config.forget is not None:
         return config.forget
     try:
-        recorded = description_of(kit_metadata(weights))["forgotten"]
-    except (UserError, KeyError):
+        recorded = KitInfo.from_json(kit_metadata(weights)["geniu"]).forgotten
+    except UserError:
         raise UserError("these weights do not say what they forgot; set forget=[CLASS]") from None
-    found = [k for k in recorded if k not in kit.get("forgotten", ())]
+    found = [k for k in recorded if k not in kit.forgotten]
     if recorded and not found:
         raise UserError(
             "this kit has forgotten what these weights forgot: kit= must be the one that they were"

@@ -3,21 +3,19 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from geniu_lightning.cli.run import carry_out
 from geniu_lightning.errors import SettingError
+from geniu_lightning.kit.info import KitInfo
 from geniu_lightning.runs.folder import RunFolder
 from geniu_lightning.runs.oracles import OracleBank
 from geniu_lightning.runs.processes import is_rank_zero, single_process
 from geniu_lightning.settings.configs import method_settings
 
 
-def oracle_bank(
-    config: DictConfig, kit: dict[str, Any], forget: Sequence[int]
-) -> OracleBank | None:
+def oracle_bank(config: DictConfig, kit: KitInfo, forget: Sequence[int]) -> OracleBank | None:
     """Return the bank that an evaluation compares with; `None` if it compares with none."""
     wanted = config.evaluation.bank
     if wanted is None and not config.oracles.get("add"):

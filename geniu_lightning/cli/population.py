@@ -19,7 +19,8 @@ from geniu_lightning.evaluation.evaluator import Evaluation
 from geniu_lightning.evaluation.population import INFOS, Model, evaluate_population
 from geniu_lightning.files import flat, write_json
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.kit.header import description_of, kit_metadata
+from geniu_lightning.kit.header import kit_metadata
+from geniu_lightning.kit.info import KitInfo
 from geniu_lightning.report.aggregate import gather
 from geniu_lightning.report.load import Run, find
 from geniu_lightning.report.problem import RECIPE
@@ -86,15 +87,15 @@ def _refuse_mixture(runs: Sequence[Run]) -> None:
 
 def _subject(run: Run) -> dict[str, Any]:
     """Return what runs must have in common, as recorded in the weights, by its description."""
-    info = description_of(kit_metadata(run.folder / WEIGHTS))
-    settings = info.get("settings", {})
+    info = KitInfo.from_json(kit_metadata(run.folder / WEIGHTS)["geniu"])
+    settings = info.settings
     recipe = {k: settings.get("training", {}).get(k) for k in RECIPE}
     return {
-        "the data set": info.get("data_fingerprint"),
-        "its normalisation": info.get("spec"),
+        "the data set": info.data_fingerprint,
+        "its normalisation": info.spec,
         # the fingerprint is of the whole set, and equal counts may be of other images
-        "the training images (imbalance)": (settings.get("imbalance"), info.get("class_counts")),
-        "the forgotten classes": info.get("forgotten"),
+        "the training images (imbalance)": (settings.get("imbalance"), info.class_counts),
+        "the forgotten classes": info.forgotten,
         "how the original was trained": (recipe, settings.get("precision")),
     }
 
@@ -106,7 +107,7 @@ def _setting(config: DictConfig, runs: Sequence[Run]) -> dict[str, Any]:
         return Kit.load(run.folder / WEIGHTS, config.allow_custom).to(device)
 
     info = load(runs[0]).info
-    data = recorded_data(info, config.data.root, config.data.name, config.allow_custom)
+    data = recorded_data(info, **config.data, allow_custom=config.allow_custom)
     data.place(device)
 
     def outputs(run: Run) -> Model:

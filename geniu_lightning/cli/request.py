@@ -66,7 +66,10 @@ class Request:
         if self.data is None:
             config = self.config
             self.data = recorded_data(
-                self.kit.info, config.data.root, config.data.name, config.allow_custom
+                self.kit.info,
+                **config.data,
+                forget=self.forget,
+                allow_custom=config.allow_custom,
             )
             self.data.set_forget(self.forget)
             self.data.place(self.device)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from geniu_lightning.errors import SettingError
 from geniu_lightning.settings import checked
-from geniu_lightning.settings.checked import PositiveInt, expected
+from geniu_lightning.settings.checked import PositiveInt, expected, located, shown
 from geniu_lightning.settings.configs import CONF
 
 Object = dict[str, Any]  # its own constructor checks it
@@ -81,6 +81,7 @@ class _Evaluation(_Group):
 class _Place(_Group):
     root: str | None
     name: str | None
+    hub_id: str | None
 
 
 class _Oracles(_Group):
@@ -147,7 +148,10 @@ def _sentence(
 ) -> SettingError:
     """Return the error of the first key that does not fit."""
     errors = error.errors(include_url=False)
-    found = [(*_locate(one["loc"], settings), one) for one in errors]
+    found = []
+    for one in errors:
+        path, value = located(one["loc"], settings)
+        found.append((".".join(path), value, one))
     key, value, first = found[0]
     if first["type"] == "extra_forbidden":
         return unknown_key(key, [*_keys(settings)])
@@ -155,7 +159,8 @@ def _sentence(
         return SettingError("is missing", key=".".join(map(str, first["loc"])))
     wanted = [expected(one["msg"]) for other, _, one in found if other == key]
     wanted += ["null"] if _may_be_null(key, settings, schema) else []
-    return SettingError(f"must be {' or '.join(dict.fromkeys(wanted))}, got {value!r}", key=key)
+    choices = " or ".join(dict.fromkeys(wanted))
+    return SettingError(f"must be {choices}, got {shown(value)}", key=key)
 
 
 def _may_be_null(key: str, settings: dict[str, Any], schema: type[_Command]) -> bool:
@@ -166,20 +171,8 @@ def _may_be_null(key: str, settings: dict[str, Any], schema: type[_Command]) -> 
     try:
         schema.model_validate(plain)
     except ValidationError as error:
-        return all(_locate(one["loc"], plain)[0] != key for one in error.errors())
+        return all(located(one["loc"], plain)[0] != key.split(".") for one in error.errors())
     return True
-
-
-def _locate(location: Sequence[str | int], settings: Any) -> tuple[str, Any]:
-    """Return the key and value at a location; its last parts may name branches of a union."""
-    path: list[str] = []
-    for part in location:
-        try:
-            settings = settings[part]
-        except (KeyError, IndexError, TypeError):
-            break
-        path.append(str(part))
-    return ".".join(path), settings
 
 
 def unknown_key(key: str, known: Sequence[str]) -> SettingError:

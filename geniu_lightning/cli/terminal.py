@@ -37,6 +37,17 @@ def paced() -> Callable[[], bool]:
     return due
 
 
+def decoding_report() -> Callable[[str, int, int], None]:
+    """Return a reporter of (split, images decoded, images in all)."""
+    due = paced()
+
+    def report(split: str, decoded: int, total: int) -> None:
+        if due():
+            log.info("reading %s images  %d/%d", split, decoded, total)
+
+    return report
+
+
 def waiting(seconds: float) -> Callable[[str], None]:
     """Log the estimated time of a long evaluation; return a reporter of its parts."""
     start, due = time.monotonic(), paced()

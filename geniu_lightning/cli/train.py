@@ -8,10 +8,13 @@ from omegaconf import DictConfig
 from geniu_lightning.cli.command import run_command
 from geniu_lightning.cli.run import carry_out, run_folder
 from geniu_lightning.cli.sweep import accuracies, print_summary, training_row
-from geniu_lightning.errors import UserError
+from geniu_lightning.cli.terminal import decoding_report
+from geniu_lightning.data import cache
+from geniu_lightning.data.pixels import Form
+from geniu_lightning.errors import SettingError, UserError
 from geniu_lightning.files import sha256_of
 from geniu_lightning.runs.identity import identity_of
-from geniu_lightning.settings.configs import plain
+from geniu_lightning.settings.configs import built, plain
 
 
 def main() -> None:
@@ -27,7 +30,7 @@ def train(config: DictConfig) -> float | None:
             "nothing is forgotten in training, so there is nothing to compare with oracles:"
             " train.py takes evaluation=accuracy, validation or none"
         )
-    identity = identity_of(plain(config))
+    identity = identity_of(plain(config), data_fingerprint=_data_fingerprint(config.data))
     if config.weights is not None:
         identity["weights_sha256"] = _checksum_of_finished(config)
     imbalance = config.imbalance.get("_target_", "none").rpartition(".")[2]
@@ -44,6 +47,16 @@ def train(config: DictConfig) -> float | None:
     if not carry_out("train", config, folder, work, force=config.force):
         return None
     return accuracies(folder.path, config.evaluation.split).get("retain")
+
+
+def _data_fingerprint(data: DictConfig) -> str:
+    """Return the fingerprint of the images: with other ones it is another run."""
+    try:
+        source = built(data.source, "data.source")(name=data.name, root=data.get("root"))
+        form = Form(data.image_size, data.channels, data.resize, data.background)
+    except SettingError as error:
+        raise error.below("data") from error
+    return cache.fingerprint(source, form, decoding_report())
 
 
 def _checksum_of_finished(config: DictConfig) -> str:

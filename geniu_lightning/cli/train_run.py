@@ -22,9 +22,10 @@ from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import SettingError, UserError
 from geniu_lightning.files import write_json
 from geniu_lightning.fitting.trainer import fit, make_trainer
-from geniu_lightning.kit.file import Kit, KitInfo
+from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import KIT
-from geniu_lightning.kit.networks import NetworkSpec, state_digest
+from geniu_lightning.kit.info import KitInfo, NetworkSpec
+from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.kit.weights import classifier_from
 from geniu_lightning.report import pictures
 from geniu_lightning.runs.folder import RunFolder
@@ -161,12 +162,13 @@ def _kit(config: DictConfig, data: ImageData, module: GeniuModule, about: dict[s
         data_fingerprint=data.fingerprint,
         seed=config.seed,
         settings={
-            "data": {**plain(config.data), "cache_folder": None},
+            "data": plain(config.data),
             **{k: plain(config[k]) for k in ("imbalance", "model", "training")},
             "precision": str(config.trainer.precision),
             **about["begun"],
         },
         revision=revision(),
+        class_fingerprints=data.class_fingerprints,
     )
     prompts = None
     if module.exemplars is not None:

@@ -2,6 +2,7 @@
 
 import logging
 from functools import partial
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -11,7 +12,8 @@ from geniu_lightning.cli.oracles import add_oracle, is_current, oracle_bank
 from geniu_lightning.cli.run import carry_out, run_folder
 from geniu_lightning.cli.sweep import print_summary, retain_minus_forget, unlearning_row
 from geniu_lightning.errors import BusyError, UserError
-from geniu_lightning.kit.header import KIT, description_of, forgotten, kit_metadata, kit_path
+from geniu_lightning.kit.header import KIT, forgotten, kit_metadata, kit_path
+from geniu_lightning.kit.info import KitInfo
 from geniu_lightning.runs.identity import identity_of
 from geniu_lightning.runs.oracles import FIRST_SEED
 from geniu_lightning.runs.revision import revision
@@ -34,7 +36,7 @@ def unlearn(config: DictConfig) -> float | None:
         raise UserError("name the kit to unlearn from: kit=FOLDER/kit.safetensors")
     path = kit_path(config.kit)
     metadata = kit_metadata(path)
-    kit = description_of(metadata)
+    kit = KitInfo.from_json(metadata["geniu"])
     forget = forgotten(config.forget, kit)
     bank = oracle_bank(config, kit, forget)
     if config.oracles.add and bank is not None:
@@ -50,12 +52,12 @@ def unlearn(config: DictConfig) -> float | None:
     folder = run_folder(config, identity, "unlearn", kit_name, config.unlearner.name, class_words)
     if folder.path.resolve() == path.resolve().parent:
         raise UserError(f"{folder.path} is the folder of the kit itself; choose another out=")
-    trained = kit.get("settings", {}) | {"seed": kit.get("seed")}
-    about = {"job": "unlearn", "revision": revision(), "trained": trained}
-    if before := kit.get("forgotten"):
-        about["forgotten_before"] = before
+    trained = {**kit.settings, "seed": kit.seed}
+    about: dict[str, Any] = {"job": "unlearn", "revision": revision(), "trained": trained}
+    if kit.forgotten:
+        about["forgotten_before"] = list(kit.forgotten)
     folder.description = {"run": identity | about}
-    lacks_kit = config.next_kit and kit.get("generator") and not (folder.path / KIT).is_file()
+    lacks_kit = config.next_kit and kit.generator and not (folder.path / KIT).is_file()
     force = bool(config.force or (folder.done and lacks_kit))
     again = folder.done and not force
 

@@ -1,15 +1,23 @@
-"""Class names and indices as a person writes them."""
+"""Class names and indices as a person writes them, and the order of class names."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from geniu_lightning.errors import UserError
 
 
+def natural(name: object) -> list[tuple[int, int, str]]:
+    """Return a key that sorts names as people do: `2` before `10`, `cat9` before `cat10`."""
+    parts = re.findall(r"\d+|\D+", str(name))
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
+
+
 def class_indices(wanted: Any, names: Sequence[str]) -> tuple[int, ...]:  # what a person wrote
     """Return class names and indices as sorted indices without repetition.
 
-    An integer is an index; a string is a name, or an index where no class has that name.
+    An integer is an index; a string is a name, or an index where no class has that name. An integer
+    that is the index of one class and the name of another is refused.
 
     Example:
         >>> class_indices(["ship", 0], ["plane", "ship"])
@@ -21,11 +29,27 @@ def class_indices(wanted: Any, names: Sequence[str]) -> tuple[int, ...]:  # what
 
 
 def _class_index(wanted: Any, names: Sequence[str]) -> int:
-    if isinstance(wanted, str) and wanted in names:
-        return list(names).index(wanted)
-    index = str(wanted)
-    if index.isdecimal() and int(index) < len(names):
-        return int(index)
+    position = {name: k for k, name in reversed([*enumerate(names)])}
+    if isinstance(wanted, str) and wanted in position:
+        return position[wanted]
+    if wanted is None or isinstance(wanted, bool):
+        word = str(wanted).lower().replace("none", "null")
+        raise UserError(f"{word} is no class; quote a class of that name: {_quoted(word)}")
+    word = str(wanted)
+    index = int(word) if word.isascii() and word.isdecimal() else len(names)
+    if index < len(names):
+        if position.get(word, index) != index:
+            raise UserError(
+                f"{word} is the index of class {names[index]!r} and the name of class"
+                f" {position[word]}: quote the name that you mean, {_quoted(names[index])} or"
+                f" {_quoted(word)}"
+            )
+        return index
     known = ", ".join(f"{i} {name}" for i, name in enumerate(names[:20]))
     more = f", … ({len(names)} in all)" if len(names) > 20 else ""
     raise UserError(f"there is no class {wanted!r}; the classes are: {known}{more}")
+
+
+def _quoted(name: str) -> str:
+    """Return a class name as it is written in a list on the command line."""
+    return f"'[\"{name}\"]'"

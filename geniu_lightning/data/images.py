@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
-from torch import Tensor
+from pydantic import Field
 
 from geniu_lightning.errors import SettingError
-from geniu_lightning.settings.checked import Positive, PositiveInt, checked
+from geniu_lightning.settings.checked import Finite, Positive, checked, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Side = Annotated[int, Field(ge=1, le=1024)]  # pixels
 
 
 @checked
@@ -22,9 +27,9 @@ class ImageSpec:
         std: Divides each channel.
     """
 
-    size: PositiveInt
+    size: Side
     channels: Literal[1, 3]
-    mean: tuple[float, ...]
+    mean: tuple[Finite, ...]
     std: tuple[Positive, ...]
 
     def __post_init__(self) -> None:
@@ -32,7 +37,7 @@ class ImageSpec:
             if len(values) != self.channels:
                 raise SettingError(
                     f"must be one value, or one for each of {self.channels} channels,"
-                    f" got {list(values)}",
+                    f" got {shown(values)}",
                     key=key,
                 )
 
@@ -46,16 +51,16 @@ class ImageSpec:
         ]
         return cls(size, cast(Literal[1, 3], channels), each[0], each[1])
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalise(self, images: "Tensor") -> "Tensor":
         """Return images in [0, 1] as a classifier reads them, shape `(N, C, H, W)`."""
         mean, std = self._shift_and_scale(images)
         return (images - mean) / std
 
-    def restore(self, images: Tensor) -> Tensor:
+    def restore(self, images: "Tensor") -> "Tensor":
         """Return normalised images on the scale of 0 to 1: inverse of `normalise`."""
         mean, std = self._shift_and_scale(images)
         return images * std + mean
 
-    def _shift_and_scale(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _shift_and_scale(self, images: "Tensor") -> "tuple[Tensor, Tensor]":
         mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
         return mean, images.new_tensor(self.std).view(1, -1, 1, 1)

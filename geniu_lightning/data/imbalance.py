@@ -98,7 +98,7 @@ def custom(
             if not 0.0 < count <= 1.0:
                 raise SettingError(f"must lie in (0, 1] as a share, got {count}", key=key)
             count = max(1, round(count * size))
-        if not 0 < count <= size:
+        if size and not 0 < count <= size:
             raise SettingError(
                 f"asks for {count} images of class {names[k]!r}, which has {size}", key=key
             )

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from geniu_lightning.data import cache
 from geniu_lightning.data.augmentation import augment
-from geniu_lightning.data.images import ImageSpec
+from geniu_lightning.data.images import ImageSpec, Side
 from geniu_lightning.data.imbalance import evenly, split
 from geniu_lightning.data.loader import Batch, IndexLoader
+from geniu_lightning.data.pixels import Form, Resize
 from geniu_lightning.data.sources import Source
 from geniu_lightning.errors import SettingError
-from geniu_lightning.settings.checked import NonNegativeInt, PositiveInt, checked
+from geniu_lightning.settings.checked import Fraction, NonNegativeInt, checked
 
 Imbalance = Callable[[Tensor, Sequence[str]], Tensor]
 
@@ -45,7 +46,8 @@ class ImageData(LightningDataModule):
         flip: Augmentation: mirror half of the images.
         validation: Share of each class's training images that validates.
         seed: Key of the order and augmentation of training batches.
-        cache_folder: See `cache.cache_root`.
+        resize: What becomes of pictures that are no square, see `Form`.
+        background: Grey behind transparent pixels, see `Form`.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class ImageData(LightningDataModule):
         *,
         name: str,
         source: Callable[..., Source],
-        image_size: PositiveInt,
+        image_size: Side,
         channels: Literal[1, 3],
         imbalance: Imbalance,
         root: str | None = None,
@@ -64,7 +66,8 @@ class ImageData(LightningDataModule):
         flip: bool = False,
         validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         seed: int = 0,
-        cache_folder: str | None = None,
+        resize: Resize = "squash",
+        background: Fraction = 1.0,
     ) -> None:
         super().__init__()
         self.name = name
@@ -74,7 +77,7 @@ class ImageData(LightningDataModule):
         self.augmentation = (pad, flip)
         self.validation = validation
         self.seed = seed
-        self.cache_folder = cache_folder
+        self.form = Form(image_size, channels, resize, background)
         self.reads: Counter[str] = Counter()
         try:
             self.source = source(name=name, root=root)
@@ -83,8 +86,7 @@ class ImageData(LightningDataModule):
 
     def prepare_data(self, on_decode: cache.OnDecode | None = None) -> None:
         """Decode the images into the cache, unless it has them."""
-        spec = self.spec
-        cache.load(self.source, spec.size, spec.channels, self.cache_folder, on_decode)
+        cache.prepare(self.source, self.form, on_decode)
 
     def setup(self, stage: str = "fit") -> None:
         """Open the cache, make the index sets, and bring the images to the trainer's device."""
@@ -94,7 +96,7 @@ class ImageData(LightningDataModule):
 
     @cached_property
     def _decoded(self) -> cache.Decoded:
-        return cache.load(self.source, self.spec.size, self.spec.channels, self.cache_folder)
+        return cache.load(self.source, self.form)
 
     @cached_property
     def _indices(self) -> dict[str, Tensor]:
@@ -115,6 +117,17 @@ class ImageData(LightningDataModule):
     def fingerprint(self) -> str:
         """SHA-256 over all pixels and labels of the whole set."""
         return self._decoded.fingerprint
+
+    @property
+    def class_fingerprints(self) -> dict[str, dict[str, str]]:
+        """SHA-256 over the pixels of each class, by split and name."""
+        return self._decoded.class_fingerprints
+
+    def number_as(self, names: Sequence[str]) -> None:
+        """Number the classes by their places in `names`, which may have more. Before `setup`."""
+        place = torch.tensor([list(names).index(name) for name in self.names])
+        labels = {split: place[own] for split, own in self._decoded.labels.items()}
+        self._decoded = replace(self._decoded, labels=labels, names=tuple(names))
 
     @property
     def class_counts(self) -> list[int]:

@@ -1,26 +1,44 @@
-"""Sources of images: a name becomes pictures, labels and class names."""
+"""Sources of images: a name becomes pictures, labels and class names.
 
-import glob
+A source has two methods. `key()` names its content in a few words and is cheap: the cache is found
+by it. `read(split)` returns the pictures, and is called once for each split. No torch is imported
+here: a run is named by its data before torch is needed.
+"""
+
+import logging
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-import torch
-from PIL.Image import Image, fromarray, registered_extensions
-from torch import Tensor
+from PIL.Image import fromarray, registered_extensions
 
+from geniu_lightning.data.classes import natural
+from geniu_lightning.data.pixels import opened
 from geniu_lightning.errors import DataNotFoundError, UserError
 from geniu_lightning.settings.checked import checked
 
+log = logging.getLogger(__name__)
+
 
 class Pictures(NamedTuple):
-    """One split: pictures of any size, decoded one by one while iterating."""
+    """One split: pictures of any size, decoded one by one.
 
-    images: Iterator[Image]
+    Attributes:
+        image: Returns the k-th picture, of PIL.
+        labels: Class of each picture.
+        names: Class names in the order of their labels; those of a class without pictures may be
+            missing.
+        files: Name of each picture, if it has one, for messages.
+    """
+
+    image: Callable[[int], Any]
     labels: Sequence[int]
     names: tuple[str, ...]
+    files: Sequence[str] = ()
 
 
 class Source(Protocol):
@@ -63,7 +81,7 @@ class Digits:
         chosen = np.flatnonzero(test if split == "test" else ~test)
         pixels = np.rint(bunch.images[chosen] * (255 / 16)).astype(np.uint8)
         return Pictures(
-            images=(fromarray(image) for image in pixels),
+            image=lambda k: fromarray(pixels[k]),
             labels=bunch.target[chosen].tolist(),
             names=tuple(str(k) for k in range(10)),
         )
@@ -121,7 +139,13 @@ class HubSet:
                     " data.source.label_column"
                 )
         labels, names = _labels(rows, label_column)
-        return Pictures((row[image_column] for row in rows), labels, names)
+        rows = _encoded(rows, image_column)
+
+        def image(k: int) -> Any:
+            found = rows[k][image_column]
+            return opened(found["bytes"] or Path(found["path"]))
+
+        return Pictures(image, labels, names)
 
     def _rows(self, split: str) -> Any:  # a datasets.Dataset; the package is imported late
         import datasets
@@ -153,35 +177,65 @@ class HubSet:
 
 @checked
 class ImageFolder(HubSet):
-    """A folder of images: `<root>/<name>/{train,test}/<class>/*.png` (or jpg, …)."""
+    """A folder of pictures: `<root>/<name>/{train,test}/<class>/*.png` (or jpg, …).
+
+    Class folders and pictures may be links. A class may be absent from one split.
+    """
 
     def __init__(self, name: str, root: str | None = None) -> None:
         super().__init__(name, root)
 
-    def _rows(self, split: str) -> Any:
-        import datasets
+    def key(self) -> str:
+        """Name the pictures with the sizes and times of their files, and what is skipped."""
+        parts = ["folder"]
+        for split in self.splits:
+            files, skipped = self._files(split)
+            parts += [f"{_place(path)}{_stat(path)}" for path in files]
+            parts += [split, *skipped]  # so that a change of these is told
+        return "|".join(parts)
 
-        datasets.disable_progress_bars()
-        folder = self.local / self.splits[split]
-        for part in self.splits.values():
-            if not any(p.is_dir() for p in (self.local / part).glob("*")):
-                raise DataNotFoundError(
-                    f"{self.local / part} does not exist or has no folders of classes; a folder"
-                    " of images is <data.root>/<data.name>/{train,test}/<class>/*.png"
-                )
-        # files by name: the builder would take a class folder named train for a split, a name with
-        # brackets for a pattern, and an archive for more pictures
-        files = [
-            glob.escape(str(path))
-            for path in sorted(folder.glob("*/*"))
-            if path.suffix.lower() in registered_extensions()
-        ]
-        try:
-            return datasets.load_dataset(
-                "imagefolder", data_files={split: files}, split=split, drop_labels=False
+    def read(self, split: str) -> Pictures:
+        """Return one split; what is skipped is counted in one line of the log."""
+        files, skipped = self._files(split)
+        if skipped:
+            what = ", ".join(f"{n} {reason}" for reason, n in Counter(skipped.values()).items())
+            log.info("skipped in %s: %s, such as %s", self.local / split, what, min(skipped))
+        found = sorted({path.parent.name for path in files}, key=natural)
+        return Pictures(
+            image=lambda k: opened(files[k]),
+            labels=[found.index(path.parent.name) for path in files],
+            names=tuple(found),
+            files=[str(path) for path in files],
+        )
+
+    def _files(self, split: str) -> tuple[list[Path], dict[str, str]]:
+        """Return a split's pictures by class and name, and why other files were skipped."""
+        folder = self.local / split
+        classes = [p for p in _visible(folder) if p.is_dir()] if folder.is_dir() else []
+        if not classes:
+            raise DataNotFoundError(
+                f"{folder} does not exist or has no folders of classes; a folder of images is"
+                " <data.root>/<data.name>/{train,test}/<class>/*.png"
             )
-        except (ValueError, OSError, RuntimeError) as error:
-            raise self._not_found(_first_line(error)) from error
+        files: list[Path] = []
+        skipped: dict[str, str] = {}
+        for place in sorted(classes, key=lambda path: natural(path.name)):
+            before = len(files)
+            for path in _visible(place):
+                if path.is_dir():
+                    skipped[_place(path)] = "folder(s) below a class"
+                elif path.suffix.lower() not in registered_extensions():
+                    skipped[_place(path)] = "file(s) without the ending of a picture"
+                else:
+                    files.append(path)
+            if len(files) == before:
+                skipped[place.name] = "class folder(s) without pictures"
+        if not files:
+            raise DataNotFoundError(
+                f"the class folders of {folder} hold no pictures ({', '.join(skipped)}); a folder"
+                " of images is <data.root>/<data.name>/{train,test}/<class>/*.png"
+            )
+        return files, skipped
 
 
 @runtime_checkable
@@ -246,11 +300,14 @@ class MapDataset:
                 f"the labels of the {split} set lie in {min(labels)} to {max(labels)}, but there"
                 f" are {len(names)} classes"
             )
-        images = (_picture_of(samples[k][0]) for k in range(len(samples)))
-        return Pictures(images, labels, names)
+        return Pictures(lambda k: _picture_of(samples[k][0]), labels, names)
 
 
 def _picture_of(image: Any) -> Any:  # a PIL picture, or what its author made; the cache checks it
+    """Return a picture of a tensor; other images as they are."""
+    import torch
+    from torch import Tensor
+
     if not isinstance(image, Tensor):
         return image
     if image.dtype != torch.uint8:
@@ -267,9 +324,31 @@ def _picture_of(image: Any) -> Any:  # a PIL picture, or what its author made; t
 
 
 def _listing(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    stats = ((path.relative_to(folder), path.stat()) for path in files)
-    return ";".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats)
+    """Return all files below a folder with sizes and times; links to folders are followed."""
+    found, seen = [], set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(root, name) for name in files]
+    return ";".join(f"{path.relative_to(folder)}{_stat(path)}" for path in sorted(found))
+
+
+def _stat(path: Path) -> str:
+    stat = path.stat()
+    return f":{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return what a folder holds but for files and folders of systems, sorted."""
+    systems = ("Thumbs.db", "desktop.ini", "__MACOSX")
+    return sorted(p for p in folder.iterdir() if p.name not in systems and p.name[0] != ".")
+
+
+def _place(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
 
 
 def _first_line(error: Exception) -> str:
@@ -279,10 +358,33 @@ def _first_line(error: Exception) -> str:
 def _labels(rows: Any, column: str) -> tuple[list[int], tuple[str, ...]]:
     values = list(rows[column])
     names = getattr(rows.features[column], "names", None)
-    if None in values or (names is not None and not all(0 <= v < len(names) for v in values)):
+    if not all(isinstance(value, str | int | float | None) for value in values):
+        kind = type(next(v for v in values if not isinstance(v, str | int | float | None)))
+        raise UserError(
+            f"the column {column!r} holds a {kind.__name__} where a label must be a string or a"
+            " number; set data.source.label_column"
+        )
+    missing = any(v is None or (isinstance(v, float) and math.isnan(v)) for v in values)
+    if missing or (names is not None and not all(0 <= v < len(names) for v in values)):
         raise UserError(f"the column {column!r} has images without a label")
     if names is not None:
         return values, tuple(names)
-    found = sorted(set(values))
+    found = sorted(set(values), key=natural)
     position = {value: k for k, value in enumerate(found)}
     return [position[value] for value in values], tuple(str(value) for value in found)
+
+
+def _encoded(rows: Any, column: str) -> Any:  # a datasets.Dataset
+    """Return rows whose pictures are not decoded yet, so that a damaged one can be named."""
+    import datasets
+
+    kind = rows.features[column]
+    picture = isinstance(kind, datasets.Image) or getattr(kind, "dtype", "") in (
+        "binary",
+        "large_binary",
+    )
+    if not picture:
+        raise UserError(
+            f"the column {column!r} holds no pictures ({kind}); set data.source.image_column"
+        )
+    return rows.cast_column(column, datasets.Image(decode=False))

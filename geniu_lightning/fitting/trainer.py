@@ -54,11 +54,11 @@ def make_trainer(
 
 
 def fit(trainer: Trainer, module: LightningModule, *what: Any, **how: Any) -> None:
-    """Fit as Lightning does, but raise `KeyboardInterrupt` at Ctrl-C: Lightning would exit."""
+    """Fit as Lightning does, but raise `KeyboardInterrupt` again: Lightning would exit."""
     try:
         trainer.fit(module, *what, **how)
     except SystemExit as ending:
         # a job that is queued again ends by an exit of its own, whose status its cluster reads
         if isinstance(ending.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from ending
+            raise ending.__context__ from ending
         raise

@@ -1,83 +1,18 @@
 """One safetensors file that holds a kit, or the weights that unlearning made of it."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from geniu_lightning.data.images import ImageSpec
-from geniu_lightning.errors import KitError, SettingError
+from geniu_lightning.errors import KitError
 from geniu_lightning.files import replacing
 from geniu_lightning.kit.header import kit_metadata
-from geniu_lightning.kit.networks import NetworkSpec, tensor_digest
-from geniu_lightning.settings.checked import checked
-from geniu_lightning.version import __version__
-
-FORMAT = 1
-
-
-@checked
-@dataclass(frozen=True)
-class KitInfo:
-    """Description of a kit.
-
-    Args:
-        generator: `None` without one.
-        class_names: In the order of their indices.
-        class_counts: Training images of each class that the classifier saw, for priors.
-        data_fingerprint: SHA-256 over the whole data set's pixels and labels; empty if they came
-            from a user's own loader.
-        seed: Training seed.
-        settings: The resolved configuration of training, to find the data and to retrain.
-        forgotten: Classes that were unlearned, by index; a kit holds no prompts of them.
-        prior_taken: τ of `z − τ log π`: the share of the class prior that unlearning has removed
-            from the logits.
-        library: Version of this package that wrote the file.
-        revision: Its git revision, where it ran from a checkout.
-    """
-
-    classifier: NetworkSpec
-    generator: NetworkSpec | None
-    class_names: tuple[str, ...]
-    spec: ImageSpec
-    class_counts: tuple[int, ...]
-    data_fingerprint: str
-    seed: int
-    settings: dict[str, Any] = field(default_factory=dict)  # any JSON value
-    forgotten: tuple[int, ...] = ()
-    prior_taken: float = 0.0
-    library: str = __version__
-    revision: str | None = None
-    format: int = FORMAT
-
-    @property
-    def remaining(self) -> tuple[int, ...]:
-        """Classes that were not unlearned, by index: the order of the prompts."""
-        return tuple(k for k in range(len(self.class_names)) if k not in self.forgotten)
-
-    @classmethod
-    def from_json(cls, text: str) -> "KitInfo":
-        """Read what `to_json` wrote."""
-        try:
-            raw = json.loads(text)
-            for name in ("class_names", "class_counts", "forgotten"):
-                raw[name] = tuple(raw[name])
-            for name in ("classifier", "generator"):
-                raw[name] = raw[name] and NetworkSpec(**raw[name])
-            spec = raw["spec"]
-            raw["spec"] = ImageSpec(**spec | {k: tuple(spec[k]) for k in ("mean", "std")})
-            return cls(**raw)
-        except (ValueError, TypeError, KeyError, SettingError) as error:
-            raise KitError(f"the kit's description cannot be read: {error!r}") from error
-
-    def to_json(self) -> str:
-        """Return the description as JSON with sorted keys."""
-        return json.dumps(asdict(self), sort_keys=True)
+from geniu_lightning.kit.info import KitInfo, NetworkSpec
+from geniu_lightning.kit.networks import tensor_digest
 
 
 @dataclass(frozen=True)
@@ -130,10 +65,22 @@ class Kit:
 
     @classmethod
     def load(cls, path: Path, allow_custom: bool = False) -> "Kit":
-        """Read and verify a kit or unlearned weights; `allow_custom` as in `NetworkSpec.build`."""
-        tensors, text = _read(path)
-        info = KitInfo.from_json(text)
+        """Read and verify a kit or unlearned weights.
+
+        `allow_custom` builds networks from outside this package, too, which runs their code.
+
+        Raises:
+            KitError: If the file is missing, no kit, truncated, altered, of another format
+                version, or of a network that is not allowed.
+        """
+        metadata = kit_metadata(path)
+        info, tensors = KitInfo.from_json(metadata["geniu"]), load_file(path)
+        if metadata.get("sha256") != tensor_digest(tensors, metadata["geniu"]):
+            raise KitError(f"{path} was altered after it was written: its checksum does not match")
         _check(info, tensors, path)
+        for part, spec in (("classifier.", info.classifier), ("generator.", info.generator)):
+            if spec is not None and spec.ours:
+                _compare(spec, tensors, part, path)
         classifier = info.classifier.build_classifier(allow_custom)
         _fill(classifier, tensors, "classifier.", path)
         if info.generator is None:
@@ -193,23 +140,27 @@ class Kit:
         return self
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    metadata, tensors = kit_metadata(path), load_file(path)
-    text = metadata["geniu"]
-    try:
-        version = json.loads(text).get("format")
-    except (ValueError, AttributeError):
-        version = None
-    if version != FORMAT:
-        raise KitError(f"{path} has format version {version}; this version reads {FORMAT}")
-    if metadata.get("sha256") != tensor_digest(tensors, text):
-        raise KitError(f"{path} was altered after it was written: its checksum does not match")
-    return tensors, text
+def _compare(spec: NetworkSpec, tensors: dict[str, Tensor], prefix: str, path: Path) -> None:
+    """Refuse a network whose tensors are not those in the file, before it takes any memory."""
+    with torch.device("meta"):
+        wanted = spec.build(allow_custom=False).state_dict()
+    form = {name: (tuple(t.shape), t.dtype) for name, t in wanted.items()}
+    found = {
+        name.removeprefix(prefix): (tuple(t.shape), t.dtype)
+        for name, t in tensors.items()
+        if name.startswith(prefix)
+    }
+    for name in sorted(form.keys() | found.keys()):
+        if form.get(name) != found.get(name):
+            raise KitError(
+                f"the weights in {path} do not fit the network it names: {name} is"
+                f" {found.get(name, 'missing')}, {spec.target} has {form.get(name, 'none')}"
+            )
 
 
 def _check(info: KitInfo, tensors: dict[str, Tensor], path: Path) -> None:
     """Refuse a file whose parts contradict each other: a right checksum does not exclude it."""
-    classes, spec = len(info.class_names), info.spec
+    spec = info.spec
     prefixes = ("classifier.", "generator.") if info.generator else ("classifier.",)
     foreign = [k for k in tensors if not k.startswith(prefixes) and k != "prompts"]
     prompts = tensors.get("prompts")
@@ -218,9 +169,8 @@ def _check(info: KitInfo, tensors: dict[str, Tensor], path: Path) -> None:
         f"the tensor {foreign[:1]} belongs to no part": bool(foreign),
         "prompts and generator do not come together": (prompts is None) != (info.generator is None),
         "the prompts are not of the images' form": prompts is not None
-        and (*prompts.shape[:1], *prompts.shape[2:]) != shape,
-        "classes and their counts differ in number": len(info.class_counts) != classes,
-        "a forgotten class does not exist": not all(0 <= k < classes for k in info.forgotten),
+        and (prompts.dim() != 5 or (prompts.shape[0], *prompts.shape[2:]) != shape),
+        "the prompts are not in 32 bits": prompts is not None and prompts.dtype != torch.float32,
     }
     for reason, found in wrong.items():
         if found:

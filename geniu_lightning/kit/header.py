@@ -1,13 +1,12 @@
-"""A kit's description from the file's header, without importing torch; unverified."""
+"""A kit's description from the file's header, without importing torch; tensors unverified."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from geniu_lightning.data.classes import class_indices
 from geniu_lightning.errors import KitError, UserError
+from geniu_lightning.kit.info import KitInfo
 
 KIT = "kit.safetensors"
 
@@ -19,7 +18,7 @@ def kit_path(named: str) -> Path:
 
 
 def kit_metadata(path: Path) -> dict[str, str]:
-    """Return a kit's metadata from its header, unverified."""
+    """Return a kit's metadata from its header."""
     if not path.is_file():
         raise KitError(f"there is no kit at {path}; train one, or set kit=FILE")
     try:
@@ -32,27 +31,16 @@ def kit_metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
-def description_of(metadata: dict[str, str]) -> dict[str, Any]:
-    """Return the description in a kit's metadata, unverified."""
-    try:
-        found = json.loads(metadata["geniu"])
-        found["class_names"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError("the kit's description cannot be read") from None
-    return dict(found)
-
-
-def forgotten(wanted: Any, kit: dict[str, Any]) -> tuple[int, ...]:  # the value of forget=
+def forgotten(wanted: object, kit: KitInfo) -> tuple[int, ...]:  # the value of forget=
     """Return the classes to forget, with those that the kit of a description forgot before."""
-    names = kit["class_names"]
+    names = kit.class_names
     forget = class_indices([] if wanted is None else wanted, names)
     if not forget:
         raise UserError("say what to forget: forget=[0], forget=[3,5] or forget=[ship]")
-    before = kit.get("forgotten", ())
-    again = [names[k] for k in forget if k in before]
+    again = [names[k] for k in forget if k in kit.forgotten]
     if again:
         raise UserError(f"{', '.join(again)}: forgotten already, by this kit's own account")
-    forget = tuple(sorted({*forget, *before}))
+    forget = tuple(sorted({*forget, *kit.forgotten}))
     if len(forget) == len(names):
         raise UserError("all classes are to be forgotten: then there is nothing to retain")
     return forget

@@ -1,56 +1,13 @@
 """Networks by class path and arguments, the classifier's interface, and hashes of weights."""
 
 import hashlib
-import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from geniu_lightning.errors import KitError, SettingError
-from geniu_lightning.settings.checked import checked
-
-OURS = "geniu_lightning.models."
-
-
-@checked
-@dataclass(frozen=True)
-class NetworkSpec:
-    """The dotted path of a network's class, and its keyword arguments, plain values."""
-
-    target: str
-    arguments: dict[str, Any] = field(default_factory=dict)  # any JSON value
-
-    def build(self, allow_custom: bool = True) -> nn.Module:
-        """Return a new network with fresh weights.
-
-        `allow_custom` builds classes from outside our models, too, which runs their code.
-        """
-        if not allow_custom and not self.target.startswith(OURS):
-            raise KitError(
-                f"the network {self.target} is not one of ours, and loading it would run its code;"
-                " pass allow_custom=true if you trust it"
-            )
-        module_name, _, name = self.target.rpartition(".")
-        try:
-            network = getattr(importlib.import_module(module_name), name)
-        except (ImportError, AttributeError, ValueError, TypeError) as error:
-            raise KitError(f"the network {self.target} cannot be imported: {error}") from error
-        if not (isinstance(network, type) and issubclass(network, nn.Module)):
-            raise KitError(f"{self.target} is no torch.nn.Module class")
-        try:
-            built: nn.Module = network(**self.arguments)
-        except (TypeError, ValueError, RuntimeError, SettingError) as error:
-            raise KitError(f"{self.target} cannot be built: {error}") from error
-        return built
-
-    def build_classifier(self, allow_custom: bool = True) -> nn.Module:
-        """Return a new classifier with the interface that `refuse_no_classifier` checks."""
-        classifier = self.build(allow_custom)
-        refuse_no_classifier(classifier, self.target)
-        return classifier
+from geniu_lightning.errors import KitError
 
 
 def refuse_no_classifier(network: nn.Module, name: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from geniu_lightning.errors import KitError
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.kit.networks import NetworkSpec
+from geniu_lightning.kit.info import NetworkSpec
 
 
 def classifier_from(path: Path, spec: NetworkSpec, allow_custom: bool = False) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import Any
 
 # where and how a run is carried out and shown; all other settings decide its result
 INCIDENTAL = (
-    *("out", "force", "allow_custom", "logger", "data.root", "data.cache_folder", "kit"),
+    *("out", "force", "allow_custom", "logger", "data.root", "kit"),
     *("trainer.accelerator", "trainer.threads", "trainer.checkpoint_every_n_steps"),
     *("weights", "oracles", "runs", "next_kit"),
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geniu_lightning.errors import BusyError, UserError
+from geniu_lightning.kit.info import KitInfo
 from geniu_lightning.report.problem import PLACES, RECIPE
 from geniu_lightning.runs.folder import WEIGHTS, RunFolder
 from geniu_lightning.runs.identity import name_of
@@ -26,7 +27,7 @@ class OracleBank:
 
     Args:
         root: Folder of all banks.
-        kit: A kit's description, as JSON values.
+        kit: Description of a kit.
         forget: Forgotten classes.
         count: Number of oracles to compare with.
         train_missing: Whether an evaluation trains the missing ones, as one process can alone;
@@ -38,7 +39,7 @@ class OracleBank:
     def __init__(
         self,
         root: Path,
-        kit: dict[str, Any],
+        kit: KitInfo,
         forget: Sequence[int],
         *,
         count: PositiveInt = 5,
@@ -103,20 +104,18 @@ class OracleBank:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _identity(kit: dict[str, Any], forget: Sequence[int]) -> dict[str, Any]:
+def _identity(kit: KitInfo, forget: Sequence[int]) -> dict[str, Any]:
+    described = json.loads(kit.to_json())  # as it will be read again
+    settings = described["settings"]
     try:
-        settings = kit["settings"]
         return {
             "data": {k: v for k, v in settings["data"].items() if k not in PLACES},
-            "data_fingerprint": kit["data_fingerprint"],
-            "class_counts": list(kit["class_counts"]),
+            **{k: described[k] for k in ("data_fingerprint", "class_counts", "spec", "classifier")},
             "imbalance": settings["imbalance"],
-            "spec": kit["spec"],
-            "classifier": kit["classifier"],
             "recipe": {k: settings["training"][k] for k in RECIPE},
             "precision": settings["precision"],
             "forget": sorted(forget),
             "library": __version__,
         }
-    except (KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
         raise UserError(f"the kit does not say how it was trained: no {error}") from error

@@ -3,7 +3,8 @@
 import difflib
 import functools
 import inspect
-from collections.abc import Callable
+import reprlib
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
@@ -11,6 +12,7 @@ from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, Validati
 from geniu_lightning.errors import SettingError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -30,6 +32,8 @@ REMOVED = {
 }
 
 C = TypeVar("C", bound=Callable[..., Any])
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = 80
 VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
@@ -78,8 +82,26 @@ def _check(
             # of a union the first branch's complaint is the constraint, the others say "or null"
             found = error.errors(include_url=False)
             null = " or null" if any(e["type"] == "none_required" for e in found) else ""
-            message = f"must be {expected(found[0]['msg'])}{null}, got {given[name]!r}"
-            raise SettingError(message, key=name) from error
+            path, value = located(found[0]["loc"], given[name])
+            message = f"must be {expected(found[0]['msg'])}{null}, got {shown(value)}"
+            raise SettingError(message, key=".".join([name, *path])) from error
+
+
+def located(location: Sequence[str | int], value: Any) -> tuple[list[str], Any]:
+    """Return the path and the value at a location; its last parts may name branches of a union."""
+    path: list[str] = []
+    for part in location:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            break
+        path.append(str(part))
+    return path, value
+
+
+def shown(value: Any) -> str:
+    """Return what a message quotes of a value: its beginning, escaped."""
+    return SHORT.repr(value)
 
 
 def expected(message: str) -> str:

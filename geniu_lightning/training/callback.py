@@ -16,8 +16,9 @@ from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.errors import SettingError, TrainingDivergedError, UserError
 from geniu_lightning.fitting.distributed import reduced
 from geniu_lightning.fitting.guard import NonFiniteGuard
-from geniu_lightning.kit.file import Kit, KitInfo
-from geniu_lightning.kit.networks import NetworkSpec, features_of, head_of
+from geniu_lightning.kit.file import Kit
+from geniu_lightning.kit.info import KitInfo, NetworkSpec
+from geniu_lightning.kit.networks import features_of, head_of
 from geniu_lightning.models.frozen import frozen
 from geniu_lightning.seeds import stream
 from geniu_lightning.settings.checked import PositiveInt, checked

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.errors import KitError, UserError
-from geniu_lightning.kit.networks import NetworkSpec, features_of, head_of, refuse_no_classifier
+from geniu_lightning.kit.info import NetworkSpec
+from geniu_lightning.kit.networks import features_of, head_of, refuse_no_classifier
 from geniu_lightning.models.frozen import frozen
 
 TOLERANCE = 0.1  # by which augmentation may leave [0, 1]

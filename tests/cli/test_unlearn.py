@@ -81,12 +81,13 @@ def test_a_next_kit_is_left_by_single_runs_and_added_to_one_of_a_sweep(
 
 
 def test_it_works_after_data_caches_and_checkpoints_are_gone(
-    command: Command, tmp_path: Path
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, cache, run, after = (tmp_path / name for name in ("data", "cache", "run", "after"))
+    monkeypatch.setenv("GENIU_CACHE", str(cache))
     _write_parquet(root / "mnist")
     tiny = [word for word in TINY if not word.startswith("imbalance")]
-    data = ("data=mnist", f"data.root={root}", f"data.cache_folder={cache}", "data.image_size=16")
+    data = ("data=mnist", f"data.root={root}", "data.image_size=16")
     made = command("train", *tiny, *data, "imbalance=none", "evaluation=none", f"out={run}")
     assert made.status == 0, made.err
     for gone in (root, cache, run / "checkpoints"):
@@ -107,7 +108,8 @@ def test_it_works_after_data_caches_and_checkpoints_are_gone(
     for said in ("neither at", "retrain reads retain data", "methods that read none are", "geniu"):
         assert said in refused.err
     _write_parquet(root / "mnist")
-    assert "before" in command("unlearn", *words, *few).out  # they are back, and it measures
+    # they are back, and it measures
+    assert "before" in command("unlearn", *words, *few, f"data.root={root}").out
     _write_parquet(tmp_path / "other" / "mnist", shift=1)
     other = command("unlearn", *reader, f"data.root={tmp_path / 'other'}")
     assert (other.status, "are not those that the kit was trained on" in other.err) == (2, True)
@@ -141,15 +143,38 @@ def test_settings_that_cannot_work_are_refused_in_a_sentence(
 def test_a_forged_kit_runs_no_code_of_others(trained: Path) -> None:
     info = Kit.load(trained / "kit.safetensors").info
     assert recorded_data(info).class_counts
-    for forged in (
-        {"source": {"_target_": "os.getcwd"}},
-        {"mean": {"_target_": "os.getcwd"}},
-        {"source": {"_target_": "geniu_lightning.data.sources.os.getcwd"}},
-        {"std": [{"_target_": "os.getcwd"}]},
+    for part, target in (
+        ("source", "os.getcwd"),
+        ("source", "geniu_lightning.data.sources.os.getcwd"),
+        ("source", "geniu_lightning.data.imbalance.none"),
+        ("imbalance", "os.getcwd"),
+        ("imbalance", "geniu_lightning.data.sources.Digits"),
     ):
-        settings = info.settings | {"data": info.settings["data"] | forged}
-        with pytest.raises(UserError, match="which is not ours"):
+        forged = {"_target_": target}
+        data = info.settings["data"] | ({"source": forged} if part == "source" else {})
+        settings = info.settings | {"data": data} | ({part: forged} if part != "source" else {})
+        with pytest.raises(UserError, match=f"{target}, which is not ours"):
             recorded_data(replace(info, settings=settings))
+
+
+def test_a_kit_chooses_no_place_to_read_from(trained: Path, tmp_path: Path) -> None:
+    info = Kit.load(trained / "kit.safetensors").info
+    hub = "geniu_lightning.data.sources.HubSet"
+    for data, message in (
+        ({"name": "../secret"}, "confirm that by data.name="),
+        ({"name": "/etc"}, "confirm that by data.name="),
+        ({"source": {"_target_": hub, "hub_id": "a/b"}}, "unasked from a/b .* data.hub_id=a/b"),
+        (
+            {"source": {"_target_": hub, "hub_id": "ylecun/mnist", "revision": "refs/pr/1"}},
+            "unasked from ylecun/mnist",
+        ),
+    ):
+        settings = info.settings | {"data": info.settings["data"] | data}
+        with pytest.raises(UserError, match=message):
+            recorded_data(replace(info, settings=settings), str(tmp_path))
+    moved = info.settings["data"] | {"root": "/nowhere", "cache_folder": str(tmp_path / "made")}
+    assert recorded_data(replace(info, settings=info.settings | {"data": moved})).class_counts
+    assert not (tmp_path / "made").exists()
 
 
 def _write_parquet(folder: Path, shift: int = 0) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL.Image import fromarray
-from PIL.Image import open as open_picture
 
 from geniu_lightning.data import cache
+from geniu_lightning.data.pixels import Form, opened
 from geniu_lightning.data.sources import Pictures
 from geniu_lightning.errors import UserError
 
@@ -37,10 +37,10 @@ class Painted:
 
     def read(self, split: str) -> Pictures:
         self.reads.append(split)
-        return Pictures(self.images(split), self.labels[split], self.names[split])
+        return Pictures(partial(self.image, split), self.labels[split], self.names[split])
 
-    def images(self, split: str) -> Iterator[Any]:
-        return map(fromarray, self.pixels[split])
+    def image(self, split: str, k: int) -> Any:
+        return fromarray(self.pixels[split][k])
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_pixels_labels_and_names_come_back_bit_for_bit(shape: tuple[int, ...]) -> None:
     source = Painted(shape=shape)
     channels = 3 if len(shape) == 3 else 1
-    decoded = cache.load(source, 6, channels)
+    decoded = cache.load(source, Form(6, channels))
     assert decoded.names == ("a", "b", "c")
     digest = hashlib.sha256()  # kits name their data by this value
     for split in cache.SPLITS:
@@ -70,7 +70,7 @@ def test_a_set_is_decoded_once_for_each_key_and_form_and_reports_progress(root: 
     source, steps = Painted(shape=(6, 6, 3), train=2001), []
 
     def load(size: int = 6, channels: int = 1, of: Painted = source) -> cache.Decoded:
-        return cache.load(of, size, channels, on_decode=lambda *step: steps.append(step))
+        return cache.load(of, Form(size, channels), on_decode=lambda *step: steps.append(step))
 
     first = load()
     assert steps == [("train", 2000, 2001), ("train", 2001, 2001), ("test", 4, 4)]
@@ -88,18 +88,17 @@ def test_pictures_are_resized_bilinearly_and_change_their_channels_by_luma() -> 
     pixels = torch.from_numpy(source.pixels["train"])[:, None].float()
     for size in (4, 15):
         wanted = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
-        assert (cache.load(source, size, 1).images["train"] - wanted).abs().max() <= 1.0
-    grey = cache.load(source, 9, 3).images["train"]
+        assert (cache.load(source, Form(size, 1)).images["train"] - wanted).abs().max() <= 1.0
+    grey = cache.load(source, Form(9, 3)).images["train"]
     assert torch.equal(grey, pixels.byte().expand(-1, 3, -1, -1))
     colour = Painted("colour", (6, 6, 3))
     luma = colour.pixels["train"] @ np.array([0.299, 0.587, 0.114])
-    decoded = cache.load(colour, 6, 1).images["train"][:, 0].numpy()
+    decoded = cache.load(colour, Form(6, 1)).images["train"][:, 0].numpy()
     assert np.abs(decoded - luma).max() <= 1.0
-    for dtype in (np.uint16, np.int32):  # both are how Pillow opens 16 bits
-        deep = Painted(dtype.__name__)
-        deep.pixels = {k: p.astype(dtype) * dtype(257) for k, p in deep.pixels.items()}
-        decoded = cache.load(deep, 6, 1).images["train"][:, 0].numpy()
-        np.testing.assert_array_equal(decoded, Painted().pixels["train"])
+    deep = Painted("deep")
+    deep.pixels = {k: p.astype(np.uint16) * np.uint16(257) for k, p in deep.pixels.items()}
+    decoded = cache.load(deep, Form(6, 1)).images["train"][:, 0].numpy()
+    np.testing.assert_array_equal(decoded, Painted().pixels["train"])
 
 
 def test_a_picture_that_cannot_be_decoded_is_named(root: Path) -> None:
@@ -110,46 +109,54 @@ def test_a_picture_that_cannot_be_decoded_is_named(root: Path) -> None:
     for content in (png[:400], broken_chunk, b"no picture", None):
 
         class Spoilt(Painted):
-            def images(self, split: str, content: bytes | None = content) -> Iterator[Any]:
-                yield next(super().images(split))
-                yield content and open_picture(io.BytesIO(content))
+            def image(self, split: str, k: int, content: bytes | None = content) -> Any:
+                return opened(content) if (split, k) == ("train", 1) else super().image(split, k)
 
-        with pytest.raises(UserError, match=r"^image 2 of the train split cannot be decoded: ."):
-            cache.load(Spoilt(), 6, 1)
+        with pytest.raises(UserError, match=r"^1 of 7 images of the train .*: image 2 \(.+\)$"):
+            cache.load(Spoilt(), Form(6, 1))
     assert list(root.iterdir()) == []
 
 
 def test_the_process_that_loses_the_race_reads_the_winners_cache(root: Path) -> None:
     class Loser(Painted):
-        def images(self, split: str) -> Iterator[Any]:
-            if split == "test":
-                cache.load(Painted(), 6, 1)
-            return super().images(split)
+        def image(self, split: str, k: int) -> Any:
+            if (split, k) == ("test", 0):
+                cache.load(Painted(), Form(6, 1))
+            return super().image(split, k)
 
     loser = Loser()
     loser.labels["test"] = [2, 2, 2, 2]
-    found, winner = cache.load(loser, 6, 1), cache.load(Painted(), 6, 1)
+    found, winner = cache.load(loser, Form(6, 1)), cache.load(Painted(), Form(6, 1))
     assert found.fingerprint == winner.fingerprint
     assert found.labels["test"].tolist() == [0, 1, 2, 0]
     assert len(list(root.iterdir())) == 1
 
 
-def test_an_empty_split_and_splits_with_different_classes_are_refused() -> None:
-    with pytest.raises(UserError, match="the train split of the data set is empty"):
-        cache.load(Painted(train=0), 6, 1)
+def test_an_empty_split_is_refused_and_classes_are_compared_by_name() -> None:
+    with pytest.raises(UserError, match=r"^the train split of the data set is empty$"):
+        cache.load(Painted(train=0), Form(6, 1))
     source = Painted()
-    source.names["test"] = ("a", "c", "b")
-    with pytest.raises(UserError, match=r"splits have different classes: a, b, c and a, c, b$"):
-        cache.load(source, 6, 1)
+    source.names["test"] = ("c", "d", "a")
+    decoded = cache.load(source, Form(6, 1))
+    assert decoded.names == ("a", "b", "c", "d")
+    assert decoded.labels["test"].tolist() == [2, 3, 0, 2]
+    for names, message in (
+        (("a", "b\n", "c"), r"a class is named 'b\\n'"),
+        (("a", "${oc.env:X}", "c"), "a class is named"),
+    ):
+        source.names["train"] = names
+        source._key = names[1]
+        with pytest.raises(UserError, match=message):
+            cache.load(source, Form(6, 1))
 
 
-def test_the_folder_of_caches_is_the_given_one_then_ours_then_the_users(
+def test_the_folder_of_caches_is_ours_then_the_users(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert (cache.cache_root("~/mine"), cache.cache_root(None)) == (tmp_path / "mine", root)
+    assert cache.cache_root() == root
     monkeypatch.delenv("GENIU_CACHE")
-    assert cache.cache_root(None) == tmp_path / "xdg" / "geniu_lightning"
+    assert cache.cache_root() == tmp_path / "xdg" / "geniu_lightning"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache.cache_root(None) == tmp_path / ".cache" / "geniu_lightning"
+    assert cache.cache_root() == tmp_path / ".cache" / "geniu_lightning"

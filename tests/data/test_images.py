@@ -13,7 +13,7 @@ def test_one_value_stands_for_all_channels() -> None:
 def test_a_form_that_no_image_has_is_refused() -> None:
     with pytest.raises(SettingError, match="mean must be one value"):
         ImageSpec.of(28, 3, [0.1, 0.2], 0.5)
-    with pytest.raises(SettingError, match="std must be greater than 0"):
+    with pytest.raises(SettingError, match=r"std.2 must be greater than 0"):
         ImageSpec.of(28, 3, 0.5, [0.5, 0.5, -1.0])
 
 

@@ -19,7 +19,7 @@ STEP = partial(imbalance.step, majority=[0, 3], ratio=0.2)
 
 
 @pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+def make() -> Make:
     """Make a data module of digits, which are decoded once."""
     fixed: dict[str, Any] = {
         "name": "digits",
@@ -27,7 +27,6 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         "image_size": 8,
         "channels": 1,
         "imbalance": imbalance.none,
-        "cache_folder": str(tmp_path_factory.mktemp("caches")),
     }
     return lambda **settings: ImageData(**(fixed | settings))
 
@@ -75,7 +74,9 @@ def test_evaluation_batches_are_the_normalised_pictures_in_order(make: Make) -> 
     assert data.indices("test").tolist() == list(range(355))
     for split, file in (("test", "test"), ("validation", "train")):
         pictures, where = Digits().read(file), data.indices(split)
-        pixels = np.stack([np.asarray(image) for image in pictures.images])[:, None]
+        pixels = np.stack([np.asarray(pictures.image(k)) for k in range(len(pictures.labels))])[
+            :, None
+        ]
         batches = list(data.loader(split, batch_size=50))
         found = torch.cat([batch.images for batch in batches])
         torch.testing.assert_close(found, torch.from_numpy(pixels)[where].float() / 127.5 - 1)
@@ -151,14 +152,24 @@ def test_a_wrong_setting_is_named_with_its_group(make: Make) -> None:
             make(**settings).setup()
 
 
-def test_images_are_decoded_by_prepare_data_and_not_before(make: Make, tmp_path: Path) -> None:
+def test_images_are_decoded_by_prepare_data_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENIU_CACHE", str(tmp_path))
     given: list[dict[str, Any]] = []
 
     def source(**settings: Any) -> Digits:
         given.append(settings)
         return Digits()
 
-    data = make(name="mine", root="there", source=source, cache_folder=str(tmp_path))
+    data = ImageData(
+        name="mine",
+        root="there",
+        source=source,
+        image_size=8,
+        channels=1,
+        imbalance=imbalance.none,
+    )
     assert (data.name, given) == ("mine", [{"name": "mine", "root": "there"}])
     assert not list(tmp_path.iterdir())
     steps: list[tuple[str, int, int]] = []

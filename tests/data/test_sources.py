@@ -1,4 +1,6 @@
 import hashlib
+import io
+import math
 import os
 import re
 import shutil
@@ -13,6 +15,7 @@ import torch
 from PIL.Image import Image, new
 
 from geniu_lightning.data import cache
+from geniu_lightning.data.pixels import Form
 from geniu_lightning.data.sources import Digits, HubSet, ImageFolder, MapDataset, Pictures
 from geniu_lightning.errors import DataNotFoundError, UserError
 
@@ -66,7 +69,7 @@ def write_folder(folder: Path, classes: Sequence[str] = ("dog", "cat"), each: in
 
 
 def greys(pictures: Pictures) -> list[int]:
-    return [int(np.asarray(image)[0, 0]) for image in pictures.images]
+    return [int(np.asarray(pictures.image(k))[0, 0]) for k in range(len(pictures.labels))]
 
 
 # --- digits ---
@@ -79,7 +82,10 @@ def test_digits_are_divided_without_loss_a_fifth_of_each_for_testing() -> None:
     train, test = (Counter(splits[split].labels) for split in cache.SPLITS)
     assert (train.total(), test.total()) == (1442, 355)
     assert all(test[k] == (train[k] + test[k]) // 5 for k in range(10))
-    arrays = {k: [np.asarray(image) for image in s.images] for k, s in splits.items()}
+    arrays = {
+        split: [np.asarray(found.image(k)) for k in range(len(found.labels))]
+        for split, found in splits.items()
+    }
     whole = Counter(
         (array.tobytes(), label)
         for split in cache.SPLITS
@@ -119,6 +125,35 @@ def test_bare_labels_are_sorted_into_classes_and_missing_ones_are_refused(tmp_pa
         write_set(tmp_path / str(k), bad, bad, of)
         with pytest.raises(UserError, match=r"^the column 'label' has images without a label$"):
             HubSet(str(k), str(tmp_path)).read("test")
+
+
+def test_columns_that_hold_no_pictures_or_labels_are_refused(tmp_path: Path) -> None:
+    import datasets
+
+    png = io.BytesIO()
+    paint(9).save(png, "PNG")
+    picture = png.getvalue()
+
+    def write(name: str, images: list[Any], labels: list[Any]) -> HubSet:
+        for split in ("train", "test"):
+            rows = datasets.Dataset.from_dict({"image": images, "label": labels})
+            (tmp_path / name).mkdir(exist_ok=True)
+            rows.to_parquet(str(tmp_path / name / f"{split}-00000-of-00001.parquet"))
+        return HubSet(name, str(tmp_path))
+
+    for k, (images, labels, message) in enumerate(
+        (
+            (["a", "b"], [0, 1], "'image' holds no pictures .*string"),
+            ([[1.0], [2.0]], [0, 1], "'image' holds no pictures"),
+            ([picture] * 2, [[0], [1]], "'label' holds a list where a label must be"),
+            ([picture] * 2, [0.0, math.nan], "'label' has images without a label"),
+            ([picture] * 2, [b"x", b"y"], "'label' holds a bytes where a label must be"),
+        )
+    ):
+        with pytest.raises(UserError, match=f"column {message}"):
+            write(str(k), images, labels).read("train")
+    bare = write("bytes", [picture] * 2, ["a10", "a9"]).read("train")
+    assert (greys(bare), bare.labels, bare.names) == ([9, 9], [1, 0], ("a9", "a10"))
 
 
 def test_a_missing_column_or_split_is_refused_with_those_that_exist(tmp_path: Path) -> None:
@@ -169,7 +204,7 @@ def test_the_root_is_the_given_one_then_that_of_the_environment_then_data(
 def test_the_key_names_the_content_and_a_changed_copy_is_decoded_anew(tmp_path: Path) -> None:
     folder, root = write_set(tmp_path / "here" / "pets"), str(tmp_path / "here")
     before = HubSet("pets", root).key()
-    decoded = cache.load(HubSet("pets", root), 8, 1)
+    decoded = cache.load(HubSet("pets", root), Form(8, 1))
     shutil.copytree(folder, tmp_path / "there" / "pets")
     assert HubSet("pets", str(tmp_path / "there")).key() == before
     assert HubSet("pets", root, label_column="fine").key() != before
@@ -178,7 +213,7 @@ def test_the_key_names_the_content_and_a_changed_copy_is_decoded_anew(tmp_path: 
     parquet = folder / "train-00000-of-00001.parquet"
     os.utime(parquet, ns=(0, parquet.stat().st_mtime_ns + 1))
     assert HubSet("pets", root).key() != before
-    after = cache.load(HubSet("pets", root), 8, 1)
+    after = cache.load(HubSet("pets", root), Form(8, 1))
     assert after.fingerprint != decoded.fingerprint
     assert after.images["train"][:, 0, 0, 0].tolist() == [50, 51]
     remote = [
@@ -216,7 +251,7 @@ def test_a_folder_without_folders_of_classes_is_refused(tmp_path: Path) -> None:
                 (folder / missing).mkdir()
                 paint(3).save(folder / missing / "0.png")
             with pytest.raises(DataNotFoundError, match=f"{missing} does not exist or has no fold"):
-                ImageFolder("pets", str(tmp_path)).read("train")
+                cache.load(ImageFolder("pets", str(tmp_path)), Form(8, 1))
 
 
 # --- torch data sets ---
@@ -247,7 +282,7 @@ def test_a_torch_data_set_gives_pictures_and_tensors(tmp_path: Path) -> None:
     colours = torch.arange(192, dtype=torch.uint8).view(3, 8, 8)
     train = Pairs([paint(9), floats, floats[0], colours], [0, torch.tensor(1), np.int64(0), 1])
     source = MapDataset("mine", train=train, test=TEST, names=["cat", "dog"])
-    decoded = cache.load(source, 8, 3)
+    decoded = cache.load(source, Form(8, 3))
     assert decoded.names == ("cat", "dog")
     assert decoded.labels["train"].tolist() == [0, 1, 0, 1]
     images = decoded.images["train"]
@@ -264,7 +299,7 @@ def test_a_random_transform_is_frozen_in_the_cache_until_the_version_changes() -
     train.classes = test.classes = ["a", "b", "c"]  # type: ignore[attr-defined]
 
     def load(version: str) -> cache.Decoded:
-        return cache.load(MapDataset("mine", train=train, test=test, version=version), 8, 1)
+        return cache.load(MapDataset("mine", train=train, test=test, version=version), Form(8, 1))
 
     first = load("1")
     assert first.names == ("a", "b", "c")
@@ -277,12 +312,24 @@ def test_a_random_transform_is_frozen_in_the_cache_until_the_version_changes() -
 
 def test_a_sample_of_a_torch_data_set_that_does_not_fit_is_refused() -> None:
     for image, label, message in (
-        (torch.full((1, 8, 8), -0.5), 0, "image 1 of the train .* without normalisation: set data"),
-        (torch.zeros(8, 8, 3), 0, r"image 1 of the train .*must have shape \(1 or 3, H, W\)"),
-        (np.zeros((8, 8)), 0, "image 1 of the train split cannot be decoded"),
+        (
+            torch.full((1, 8, 8), -0.5),
+            0,
+            "1 of 1 images .*: image 1 .* without normalisation: set data",
+        ),
+        (
+            torch.zeros(8, 8, 3),
+            0,
+            r"1 of 1 images .*: image 1 .*must have shape \(1 or 3, H, W\)",
+        ),
+        (
+            np.zeros((8, 8)),
+            0,
+            "1 of 1 images .*: image 1 .*ndarray",
+        ),
         (paint(1), 2, "labels of the train set lie in 2 to 2, but there are 2 classes"),
         (paint(1), "cat", "a sample of the train set must be a pair of an image and an integer"),
     ):
         source = MapDataset("mine", train=Pairs([image], [label]), test=TEST, names=["cat", "dog"])
         with pytest.raises(UserError, match=message):
-            cache.load(source, 8, 1)
+            cache.load(source, Form(8, 1))

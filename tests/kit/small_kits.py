@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from geniu_lightning.data.images import ImageSpec
-from geniu_lightning.kit.file import Kit, KitInfo
-from geniu_lightning.kit.networks import NetworkSpec, tensor_digest
+from geniu_lightning.kit.file import Kit
+from geniu_lightning.kit.info import KitInfo, NetworkSpec
+from geniu_lightning.kit.networks import tensor_digest
 from geniu_lightning.models.allcnn import AllCNN
 
 CLASSES, PER_CLASS, SIZE = 3, 2, 16

@@ -1,5 +1,7 @@
 """Files that are no kit, or are damaged or forged, are refused with their reason."""
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from geniu_lightning.errors import KitError
-from geniu_lightning.kit.file import FORMAT, Kit
+from geniu_lightning.kit.file import Kit
+from geniu_lightning.kit.header import kit_metadata
+from geniu_lightning.kit.info import FORMAT, KitInfo
 from tests.kit.small_kits import CLASSES, PER_CLASS, SIZE, forge
 
 ALTERED = "was altered after it was written"
@@ -56,13 +60,18 @@ def test_other_files_are_no_kits(tmp_path: Path) -> None:
         save_file({"x": torch.zeros(2)}, path, metadata=metadata)
         with pytest.raises(KitError, match="is a safetensors file, but no kit"):
             Kit.load(path)
-    for text in ("no json", "[]", "null"):
+    for text in ("no json", "[]", "null", "[" * 200_000):
         save_file({"x": torch.zeros(1)}, path, metadata={"geniu": text})
-        with pytest.raises(KitError, match="format version None; this version reads 1"):
+        with pytest.raises(KitError, match="description cannot be read"):
             Kit.load(path)
+    with pytest.raises(KitError, match=r"/proc/self/mem (cannot be read|is truncated)"):
+        Kit.load(Path("/proc/self/mem"))
 
 
 UNREADABLE = "description cannot be read"
+NESTED: Any = 0
+for _ in range(30):
+    NESTED = [NESTED]
 NOT_OF_FORM = "contradicts itself: the prompts are not of the images' form"
 
 
@@ -71,19 +80,51 @@ NOT_OF_FORM = "contradicts itself: the prompts are not of the images' form"
     [
         # of the description
         ("format", FORMAT + 1, "has format version 2; this version reads 1"),
+        ("format", "1", "has format version '1'; this version reads 1"),
         ("unknown", 1, "unknown is no setting"),
-        ("class_names", [1, 2, 3], f"{UNREADABLE}.*class_names"),
+        ("class_names", [1, 2, 3], "class_names.0 must be a string, got 1"),
+        ("class_names", None, UNREADABLE),
+        ("class_names", ["a", "a", "b"], "class_names must differ"),
+        ("class_names", ["a\x1b[31m", "b", "c"], "class_names.0 must be printable"),
+        ("class_names", ["${oc.env:HOME}", "b", "c"], "class_names.0 must be printable"),
+        ("class_counts", ["1", "2", "3"], "class_counts.0 must be an integer, got '1'"),
+        ("class_counts", [1, 2, -3], "class_counts.2 must be greater"),
+        ("prior_taken", "0.5", "prior_taken must be a number"),
+        ("prior_taken", math.nan, "prior_taken must be a finite number"),
+        ("data_fingerprint", 5, "data_fingerprint must be a string"),
+        ("settings", None, "settings must be a mapping"),
+        ("settings", [], "settings must be a mapping"),
+        ("settings", {"data": 3}, "settings.data must be a mapping"),
+        ("settings", {"training": {"epochs": 10**12}}, "settings.training.epochs must be less"),
+        (
+            "settings",
+            {"data": {"source": {"hub_id": "x/${oc.env:A}"}}},
+            "settings.data.source must",
+        ),
+        ("settings", {"more": [[[math.inf]]]}, "settings must be finite"),
+        ("settings", {"more": NESTED}, "settings must be nested less deeply"),
+        ("spec", {"size": 20000, "channels": 1, "mean": [0], "std": [1]}, "size must be less"),
+        ("spec", {"size": 16, "channels": 1, "mean": [0, 0], "std": [1]}, "mean must be one"),
+        (
+            "spec",
+            {"size": 16, "channels": 1, "mean": [0], "std": [math.nan]},
+            "std.0 must be a fin",
+        ),
         ("seed", "7", f"{UNREADABLE}.*seed"),
         ("spec", {}, UNREADABLE),
         ("spec", {"size": 16, "channels": 1, "mean": [0], "std": [0]}, f"{UNREADABLE}.*std"),
         ("classifier", None, f"{UNREADABLE}.*classifier"),
         ("classifier", {"target": "x", "code": "x"}, UNREADABLE),
         ("generator", {"target": "x", "arguments": [1]}, UNREADABLE),
-        ("class_counts", [1], "contradicts itself: classes and their counts"),
-        ("forgotten", [CLASSES], "contradicts itself: a forgotten class does not exist"),
+        ("class_counts", [1], "class_counts must be one number a class"),
+        ("forgotten", [CLASSES], "forgotten must be classes"),
         # of the tensors
         ("prompts", None, "contradicts itself: prompts and generator do not come together"),
         ("prompts", torch.zeros(CLASSES + 1, PER_CLASS, 1, SIZE, SIZE), NOT_OF_FORM),
+        ("prompts", torch.zeros(CLASSES, PER_CLASS, 1, SIZE, SIZE).long(), "not in 32 bits"),
+        ("prompts", torch.zeros(CLASSES, PER_CLASS, 1, SIZE, SIZE).half(), "not in 32 bits"),
+        ("prompts", torch.zeros(CLASSES * PER_CLASS, 1, SIZE, SIZE), NOT_OF_FORM),
+        ("classifier.head.weight", None, "do not fit"),
         ("classifier.head.weight", torch.zeros(2, 2), "do not fit"),
         ("classifier.extra", torch.zeros(1), "do not fit"),
         ("generator.to_image.bias", None, "do not fit"),
@@ -100,6 +141,18 @@ def test_a_part_that_does_not_belong_is_refused_though_the_checksum_is_right(
         Kit.load(path)
 
 
+def test_a_network_too_large_for_its_file_is_refused_before_it_takes_memory(saved: Path) -> None:
+    path = saved.with_name("forged")
+    for role, arguments in (
+        ("classifier", {"channels": 1, "num_classes": CLASSES, "width": 900_000}),
+        ("generator", {"channels": 1, "image_size": SIZE, "latent": 900_000}),
+    ):
+        target = getattr(KitInfo.from_json(kit_metadata(saved)["geniu"]), role).target
+        forge(path, saved, {role: {"target": target, "arguments": arguments}})
+        with pytest.raises(KitError, match=f"do not fit the network.*{target} has"):
+            Kit.load(path)
+
+
 @pytest.mark.parametrize("role", ["classifier", "generator"])
 def test_a_foreign_class_is_refused_unless_it_is_allowed_and_a_network(
     saved: Path, role: str
@@ -111,3 +164,12 @@ def test_a_foreign_class_is_refused_unless_it_is_allowed_and_a_network(
             Kit.load(path)
         with pytest.raises(KitError, match=r"no torch.nn.Module class|cannot be built"):
             Kit.load(path, allow_custom=True)
+
+
+def test_the_description_survives_json(kit: Kit) -> None:
+    again = KitInfo.from_json(kit.info.to_json())
+    assert again == kit.info
+    assert list(json.loads(kit.info.to_json())) == sorted(vars(kit.info))
+    for text in ("", "[]", '{"format": 1}', "null"):
+        with pytest.raises(KitError, match="description cannot be read"):
+            KitInfo.from_json(text)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from geniu_lightning.cli.kit import main
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.kit.networks import NetworkSpec
+from geniu_lightning.kit.info import NetworkSpec
 from geniu_lightning.report import pictures
 from tests.kit.small_kits import CLASSES, PER_CLASS
 

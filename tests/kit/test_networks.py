@@ -13,8 +13,8 @@ from torch import nn
 
 from geniu_lightning import models
 from geniu_lightning.errors import KitError
+from geniu_lightning.kit.info import NetworkSpec
 from geniu_lightning.kit.networks import (
-    NetworkSpec,
     features_of,
     head_of,
     parts_of,

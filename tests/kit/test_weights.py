@@ -12,7 +12,8 @@ from torch import Tensor
 
 from geniu_lightning.errors import KitError
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.kit.networks import NetworkSpec, state_digest
+from geniu_lightning.kit.info import NetworkSpec
+from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.kit.weights import classifier_from
 
 State = dict[str, Tensor]

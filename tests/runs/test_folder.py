@@ -1,7 +1,9 @@
 """Run folders: one process at a time, results of one run, backups of what is replaced."""
 
 import multiprocessing
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,15 +35,121 @@ def test_a_folder_is_locked_by_one_process_until_it_is_killed(tmp_path: Path) ->
             pass
 
 
+def attempt(path: Path, identity: dict[str, Any], force: bool) -> None:
+    with RunFolder(path, identity).lock(force):
+        pytest.fail("it began")
+
+
 def test_results_of_others_are_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(UserError, match="differs in who made it"):
-        RunFolder(tmp_path, ONE).lock(force=False).__enter__()
-    (tmp_path / "run.json").write_text('{"seed": 1, "data": {"name": "x"}}')
-    other = RunFolder(tmp_path, {"seed": 1, "data": {"name": "y"}, "model": 3})
+    first = RunFolder(tmp_path, {"seed": 1, "data": {"name": "x"}})
+    with first.lock(force=False):
+        (tmp_path / "metrics.json").write_text("{}")
+    other = {"seed": 1, "data": {"name": "y"}, "model": 3}
     with pytest.raises(UserError, match=r"differs in data\.name, model;"):
-        other.lock(force=False).__enter__()
-    assert not other.done
+        attempt(tmp_path, other, force=False)
+    assert not RunFolder(tmp_path, other).done
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(UserError, match=r"differs in run\.json, which cannot be read"):
+        attempt(tmp_path, other, force=False)
+
+
+def test_files_of_others_are_not_touched_even_by_force(tmp_path: Path) -> None:
+    for k, name in enumerate(("run.json", "checkpoints/x", "proxies.png", "notes", "log/x")):
+        folder = tmp_path / str(k)
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("mine")
+        for force in (False, True):
+            with pytest.raises(UserError, match=rf"no run wrote \({name.split('/')[0]}\): choose"):
+                attempt(folder, ONE, force)
+        assert (folder / name).read_text() == "mine"
+    folder = tmp_path / "begun"
+    finished(folder)
+    for name in ("notes", "confusion_mine.png"):
+        (folder / name).write_text("mine")
+    with pytest.raises(UserError, match=r"no run wrote \(confusion_mine.png\)"):
+        attempt(folder, ONE, force=True)
+    (folder / "confusion_mine.png").unlink()
+    forced(folder, None)  # what does not stand in its way stays
+    assert (folder / "notes").read_text() == "mine"
+
+
+def test_a_folder_of_before_there_were_manifests_is_a_runs_own(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    (tmp_path / ".manifest.json").unlink()
+    assert folder.done
+    forced(tmp_path, None)
+    assert (tmp_path / "kit.safetensors").read_text() == "new"
+
+
+def content(path: Path) -> dict[str, str]:
+    return {p.name: p.read_text() for p in path.glob("*") if p.is_file() and p.name != ".lock"}
+
+
+@pytest.mark.parametrize("name", ["rename", "unlink", "mkdir", "replace", "rmtree"])
+def test_what_was_finished_goes_only_when_its_successor_has_finished(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kill a forced run before each of its changes to files; then another comes, unforced."""
+
+    class Killed(BaseException):
+        pass
+
+    two, three = {"seed": 2}, {"seed": 3}
+    place, owner = (shutil, "shutil") if name == "rmtree" else (Path, "Path")
+    for count in range(40):
+        path = tmp_path / owner / str(count)
+        finished(path)
+        before, left = content(path), count
+        original = getattr(place, name)
+
+        def dying(*args: Any, original: Any = original, **kwargs: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:  # a process that was killed does no more
+                raise Killed
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(place, name, dying)
+        try:
+            with RunFolder(path, two).lock(force=True):
+                for file in ("kit.safetensors", "metrics.json"):
+                    (path / file).write_text("of two")
+                RunFolder(path, two).finish()
+        except Killed:
+            pass
+        monkeypatch.undo()
+        if left >= 0:
+            break
+        if RunFolder(path, two).done:
+            assert (path / "kit.safetensors").read_text() == "of two"
+            continue
+        with pytest.raises(UserError, match="holds another run, which differs in seed"):
+            attempt(path, three, force=False)
+        assert content(path) == before, count
+        assert RunFolder(path, ONE).done
+    assert count > 0
+    assert content(path)["metrics.json"] == "of two"
+    assert not [p.name for p in path.iterdir() if p.name in (".replaced", ".moving", ".discarded")]
+
+
+def test_a_place_that_cannot_be_a_folder_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "else")
+    for name in ("file", "file/below", "link", "x" * 300):
+        folder = RunFolder(tmp_path / name, ONE)
+        with pytest.raises(UserError, match=" cannot be used: "):
+            folder.done or attempt(folder.path, ONE, force=False)
+
+
+def remove(path: Path) -> None:
+    shutil.rmtree(path)
+    (path / "kit.safetensors").write_text("x")
+
+
+def test_a_folder_that_is_removed_in_mid_run_is_told(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", ONE)
+    with pytest.raises(UserError, match="was removed while"), folder.lock(force=False):
+        remove(folder.path)
 
 
 def forced(path: Path, ending: BaseException | None, checkpoint: bool = True) -> None:
@@ -75,7 +183,7 @@ def test_a_forced_run_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
         (tmp_path / "kit.safetensors").write_text("new")
     assert (tmp_path / "kit.safetensors").read_text() == "new"
     left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == [".lock", "chart.png", "kit.safetensors", "run.json"]
+    assert left == [".lock", ".manifest.json", "chart.png", "kit.safetensors", "run.json"]
 
 
 def test_a_forced_run_that_is_interrupted_goes_on_though_forced_again(tmp_path: Path) -> None:

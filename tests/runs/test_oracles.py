@@ -8,18 +8,23 @@ from typing import Any
 import pytest
 
 from geniu_lightning.errors import BusyError, SettingError, UserError
+from geniu_lightning.kit.info import KitInfo
 from geniu_lightning.runs import oracles
 from geniu_lightning.runs.oracles import OracleBank
 
 KIT: dict[str, Any] = {
+    "format": 1,
+    "class_names": ["a", "b", "c"],
+    "generator": None,
+    "forgotten": [],
     "seed": 1,
     "revision": "abc",
     "data_fingerprint": "f" * 64,
     "class_counts": [9, 9, 9],
-    "spec": {"size": 8},
+    "spec": {"size": 8, "channels": 1, "mean": [0.5], "std": [0.5]},
     "classifier": {"target": "geniu_lightning.models.allcnn.AllCNN", "arguments": {"width": 4}},
     "settings": {
-        "data": {"name": "digits", "root": "/here", "cache_folder": None, "pad": 0},
+        "data": {"name": "digits", "root": "/here", "pad": 0},
         "imbalance": {"ratio": 0.3, "seed": 0},
         "training": {
             "batch_size": 64,
@@ -43,6 +48,10 @@ def changed(*path: str, to: Any) -> dict[str, Any]:
     return kit
 
 
+def info_of(kit: dict[str, Any]) -> KitInfo:
+    return KitInfo.from_json(json.dumps(kit))
+
+
 def finish(bank: OracleBank, seed: int) -> None:
     folder = bank.run(seed)
     folder.path.mkdir(parents=True)
@@ -53,7 +62,7 @@ def finish(bank: OracleBank, seed: int) -> None:
 
 def test_all_that_oracles_follow_from_names_another_bank_and_nothing_else(tmp_path: Path) -> None:
     def folder(kit: dict[str, Any], *forget: int) -> Path:
-        return OracleBank(tmp_path, kit, forget or (0,)).folder
+        return OracleBank(tmp_path, info_of(kit), forget or (0,)).folder
 
     first = folder(KIT)
     assert first.name.startswith("digits-AllCNN-forget0-")
@@ -84,21 +93,21 @@ def test_all_that_oracles_follow_from_names_another_bank_and_nothing_else(tmp_pa
     with pytest.raises(UserError, match="does not say how it was trained: no 'training'"):
         folder(incomplete)
     with pytest.raises(SettingError, match="count must be"):
-        OracleBank(tmp_path, KIT, (0,), count=0)
+        OracleBank(tmp_path, info_of(KIT), (0,), count=0)
 
 
 def test_missing_oracles_are_trained_and_those_of_another_process_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bank = OracleBank(tmp_path, KIT, (0,), count=3, train_missing=True)
+    bank = OracleBank(tmp_path, info_of(KIT), (0,), count=3, train_missing=True)
     finish(bank, 1001)
     assert bank.trained() == [1001]
     assert bank.missing() == [1000, 1002]
     assert bank.expected() == [1000, 1001, 1002]
-    assert OracleBank(tmp_path, KIT, (0,), count=3).expected() == [1001]
+    assert OracleBank(tmp_path, info_of(KIT), (0,), count=3).expected() == [1001]
     with pytest.raises(UserError, match="sweep=oracles"):
-        OracleBank(tmp_path, KIT, (0,), count=3, train_missing=True, one_process=False)
-    OracleBank(tmp_path, KIT, (0,), count=3, one_process=False)  # which does without
+        OracleBank(tmp_path, info_of(KIT), (0,), count=3, train_missing=True, one_process=False)
+    OracleBank(tmp_path, info_of(KIT), (0,), count=3, one_process=False)  # which does without
     waits, calls = [], []
 
     def look_again(seconds: float) -> None:
@@ -117,4 +126,4 @@ def test_missing_oracles_are_trained_and_those_of_another_process_waited_for(
     assert len(waits) == 1
     assert bank.missing() == []
     assert bank.seconds() == [1000.0, 1001.0, 1002.0]
-    OracleBank(tmp_path, KIT, (0,), count=3, train_missing=True, one_process=False)
+    OracleBank(tmp_path, info_of(KIT), (0,), count=3, train_missing=True, one_process=False)

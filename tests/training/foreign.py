@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from geniu_lightning import ImageSpec, KitCallback
-from geniu_lightning.kit.networks import NetworkSpec
+from geniu_lightning.kit.info import NetworkSpec
 from geniu_lightning.models.vae import VAE
 
 SIZE, BATCH, EPOCHS = 16, 40, 4

@@ -1,0 +1,241 @@
+"""Description of a kit: what a stranger may have written, as plain, bounded values.
+
+No torch is imported here: a kit is refused, and the classes of a request found, at once.
+"""
+
+import importlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import pydantic_core
+from pydantic import AfterValidator, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from geniu_lightning.data.images import ImageSpec
+from geniu_lightning.errors import KitError, SettingError
+from geniu_lightning.settings.checked import NonNegative, Positive, PositiveInt, checked, shown
+from geniu_lightning.version import __version__
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FORMAT = 1
+OURS = "geniu_lightning.models."
+LONGEST = 1000  # characters of a text
+DEEPEST = 20  # nested mappings and lists
+LARGEST = 1_000_000  # epochs, images of a batch, units of a layer
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Return a value of JSON; refuse references of configurations and what disturbs a terminal."""
+    if depth > DEEPEST:
+        raise ValueError("nested less deeply")
+    match value:
+        case str() if len(value) > LONGEST or not value.isprintable() or "${" in value:
+            raise ValueError(f"printable on one line, up to {LONGEST} characters, without ${{")
+        case float() if not abs(value) < float("inf"):
+            raise ValueError("finite")
+        case dict():
+            for inner in (*value, *value.values()):
+                _plain(inner, depth + 1)
+        case list() | tuple():
+            for inner in value:
+                _plain(inner, depth + 1)
+    return value
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise ValueError("a name")
+    return str(_plain(text))
+
+
+Text = Annotated[str, AfterValidator(_plain)]
+Name = Annotated[str, AfterValidator(_name)]
+Settings = Annotated[dict[str, Any], AfterValidator(_plain)]  # any JSON values
+Bounded = Annotated[int, Field(ge=1, le=LARGEST)]
+Index = Annotated[int, Field(ge=0)]
+
+
+@checked
+@dataclass(frozen=True)
+class NetworkSpec:
+    """The dotted path of a network's class, and its keyword arguments, plain values."""
+
+    target: Text
+    arguments: Settings = field(default_factory=dict)
+
+    @property
+    def ours(self) -> bool:
+        """Whether the class is one of this package's models, so that building it is safe."""
+        return self.target.startswith(OURS)
+
+    def build(self, allow_custom: bool = True) -> "nn.Module":
+        """Return a new network with fresh weights.
+
+        `allow_custom` builds classes from outside our models, too, which runs their code.
+
+        Raises:
+            KitError: If the class is not allowed or cannot be built.
+        """
+        from torch import nn
+
+        if not allow_custom and not self.ours:
+            raise KitError(
+                f"the network {self.target} is not one of ours, and loading it would run its code;"
+                " pass allow_custom=true if you trust it"
+            )
+        module_name, _, name = self.target.rpartition(".")
+        try:
+            network = getattr(importlib.import_module(module_name), name)
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
+            raise KitError(f"the network {self.target} cannot be imported: {error}") from error
+        if not (isinstance(network, type) and issubclass(network, nn.Module)):
+            raise KitError(f"{self.target} is no torch.nn.Module class")
+        try:
+            built: nn.Module = network(**self.arguments)
+        except (TypeError, ValueError, RuntimeError, SettingError) as error:
+            raise KitError(f"{self.target} cannot be built: {error}") from error
+        return built
+
+    def build_classifier(self, allow_custom: bool = True) -> "nn.Module":
+        """Return a new classifier with the interface that `refuse_no_classifier` checks."""
+        from geniu_lightning.kit.networks import refuse_no_classifier
+
+        classifier = self.build(allow_custom)
+        refuse_no_classifier(classifier, self.target)
+        return classifier
+
+
+class Data(TypedDict, total=False):
+    """Which images a kit was trained on."""
+
+    name: Name
+    root: Text | None
+    source: Settings
+    pad: Annotated[int, Field(ge=0, le=LARGEST)]
+    flip: bool
+    validation: Annotated[float, Field(ge=0, lt=1)]
+    resize: Literal["squash", "crop", "pad"]
+    background: Annotated[float, Field(ge=0, le=1)]
+
+
+class Training(TypedDict, total=False):
+    """How a kit was trained, as far as unlearning follows it."""
+
+    epochs: Bounded
+    batch_size: Bounded
+    batches: PositiveInt
+    optimizer: Settings
+    schedule: Literal["onecycle", "cosine", "none"]
+    max_gradient_norm: Positive | None
+    min_generator_steps: Annotated[int, Field(ge=0, le=LARGEST)]
+    prompt_batch: Annotated[int, Field(ge=2, le=LARGEST)]
+    reconstruction_weight: NonNegative
+    divergence_weight: NonNegative
+
+
+class Recorded(TypedDict, total=False):
+    """What training records in a kit."""
+
+    data: Data
+    imbalance: Settings
+    model: Settings
+    training: Training
+    callback: Training
+    precision: Text
+    initial_sha256: Text
+    weights_sha256: Text
+
+
+# plain dictionaries for those who read them
+if TYPE_CHECKING:
+    Settled = dict[str, Any]
+else:
+    Settled = Annotated[Recorded, AfterValidator(_plain)]
+for _part in (Data, Training, Recorded):  # further entries have no effect
+    with_config(ConfigDict(extra="allow", strict=True))(_part)
+
+
+@checked
+@dataclass(frozen=True)
+class KitInfo:
+    """Description of a kit.
+
+    Args:
+        classifier: Class and arguments of the classifier.
+        generator: Those of the generator; `None` without one.
+        class_names: In the order of their indices.
+        spec: Form and normalisation of the images.
+        class_counts: Training images of each class that the classifier saw, for priors.
+        data_fingerprint: SHA-256 over the whole data set's pixels and labels; empty if they came
+            from a user's own loader.
+        seed: Training seed.
+        settings: The resolved configuration of training, to find the data and to retrain.
+        forgotten: Classes that were unlearned, by index; a kit holds no prompts of them.
+        prior_taken: τ of `z − τ log π`: the share of the class prior that unlearning has removed
+            from the logits.
+        library: Version of this package that wrote the file.
+        revision: Its git revision, where it ran from a checkout.
+        class_fingerprints: SHA-256 over the pixels of each class, by split and name; empty if it
+            was not recorded.
+    """
+
+    classifier: NetworkSpec
+    generator: NetworkSpec | None
+    class_names: Annotated[tuple[Name, ...], Field(min_length=1)]
+    spec: ImageSpec
+    class_counts: tuple[Index, ...]
+    data_fingerprint: Text
+    seed: int
+    settings: Settled = field(default_factory=dict)
+    forgotten: tuple[Index, ...] = ()
+    prior_taken: NonNegative = 0.0
+    library: Text = __version__
+    revision: Text | None = None
+    format: int = FORMAT
+    class_fingerprints: dict[str, dict[str, Text]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        classes = len(self.class_names)
+        for key, wrong, problem in (
+            ("class_names", len({*self.class_names}) < classes, "must differ from each other"),
+            ("class_counts", len(self.class_counts) != classes, "must be one number a class"),
+            ("forgotten", any(k >= classes for k in self.forgotten), "must be classes"),
+            ("forgotten", len({*self.forgotten}) == classes, "must leave a class"),
+        ):
+            if wrong:
+                raise SettingError(problem, key=key)
+
+    @property
+    def remaining(self) -> tuple[int, ...]:
+        """Classes that were not unlearned, by index: the order of the prompts."""
+        return tuple(k for k in range(len(self.class_names)) if k not in self.forgotten)
+
+    @classmethod
+    def from_json(cls, text: str) -> "KitInfo":
+        """Read what `to_json` wrote, or anyone."""
+        try:
+            raw = pydantic_core.from_json(text)
+            if not isinstance(raw, dict):
+                raise ValueError("it is no mapping")
+            if (version := raw.get("format")) != FORMAT:
+                raise KitError(
+                    f"the kit has format version {shown(version)}; this version reads {FORMAT}"
+                )
+            for name in ("class_names", "class_counts", "forgotten"):
+                raw[name] = tuple(raw[name])
+            for name in ("classifier", "generator"):
+                raw[name] = raw[name] and NetworkSpec(**raw[name])
+            spec = raw["spec"]
+            raw["spec"] = ImageSpec(**spec | {k: tuple(spec[k]) for k in ("mean", "std")})
+            return cls(**raw)
+        except KeyError as error:
+            raise KitError(f"the kit's description cannot be read: it has no {error}") from error
+        except (ValueError, TypeError, SettingError) as error:
+            raise KitError(f"the kit's description cannot be read: {error}") from error
+
+    def to_json(self) -> str:
+        """Return the description as JSON with sorted keys."""
+        return json.dumps(asdict(self), sort_keys=True)
