@@ -132,11 +132,11 @@ def test_settings_that_cannot_work_are_refused_in_a_sentence(
         ([kit, "forget=[0]", "evaluation=validation"], "train it with data.validation=0.2"),
         ([kit, "forget=[0]", f"out={trained}", "force=true"], "is the folder of the kit itself"),
     ):
-        out = [] if any(word.startswith("out=") for word in words) else [f"out={tmp_path}"]
+        out = [] if any(word.startswith("out=") for word in words) else [f"out={tmp_path / 'run'}"]
         outcome = command("unlearn", *words, *out)
         assert (outcome.status, outcome.err.count("\n")) == (2, 1), words
         assert sentence in outcome.err, words
-        assert not (tmp_path / "unlearned.safetensors").exists(), words
+        assert not (tmp_path / "run" / "unlearned.safetensors").exists(), words
     assert (trained / "kit.safetensors").is_file()
 
 
