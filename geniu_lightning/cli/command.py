@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -128,9 +133,15 @@ def sentence_of(error: Exception, command: str = "") -> str:
         if file in RENAMED:
             return str(unknown_key(file, ()))
         return f"there is no {file}; there are {', '.join(error.options)}"
+    if isinstance(error, OverrideParseException):
+        key = error.override.partition("=")[0]
+        return (
+            f"{error.override} cannot be read: a value with =, commas, brackets or spaces has to be"
+            f" quoted, \"{key}='...'\""
+        )
     unknown = re.match(r"Could not override '([^']+)'", str(error))
     if command and isinstance(error, ConfigCompositionException) and unknown:
-        return str(unknown_key(unknown[1], keys_of(command, sys.argv[1:])))
+        return str(unknown_key(unknown[1], keys_of(command, sys.argv[1:]), command))
     return str(error)
 
 

@@ -5,11 +5,12 @@ constructors of these objects.
 """
 
 import difflib
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
 
 from geniu_lightning.errors import SettingError
 from geniu_lightning.settings import checked
@@ -17,7 +18,7 @@ from geniu_lightning.settings.checked import PositiveInt, expected, located, sho
 from geniu_lightning.settings.configs import CONF
 
 Object = dict[str, Any]  # its own constructor checks it
-Classes = int | str | list[int | str] | None
+Classes = Any  # names and indices; the kit says which there are
 RENAMED = {  # keys and files of groups
     "training.supervision": "training.exemplar_strategy",
     "group": "population",
@@ -90,12 +91,18 @@ class _Oracles(_Group):
     add: PositiveInt | None = None
 
 
+def _named(folder: str) -> str:
+    if not folder:
+        raise ValueError("a folder")
+    return folder
+
+
 class _Command(_Group):
     trainer: _Trainer
     logger: _Logger | None = None
     evaluation: _Evaluation
     runs: str
-    out: str | None
+    out: Annotated[str, AfterValidator(_named)] | None
     force: bool
 
 
@@ -134,9 +141,20 @@ class _Evaluate(_Command):
 SCHEMAS: dict[str, type[_Command]] = {"train": _Train, "unlearn": _Unlearn, "evaluate": _Evaluate}
 
 
+def _refuse_infinite(tree: Any, path: tuple[str, ...] = ()) -> None:
+    """Raise `SettingError` at a number that is NaN or infinite: no setting may be one."""
+    if isinstance(tree, float) and not math.isfinite(tree):
+        raise SettingError(f"must be a finite number, got {tree}", key=".".join(path))
+    for key, below in tree.items() if isinstance(tree, dict) else ():
+        _refuse_infinite(below, (*path, str(key)))
+    for k, below in enumerate(tree) if isinstance(tree, list) else ():
+        _refuse_infinite(below, (*path, str(k)))
+
+
 def check_settings(command: str, config: DictConfig) -> None:
     """Raise `SettingError` unless a command's settings fit its schema, and none is left `???`."""
     settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    _refuse_infinite(settings)
     try:
         SCHEMAS[command].model_validate(settings)
     except ValidationError as error:
@@ -175,8 +193,11 @@ def _may_be_null(key: str, settings: dict[str, Any], schema: type[_Command]) -> 
     return True
 
 
-def unknown_key(key: str, known: Sequence[str]) -> SettingError:
+def unknown_key(key: str, known: Sequence[str], command: str = "") -> SettingError:
     """Return the error of a key that does not exist, with its new name or the nearest key."""
+    others = [name for name, schema in SCHEMAS.items() if key in schema.model_fields]
+    if command and others and command not in others:
+        return SettingError(f"is a setting of geniu {others[0]}, not of geniu {command}", key=key)
     leaf = key.rpartition(".")[2]
     renamed = checked.RENAMED  # settings of constructors
     removed = REMOVED | {f"unlearner.{name}": why for (_, name), why in checked.REMOVED.items()}
@@ -199,10 +220,11 @@ def keys_of(command: str, words: Sequence[str]) -> list[str]:
     from hydra.core.global_hydra import GlobalHydra
 
     groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
-    chosen = [word.partition(",")[0] for word in words if word.partition("=")[0] in groups]
+    own = groups & {*SCHEMAS[command].model_fields, "experiment"}
+    chosen = [word.partition(",")[0] for word in words if word.partition("=")[0] in own]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(command, overrides=[w for w in chosen if w.partition("=")[0] != "sweep"])
+        config = compose(command, overrides=chosen)
     return [*_keys(OmegaConf.to_container(config)), *sorted(groups)]
 
 

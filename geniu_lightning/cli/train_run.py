@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from torch import nn
 
 from geniu_lightning.cli import terminal
 from geniu_lightning.cli.data import data_of
@@ -19,7 +20,7 @@ from geniu_lightning.cli.device import device_of, trainer_settings
 from geniu_lightning.cli.model_evaluation import evaluate_model
 from geniu_lightning.cli.results import VERSION
 from geniu_lightning.data.module import ImageData
-from geniu_lightning.errors import SettingError, UserError
+from geniu_lightning.errors import KitError, SettingError, UserError
 from geniu_lightning.files import write_json
 from geniu_lightning.fitting.trainer import fit, make_trainer
 from geniu_lightning.kit.file import Kit
@@ -92,10 +93,10 @@ def _module(
     generator_spec = network_spec(config.generator, channels=channels, image_size=data.spec.size)
     with torch.random.fork_rng():
         torch.manual_seed(stream("init", config.seed))
-        classifier = spec.build_classifier()
+        classifier = _fresh(spec.build_classifier, "model")
         begun = {"initial_sha256": state_digest(classifier)}
         torch.manual_seed(stream("init_generator", config.seed))
-        generator = generator_spec.build() if generator_spec else None
+        generator = _fresh(generator_spec.build, "generator") if generator_spec else None
     settings: TrainingSettings = built(config.training, "training")
     if config.weights is not None:
         weights = Path(config.weights).expanduser()
@@ -129,6 +130,16 @@ def _module(
     except SettingError as error:
         raise error.below("training") from error
     return module, {"classifier": spec, "generator": generator_spec, "begun": begun}
+
+
+def _fresh(build: Callable[[], nn.Module], group: str) -> nn.Module:
+    """Return a new network; a wrong setting is named as the command has it."""
+    try:
+        return build()
+    except KitError as error:
+        if isinstance(error.__cause__, SettingError):
+            raise error.__cause__.below(group) from error
+        raise
 
 
 def _checkpoints(config: DictConfig, folder: Path) -> ModelCheckpoint:

@@ -21,6 +21,7 @@ from geniu_lightning.data.pixels import opened
 from geniu_lightning.errors import DataNotFoundError, UserError
 from geniu_lightning.settings.checked import checked
 
+SECONDS_FOR_THE_HUB = 10.0
 log = logging.getLogger(__name__)
 
 
@@ -154,6 +155,8 @@ class HubSet:
         where = str(self.local) if self.local.is_dir() else self.hub_id
         if where is None:
             raise self._not_found("no Hub id is given")
+        if not self.local.is_dir():
+            _go_offline_unless_reached(where)
         try:
             local = {} if self.local.is_dir() else {"name": self.config, "revision": self.revision}
             return datasets.load_dataset(where, split=split, **local)
@@ -169,8 +172,8 @@ class HubSet:
         if self.local.is_dir():
             return DataNotFoundError(f"{self.local} holds no data set that can be read ({reason})")
         return DataNotFoundError(
-            f"the data set is neither at {self.local} (data.root, data.name) nor could"
-            f" {self.hub_id or 'it'} be loaded from the Hugging Face Hub ({reason};"
+            f"the data set is neither at {self.local} (data.root or $GENIU_DATA, data.name) nor"
+            f" could {self.hub_id or 'it'} be loaded from the Hugging Face Hub ({reason};"
             " data.source.hub_id)"
         )
 
@@ -321,6 +324,20 @@ def _picture_of(image: Any) -> Any:  # a PIL picture, or what its author made; t
         raise ValueError(f"a tensor must have shape (1 or 3, H, W) or (H, W), got {image.shape}")
     pixels = image.reshape(-1, *image.shape[-2:]).permute(1, 2, 0)
     return fromarray(pixels.squeeze(2).contiguous().numpy())
+
+
+def _go_offline_unless_reached(hub_id: str) -> None:
+    """Let `datasets` look at its own cache alone, rather than try for half a minute in vain."""
+    import datasets
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().dataset_info(hub_id, timeout=SECONDS_FOR_THE_HUB)
+    except HfHubHTTPError:  # which answers; `load_dataset` says what it lacks
+        return
+    except Exception:  # of whichever library carries its requests
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
 
 
 def _listing(folder: Path) -> str:

@@ -1,15 +1,29 @@
 """Optimizers and learning-rate schedules that training and unlearning share."""
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
+import torch
+from pydantic import AfterValidator
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
 from geniu_lightning.errors import SettingError
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+Factory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+def _tried(factory: Factory) -> Factory:
+    """Return a factory that makes an optimizer; refuse rates that torch refuses."""
+    try:
+        factory([nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"an optimizer that can be made ({error})") from error
+    return factory
+
+
+OptimizerFactory = Annotated[Factory, AfterValidator(_tried)]
 Schedule = Literal["onecycle", "cosine", "none"]
 
 
