@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
+from geniu_lightning.data.classes import labelled
 from geniu_lightning.data.given import GivenImages, Images, refuse_misfits, tensors_of
 from geniu_lightning.data.loader import IndexLoader
 from geniu_lightning.errors import DataNotFoundError
@@ -105,7 +106,7 @@ def unlearn(
         with torch.random.fork_rng():  # a loader draws from the global state, though in vain
             images = _images(data, kit, gone, method, unlearner)
     device = next(kit.classifier.parameters()).device
-    label = f"forgetting {', '.join(names[k] for k in gone)} with {method}"
+    label = f"forgetting {labelled(gone, names)} with {method}"
     recorded = kit.info.settings.get("precision") if unlearner.from_scratch else None
 
     def trainer(steps: int) -> Trainer:

@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from geniu_lightning.cli.terminal import console
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import kit_path
@@ -78,4 +78,4 @@ def _describe(kit: Kit, path: Path) -> None:
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, value)
-    Console(highlight=False).print(table)
+    console.print(table)

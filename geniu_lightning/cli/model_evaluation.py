@@ -105,7 +105,7 @@ def evaluate_model(
         unlearned=classifier.to(device),
         forget=forget,
         class_names=data.names,
-        class_counts=tuple(data.class_counts),
+        class_counts=kit.info.class_counts,
         splits={s: split_of(data, s, device) for s in SPLITS if len(data.indices(s))},
         oracles=tuple(oracles),
         proxies=proxies,

@@ -9,6 +9,7 @@ from pytorch_lightning.loggers import Logger
 
 from geniu_lightning.cli.data import recorded_data
 from geniu_lightning.cli.device import device_of
+from geniu_lightning.data.classes import labelled
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
@@ -46,6 +47,11 @@ class Request:
     def names(self) -> list[str]:
         """Names of the forgotten classes."""
         return [self.kit.info.class_names[k] for k in self.forget]
+
+    @property
+    def named(self) -> str:
+        """The forgotten classes in words, by index and name."""
+        return "class " + labelled(self.forget, self.kit.info.class_names)
 
     def loggers(self, folder: Path, job: str, *tags: str, **facts: Any) -> list[Logger]:
         """Return the loggers of a run on this request, with further tags and facts of the run."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from geniu_lightning.cli import terminal
 from geniu_lightning.cli.request import Request
+from geniu_lightning.data.classes import labelled
 from geniu_lightning.evaluation.evaluator import Evaluation
 from geniu_lightning.files import write_json
 from geniu_lightning.report import pictures
@@ -51,10 +52,10 @@ def write(folder: Path, request: Request, result: Result, content: Mapping[str, 
     found, names = result.evaluation, request.kit.info.class_names
     split = request.config.evaluation.split
     if found.accuracies:
-        columns = (names, found.accuracies["before"], found.accuracies["after"])
+        columns = (found.accuracies["before"], found.accuracies["after"])
         rows = [
-            [name, "forget" if k in request.forget else "", before, after]
-            for k, (name, before, after) in enumerate(zip(*columns, strict=True))
+            [labelled([k], names), "forget" if k in request.forget else "", before, after]
+            for k, (before, after) in enumerate(zip(*columns, strict=True))
         ]
         terminal.table(f"{split} accuracy", ["class", "", "before", "after"], rows)
     if found.decision is not None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # torch takes seconds, and a refusal prints without it
     from geniu_lightning.evaluation.verdict import Decision
 
 log = logging.getLogger(__name__)
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, emoji=False)  # names are a stranger's
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -68,7 +68,7 @@ def verdict(decision: "Decision", oracles: int) -> None:
     if decision.verdict is None:
         say(f"no verdict: {decision.reason}")
         return
-    console.print(f"[bold]{decision.verdict}[/bold]: {decision.reason}", soft_wrap=True)
+    console.print(f"{decision.verdict}: {decision.reason}", style="bold", soft_wrap=True)
     if decision.deciding:
         rows = [
             [f.name, f.value, f.oracles, f.allowed, "-" if f.original is None else f.original]

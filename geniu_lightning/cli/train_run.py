@@ -19,6 +19,7 @@ from geniu_lightning.cli.data import data_of
 from geniu_lightning.cli.device import device_of, trainer_settings
 from geniu_lightning.cli.model_evaluation import evaluate_model
 from geniu_lightning.cli.results import VERSION
+from geniu_lightning.data.classes import labelled
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import KitError, SettingError, UserError
 from geniu_lightning.files import write_json
@@ -48,6 +49,8 @@ def train_in(folder: RunFolder, config: DictConfig) -> None:
     settings = plain(config)
     batch = {"batch_size": config.training.batch_size, "seed": config.seed}
     data = data_of(settings["data"], settings["imbalance"], **batch)
+    if lacking := [k for k, count in enumerate(data.class_counts) if not count]:
+        raise UserError(f"there is no training image of {labelled(lacking, data.names)}")
     module, about = _module(config, data, folder.identity)
     facts = settings | {"revision": revision(), "data_fingerprint": data.fingerprint}
     tags = [config.data.name, f"seed {config.seed}"]
@@ -223,6 +226,7 @@ def _hand_over(
     measured = torch.bincount(data.labels(split), minlength=len(data.names)).tolist()
     accuracies: Sequence[object] = found.accuracies.get("after", len(measured) * ["not measured"])
     columns = ["class", "training images", f"{split} images", f"{split} accuracy"]
-    rows = zip(data.names, kit.info.class_counts, measured, accuracies, strict=True)
+    classes = (labelled([k], data.names) for k in range(len(data.names)))
+    rows = zip(classes, kit.info.class_counts, measured, accuracies, strict=True)
     terminal.table(f"trained on {data.name}", columns, [*rows])
     terminal.say(f"kit: {folder.path / KIT}")

@@ -57,8 +57,8 @@ def unlearn_request(folder: RunFolder, request: Request) -> nn.Module:
     with trackers.closing(loggers):
         unlearner = _unlearner(request)
         if folder.rank_zero:
-            names, method = ", ".join(request.names), config.unlearner.name
-            log.info("forgetting %s with %s, which reads %s", names, method, unlearner.access)
+            method, access = config.unlearner.name, unlearner.access
+            log.info("forgetting %s with %s, which reads %s", request.named, method, access)
         with PeakMemory(request.device) as memory:
             classifier = _run(unlearner, request, folder.path, loggers)
         reads = total_over_ranks(sum(request.data.reads.values()) if request.data else 0)
@@ -180,7 +180,7 @@ def _write_weights(
     kit.to(request.device)
     if not config.next_kit or kit.prompts is None:
         return None
-    log.info("training the kit for the next request, without %s", ", ".join(request.names))
+    log.info("training the kit for the next request, without %s", request.named)
     clock = Clock()
     with clock:
         after = next_kit(kit, classifier.to(request.device), forget, config.seed, prior_taken)

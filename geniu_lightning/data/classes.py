@@ -13,6 +13,11 @@ def natural(name: object) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
 
 
+def labelled(classes: Iterable[int], names: Sequence[str]) -> str:
+    """Return classes as a person reads them: each index, and the name where it is another word."""
+    return ", ".join(str(k) if names[k] == str(k) else f"{k} ({names[k]})" for k in classes)
+
+
 def class_indices(wanted: Any, names: Sequence[str]) -> tuple[int, ...]:  # what a person wrote
     """Return class names and indices as sorted indices without repetition.
 
@@ -45,7 +50,7 @@ def _class_index(wanted: Any, names: Sequence[str]) -> int:
                 f" {_quoted(word)}"
             )
         return index
-    known = ", ".join(f"{i} {name}" for i, name in enumerate(names[:20]))
+    known = labelled(range(len(names[:20])), names)
     more = f", … ({len(names)} in all)" if len(names) > 20 else ""
     raise UserError(f"there is no class {wanted!r}; the classes are: {known}{more}")
 

@@ -143,7 +143,8 @@ class Context:
         key = (id(network), split)
         if key not in self._outputs:
             found = self.store.get(network, split) if self.store is not None else None
-            if found is None:
+            labels = self.splits[split].labels
+            if found is None or not torch.equal(found.labels, labels):  # images were deleted since
                 self.on_progress(f"reading {split} images")
                 found = outputs_of(network, self.splits[split])
                 if self.store is not None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from geniu_lightning.data.classes import class_indices
+from geniu_lightning.data.classes import class_indices, labelled
 from geniu_lightning.errors import KitError, UserError
 from geniu_lightning.kit.info import KitInfo
 
@@ -37,9 +37,9 @@ def forgotten(wanted: object, kit: KitInfo) -> tuple[int, ...]:  # the value of 
     forget = class_indices([] if wanted is None else wanted, names)
     if not forget:
         raise UserError("say what to forget: forget=[0], forget=[3,5] or forget=[ship]")
-    again = [names[k] for k in forget if k in kit.forgotten]
+    again = [k for k in forget if k in kit.forgotten]
     if again:
-        raise UserError(f"{', '.join(again)}: forgotten already, by this kit's own account")
+        raise UserError(f"{labelled(again, names)}: forgotten already, by this kit's own account")
     forget = tuple(sorted({*forget, *kit.forgotten}))
     if len(forget) == len(names):
         raise UserError("all classes are to be forgotten: then there is nothing to retain")

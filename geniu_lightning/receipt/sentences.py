@@ -1,5 +1,6 @@
 """What a receipt says in sentences: they follow from what was measured and say no more."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,9 +88,14 @@ def headline(verdict: str | None, forget: Mapping[int, str]) -> str:
 
 def named(classes: Mapping[int, str]) -> str:
     """Return classes as sentences name them: index and name."""
-    names = {k: " ".join(name.split()) for k, name in classes.items()}
+    names = {k: escaped(name) for k, name in classes.items()}
     each = ", ".join(f"{k} ({name})" if name != str(k) else name for k, name in names.items())
     return f"{'class' if len(names) == 1 else 'classes'} {each}"
+
+
+def escaped(text: str) -> str:
+    """Return a text of others as Markdown shows it word for word."""
+    return re.sub(r"([\\`*_{}\[\]()<>#|!&~])", r"\\\1", " ".join(text.split()))
 
 
 def short(verdict: str | None, measured: bool) -> str:

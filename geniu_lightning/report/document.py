@@ -1,10 +1,11 @@
 """The files that runs leave: where they are, their form, and the values in them."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from geniu_lightning.errors import UserError
 
@@ -26,6 +27,8 @@ NEW_NAMES = {  # of the verdicts in version 1
     "invalid": "inconclusive",
 }
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 Json = dict[str, Any]
 Leaf = Json  # {value, direction, …} or {absent: reason}
 
@@ -50,8 +53,23 @@ def document_in(file: Path) -> Iterator[Json]:
     """Yield a file's content; a `UserError` if it, or what is looked for in it, cannot be read."""
     try:
         yield upgraded(json.loads(file.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} cannot be read as the metrics of a run: {error!r}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = repr(error)[:200]
+        raise UserError(f"{file} cannot be read as the metrics of a run: {reason}") from error
+
+
+def readable(places: Iterable[Path], read: Callable[[Path], T | None]) -> list[T]:
+    """Return what is read at some places; those that cannot be read are named in the log."""
+    found = []
+    for place in places:
+        try:
+            one = read(place)
+        except UserError as error:
+            log.warning("left out: %s", error)
+            continue
+        if one is not None:
+            found.append(one)
+    return found
 
 
 def upgraded(document: Json) -> Json:

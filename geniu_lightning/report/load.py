@@ -5,8 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from PIL import Image
+
 from geniu_lightning.errors import UserError
-from geniu_lightning.report.document import Json, below, document_in, is_number, leaves, numbers
+from geniu_lightning.report.document import (
+    Json,
+    below,
+    document_in,
+    is_number,
+    leaves,
+    numbers,
+    readable,
+)
 from geniu_lightning.report.problem import as_text, parts_of, problem_of
 
 PARTS = ("value", "oracle_mean", "oracle_std", "original")  # of the leaves of `metrics.json`
@@ -61,7 +71,7 @@ class Run:
 def find(folders: Sequence[Path]) -> list[Run]:
     """Return the unlearning runs at or below some folders that ended, well or not."""
     files = [file for name in ("metrics.json", "failed.json") for file in below(folders, name)]
-    runs = [run for folder in sorted({f.parent for f in files}) if (run := read(folder))]
+    runs = readable(sorted({file.parent for file in files}), read)
     if not runs:
         raise UserError(f"no finished unlearning run in {', '.join(map(str, folders))}")
     return _told_apart(runs)
@@ -69,17 +79,23 @@ def find(folders: Sequence[Path]) -> list[Run]:
 
 def find_training(folders: Sequence[Path]) -> list[tuple[Path, Json, dict[str, str]]]:
     """Return picture of proxies, settings and problem of the training runs that left a picture."""
-    found = []
-    for picture in below(folders, "proxies.png"):
-        file = picture.parent / "metrics.json"
-        if not file.is_file():
-            continue
-        with document_in(file) as document:
-            run = document["run"]
-            if run.get("job") == "train":
-                precision = run.get("trainer", {}).get("precision")  # where a kit has `precision`
-                found.append((picture, run, problem_of(run | {"precision": precision})))
-    return found
+    return readable(below(folders, "proxies.png"), _training)
+
+
+def _training(picture: Path) -> tuple[Path, Json, dict[str, str]] | None:
+    file = picture.parent / "metrics.json"
+    if not file.is_file():
+        return None
+    with document_in(file) as document:
+        run = document["run"]
+        if run.get("job") != "train":
+            return None
+        try:
+            Image.open(picture).verify()
+        except (OSError, SyntaxError) as error:
+            raise UserError(f"{picture} cannot be read as a picture: {error}") from error
+        precision = run.get("trainer", {}).get("precision")  # where a kit has `precision`
+        return picture, run, problem_of(run | {"precision": precision})
 
 
 def read(folder: Path) -> Run | None:

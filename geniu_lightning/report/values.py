@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.report.document import below, document_in, leaves
+from geniu_lightning.report.document import below, document_in, leaves, readable
 
 HEADS = ("", "value", "oracles", "±", "z", "original", "position", "better", "ideal")
 
@@ -20,7 +20,7 @@ class Sheet(NamedTuple):
 
 def sheets(folders: Sequence[Path]) -> list[Sheet]:
     """Return the values of all runs at or below some folders, of unlearning or evaluation."""
-    found = [sheet for file in below(folders, "metrics.json") if (sheet := _sheet(file))]
+    found = readable(below(folders, "metrics.json"), _sheet)
     if not found:
         raise UserError(f"no evaluated run in {', '.join(map(str, folders))}")
     return found

@@ -85,7 +85,9 @@ def test_what_makes_no_other_problem_and_what_another_setting(tmp_path: Path) ->
     ]
 
 
-def test_a_run_whose_later_evaluation_failed_keeps_its_values(tmp_path: Path) -> None:
+def test_a_run_whose_later_evaluation_failed_keeps_its_values(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = run(tmp_path / "a", "geniu", retain=0.75)
     failure = {"run": {"job": "unlearn"}, "failed": "no\nmemory"}
     (folder / "failed.json").write_text(json.dumps(failure))
@@ -95,8 +97,9 @@ def test_a_run_whose_later_evaluation_failed_keeps_its_values(tmp_path: Path) ->
         "geniu, seed 1, has its earlier values, for its later evaluation failed: no memory"
     ]
     (folder / "done.json").unlink()  # then the values are of a run that never ended
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="no finished unlearning run"):
         find([tmp_path])
+    assert "left out: " in caplog.text
 
 
 def test_the_backup_of_a_run_that_is_repeated_is_no_run(tmp_path: Path) -> None:
@@ -122,6 +125,29 @@ def test_what_cannot_work_is_told_in_a_sentence(
     for more in ([], ["--values"]):
         assert main([str(tmp_path), *missing, *more]) == 2
         assert f"there is no folder {', '.join(missing)}" in capsys.readouterr().err
-    (tmp_path / "metrics.json").write_text("{}")
-    assert main([str(tmp_path)]) == 2
-    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_others_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path / "good", "geniu")
+    (kit(tmp_path / "kit", 1) / "proxies.png").write_bytes(b"no picture")
+    broken = {
+        "empty": "",
+        "half": '{"version": 2, "run": {',
+        "foreign": '["a list"]',
+        "other": '{"run": {"job": "unlearn"}}',
+        "deep": "[" * 100_000,
+        "binary": "\x00\ud800",
+    }
+    for name, text in broken.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(text, errors="surrogatepass")
+        (tmp_path / name / "proxies.png").touch()
+    for more in ([], ["--values"], ["--html", str(tmp_path / "page.html")]):
+        caplog.clear()
+        assert main([str(tmp_path), *more]) == 0, more
+        assert "geniu" in capsys.readouterr().out
+        assert ("proxies.png cannot be read" in caplog.text) == ("--html" in more)
+        for name in broken:
+            assert f"{tmp_path / name / 'metrics.json'} cannot be read" in caplog.text, (name, more)
