@@ -117,6 +117,8 @@ class RunFolder:
         failed = isinstance(error, Exception)  # others are interruptions
         if not self.path.is_dir():
             raise UserError(f"{self.path} was removed while a run worked in it") from error
+        if "No space left" in str(error):  # of the system, or of a library that wraps it
+            raise UserError(f"the disk is full: {self.path} cannot be written") from error
         if failed:
             reason = str(error) or type(error).__name__
             write_json(self.path / "failed.json", self.description | {"failed": reason})

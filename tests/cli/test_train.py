@@ -1,12 +1,15 @@
 """`geniu train`: what it leaves, what it refuses, and how it is resumed."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from geniu_lightning.cli import train_run
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.runs.step_clock import StepClock
@@ -114,3 +117,19 @@ def test_a_kit_is_made_for_finished_weights(
     assert cost["generator_overhead"] == {"absent": "the classifier was trained elsewhere"}
     (tmp_path / "mine.pt").rename(tmp_path / "moved.pt")
     assert "already done" in command("train", *words, f"weights={tmp_path / 'moved.pt'}").out
+
+
+def test_a_command_that_the_system_ends_says_so(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it went on")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(train_run, "fit", end)
+    outcome = command("train", *TINY, f"out={tmp_path / 'run'}")
+    assert outcome.status == 143
+    assert outcome.err == "terminated; the same command goes on where a checkpoint was written\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not (tmp_path / "run" / "failed.json").exists()

@@ -1,6 +1,8 @@
 """Run folders: one process at a time, results of one run, backups of what is replaced."""
 
+import errno
 import multiprocessing
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,12 @@ def test_a_place_that_cannot_be_a_folder_is_refused_in_a_sentence(tmp_path: Path
         folder = RunFolder(tmp_path / name, ONE)
         with pytest.raises(UserError, match=" cannot be used: "):
             folder.done or attempt(folder.path, ONE, force=False)
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    full = RuntimeError(f"I/O error: {os.strerror(errno.ENOSPC)} (os error 28)")
+    with pytest.raises(UserError, match=f"the disk is full: {tmp_path}"):
+        forced(tmp_path, full)
 
 
 def remove(path: Path) -> None:
