@@ -24,8 +24,10 @@ def confusion(counts: "Tensor", names: Sequence[str], title: str, path: Path) ->
             colour = "white" if shares[row, column] > 0.6 else "black"
             text = str(int(counts[row, column]))
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
-        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_xticks(
+            range(len(names)), names, rotation=45, ha="right", fontsize=8, parse_math=False
+        )
+        axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
     axes.set_xlabel("answered")
     axes.set_ylabel("true class")
     axes.set_title(title, fontsize=10)
@@ -47,7 +49,9 @@ def grid(images: "Tensor", names: Sequence[str], title: str, path: Path) -> None
             cells[k, j].imshow(images[k, j].permute(1, 2, 0).squeeze(), vmin=0, vmax=1, cmap="gray")
             cells[k, j].set_xticks([])
             cells[k, j].set_yticks([])
-        cells[k, 0].set_ylabel(names[k], rotation=0, ha="right", va="center", fontsize=8)
+        cells[k, 0].set_ylabel(
+            names[k], rotation=0, ha="right", va="center", fontsize=8, parse_math=False
+        )
     if classes < len(names):
         title = f"{title} of the first {classes} of {len(names)} classes"
     figure.suptitle(title, fontsize=10)

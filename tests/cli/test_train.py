@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL.Image import new
 
 from geniu_lightning.cli import train_run
 from geniu_lightning.kit.file import Kit
@@ -133,3 +134,23 @@ def test_a_command_that_the_system_ends_says_so(
     assert outcome.err == "terminated; the same command goes on where a checkpoint was written\n"
     assert signal.getsignal(signal.SIGTERM) == before
     assert not (tmp_path / "run" / "failed.json").exists()
+
+
+def test_other_images_are_another_run(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENIU_CACHE", str(tmp_path / "cache"))
+    for split in ("train", "test"):
+        for k, name in enumerate("ab"):
+            (tmp_path / "pets" / split / name).mkdir(parents=True)
+            for j in range(6):
+                new("L", (16, 16), 99 * k + j).save(tmp_path / "pets" / split / name / f"{j}.png")
+    tiny = [word for word in BARE if not word.startswith("imbalance")]
+    form = ("data=folder", "data.name=pets", "imbalance=none", "data.image_size=16")
+    where = (f"data.root={tmp_path}", "training.batch_size=4", f"out={tmp_path / 'run'}")
+    words = (*tiny, *form, *where)
+    assert command("train", *words).status == 0
+    assert "already done" in command("train", *words).out
+    new("L", (16, 16), 250).save(tmp_path / "pets" / "train" / "a" / "0.png")
+    other = command("train", *words)
+    assert (other.status, "differs in data_fingerprint" in other.err) == (2, True), other.err
