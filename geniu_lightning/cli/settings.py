@@ -25,6 +25,7 @@ RENAMED = {  # keys and files of groups
     "evaluation/word": "evaluation/verdict",
 }
 REMOVED = {
+    "data.cache_folder": "set the environment variable GENIU_CACHE",
     "objective": "a sweeper gets A_r - A_f (unlearn) or A_r (train) of evaluation.split",
 }
 

@@ -63,6 +63,7 @@ def test_an_unknown_key_is_told_its_new_name_or_the_nearest_one() -> None:
         ("zzzzzz", "zzzzzz is no setting"),
         ("training.supervision", "is now training.exemplar_strategy"),
         ("group", "is now population"),
+        ("data.cache_folder", "data.cache_folder was removed: set the environment variable"),
         ("objective", "objective was removed: a sweeper gets A_r - A_f"),
         ("unlearner.masked", "unlearner.masked was removed: forget classes are always masked"),
     ):
