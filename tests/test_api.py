@@ -151,7 +151,7 @@ def test_what_cannot_work_is_said_in_one_sentence(
     pictures, labels = images
     untransformed = Subset([(object(), 0)], [0])
     for arguments, settings, said in (
-        ([["cat"]], {}, "there is no class 'cat'; the classes are: 0 0, 1 1"),
+        ([["cat"]], {}, "there is no class 'cat'; the classes are: 0, 1, 2"),
         ([[]], {}, "say what to forget"),
         ([list(range(10))], {}, "nothing to retain"),
         ([0, "genui"], {}, r"there is no method 'genui'; there are .*geniu.*retrain"),

@@ -4,9 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
 
-from geniu_lightning.cli.terminal import console
+from geniu_lightning.data.classes import labelled
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import kit_path
@@ -62,10 +63,10 @@ def _describe(kit: Kit, path: Path) -> None:
         "images": f"{info.spec.channels}x{info.spec.size}x{info.spec.size},"
         f" mean {info.spec.mean}, deviation {info.spec.std}",
         "classes": ", ".join(
-            f"{name} ({count:,})"
-            for name, count in zip(info.class_names, info.class_counts, strict=True)
+            f"{labelled([k], info.class_names)}: {count:,}"
+            for k, count in enumerate(info.class_counts)
         ),
-        "forgotten": ", ".join(info.class_names[k] for k in info.forgotten) or "none",
+        "forgotten": labelled(info.forgotten, info.class_names) or "none",
         "data": f"fingerprint {info.data_fingerprint[:16]}…"
         if info.data_fingerprint
         else "unknown",
@@ -78,4 +79,4 @@ def _describe(kit: Kit, path: Path) -> None:
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, value)
-    console.print(table)
+    Console(highlight=False, markup=False, emoji=False).print(table)  # names are a stranger's

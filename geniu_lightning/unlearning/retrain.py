@@ -61,7 +61,7 @@ class Retrain(Unlearner):
         `retained` opens the retain set, given a batch size.
         """
         recipe = kit.info.settings.get("training", {})
-        epochs, batch_size = _whole(recipe, "epochs"), _whole(recipe, "batch_size")
+        epochs, batch_size = _recorded(recipe, "epochs"), _recorded(recipe, "batch_size")
         self.batches = retained(batch_size)
         self.steps = max(epochs, -(-min_steps // len(self.batches))) * len(self.batches)
         try:
@@ -94,17 +94,16 @@ def steps_of_retraining(kit: Kit, forget: Collection[int]) -> int:
     if not retained:
         raise UserError("the kit does not say how many images of each class were trained on")
     if "training" not in settings and "callback" in settings:
-        return math.ceil(_whole(settings["callback"], "batches") * retained / sum(counts))
+        return math.ceil(_recorded(settings["callback"], "batches") * retained / sum(counts))
     recipe = settings.get("training", {})
-    return _whole(recipe, "epochs") * math.ceil(retained / _whole(recipe, "batch_size"))
+    return _recorded(recipe, "epochs") * math.ceil(retained / _recorded(recipe, "batch_size"))
 
 
-def _whole(record: Any, name: str) -> int:  # a kit may come from anyone
-    """Return a positive integer of a kit's record."""
-    value = record[name] if isinstance(record, dict) and name in record else None
-    if not isinstance(value, int) or value < 1:
-        raise UserError(f"the kit does not say how it was trained: {name!r} is {value!r}")
-    return value
+def _recorded(record: dict[str, Any], name: str) -> int:
+    """Return a number of a kit's record, which `KitInfo` has checked."""
+    if name not in record:
+        raise UserError(f"the kit does not say how it was trained: no {name!r}")
+    return int(record[name])
 
 
 def _optimizer_of(settings: dict[str, Any]) -> OptimizerFactory:

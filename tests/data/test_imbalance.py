@@ -121,7 +121,11 @@ def test_a_smaller_share_is_a_subset_of_a_larger_one(
     ("keep", "options", "message"),
     [
         ("step", {"majority": [0], "ratio": 0.0}, "ratio must be greater than 0, got 0.0"),
-        ("step", {"majority": ["x"], "ratio": 0.5}, "there is no class 'x'; the classes are: 0 c0"),
+        (
+            "step",
+            {"majority": ["x"], "ratio": 0.5},
+            r"there is no class 'x'; .* 0 \(c0\)",
+        ),
         ("exponential", {"factor": 2.0, "order": [0, 0]}, "order must name each of the 2 classes"),
         ("custom", {"counts": [1]}, "counts must have one entry for each of the 2 .*got 1"),
         ("custom", {"counts": [9, 6]}, r"counts\[1\] asks for 6 images of class 'c1', .*has 5"),

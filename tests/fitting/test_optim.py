@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from geniu_lightning.errors import UserError
 from geniu_lightning.fitting.distributed import average_gradients, total_over_ranks
 from geniu_lightning.fitting.optim import lr_schedule_of
 from tests.reference import training_loop
@@ -45,8 +44,6 @@ def test_schedules_are_those_of_closed_formulas() -> None:
             for first, second in found:
                 assert 0 <= first <= 0.5
                 assert first == pytest.approx(10 * second)
-    with pytest.raises(UserError, match="schedule must be onecycle, cosine or none, got 'linear'"):
-        rates("linear", 3, 0.5)
 
 
 def test_processes_get_the_mean_of_their_gradients_in_one_message(

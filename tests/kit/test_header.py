@@ -39,7 +39,7 @@ def test_the_classes_to_forget_are_new_ones_and_not_all() -> None:
         (None, "say what to forget"),
         ([], "say what to forget"),
         (["eel"], "there is no class 'eel'"),
-        ([0, 1], "dog: forgotten already"),
+        ([0, 1], r"1 \(dog\): forgotten already"),
         ([0, 2, 3], "there is nothing to retain"),
     ):
         with pytest.raises(UserError, match=message):

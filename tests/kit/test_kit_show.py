@@ -39,7 +39,7 @@ def test_show_tells_what_is_inside(
         "(3, 2, 1, 16, 16)",
         f"classifier {weights['classifier']:,}, generator {weights['generator']:,}, prompts 6,144",
         "1x16x16, mean (0.4,), deviation (0.3,)",
-        "cat (1,200), dog (40), Ärger 犬 (5)",
+        "0 (cat): 1,200, 1 (dog): 40, 2 (Ärger 犬): 5",
         "fingerprint 0123456789abcdef…",
         "revision abc123, format 1",
     ):
@@ -49,7 +49,7 @@ def test_show_tells_what_is_inside(
     unlearned.save(saved)
     assert main(["show", str(saved)]) == 0
     out = capsys.readouterr().out
-    for row, value in (("forgotten", "dog"), ("generator", "none"), ("prompts", "none")):
+    for row, value in (("forgotten", r"1 \(dog\)"), ("generator", "none"), ("prompts", "none")):
         assert re.search(rf"{row}\s*│\s*{value}", out)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from geniu_lightning.errors import KitError
-from geniu_lightning.kit.networks import NetworkSpec
+from geniu_lightning.kit.info import NetworkSpec
 
 TARGET = "geniu_lightning.models.timm.Timm"
 

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geniu_lightning.kit.file import Kit, KitInfo
-from geniu_lightning.kit.networks import NetworkSpec, state_digest
+from geniu_lightning.kit.file import Kit
+from geniu_lightning.kit.info import KitInfo, NetworkSpec
+from geniu_lightning.kit.networks import state_digest
 from tests.unlearning.helpers import CLASSES, PER_CLASS, SIZE, SPEC, Lab, initial, pictures
 
 SEED = 7  # of the training that never was

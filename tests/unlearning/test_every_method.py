@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.errors import AccessError
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.kit.networks import NetworkSpec, state_digest
+from geniu_lightning.kit.info import NetworkSpec
+from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.settings.configs import CONF, method_settings
 from geniu_lightning.unlearning import warps
 from geniu_lightning.unlearning.base import Unlearner

@@ -37,7 +37,7 @@ def test_a_split_that_the_run_lacks_is_absent_with_its_reason() -> None:
     after_training = Accuracy(["test"])(world({"test": random_outputs(0, 30)}, forget=()))
     assert after_training["test.forget"] == NO_IMAGE
     assert isinstance(after_training["test.retain"], float)
-    with pytest.raises(SettingError, match="splits must be"):
+    with pytest.raises(SettingError, match=r"splits\.0 must be"):
         Accuracy(["tests"])
 
 
