@@ -17,7 +17,7 @@ from geniu_lightning.errors import SettingError, TrainingDivergedError, UserErro
 from geniu_lightning.fitting.distributed import reduced
 from geniu_lightning.fitting.guard import NonFiniteGuard
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.kit.info import KitInfo, NetworkSpec
+from geniu_lightning.kit.info import KitInfo, Name, NetworkSpec
 from geniu_lightning.kit.networks import features_of, head_of
 from geniu_lightning.models.frozen import frozen
 from geniu_lightning.seeds import stream
@@ -98,7 +98,7 @@ class KitCallback(Callback):
     def __init__(
         self,
         path: str | Path,
-        class_names: Sequence[str],
+        class_names: Sequence[Name],
         spec: ImageSpec,
         *,
         classifier: str | Callable[[LightningModule], nn.Module] = "classifier",
