@@ -1,6 +1,7 @@
 """What a command prints: sentences and tables on standard output."""
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -82,7 +83,7 @@ def verdict(decision: "Decision", oracles: int) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table: numbers to the right, fractions with four digits.
+    """Print a table: numbers to the right, fractions with four digits, NaN as a dash.
 
     Text stands in the first column and may stand in the last; there it is folded, not cut.
     """
@@ -95,5 +96,11 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
         else:
             made.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        made.add_row(*(f"{x:.4f}" if isinstance(x, float) else str(x) for x in row))
+        made.add_row(*map(_cell, row))
     console.print(made)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4f}"
+    return str(value)

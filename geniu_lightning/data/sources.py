@@ -235,7 +235,7 @@ class ImageFolder(HubSet):
                 skipped[place.name] = "class folder(s) without pictures"
         if not files:
             raise DataNotFoundError(
-                f"the class folders of {folder} hold no pictures ({', '.join(skipped)}); a folder"
+                f"the class folders of {folder} hold no pictures (such as {min(skipped)}); a folder"
                 " of images is <data.root>/<data.name>/{train,test}/<class>/*.png"
             )
         return files, skipped

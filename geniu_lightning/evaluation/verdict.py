@@ -93,7 +93,7 @@ def decide(
     if len(oracles) < FEWEST_ORACLES:
         there = f"only {len(oracles)} of {FEWEST_ORACLES}" if oracles else "no"
         few = f"{there} oracles were available to compare with"
-        return Decision(None, f"{few}, and accuracy cannot tell forgetting from hiding")
+        return Decision(None, f"{few}, and accuracy cannot tell forgetting from suppression")
     if original is None or not any(name.startswith("accuracy.test.") for name in original):
         return Decision(None, "test accuracy, which every verdict needs, was not measured")
     rule = _Rule(infos, original, images, intact)
