@@ -134,15 +134,27 @@ def sentence_of(error: Exception, command: str = "") -> str:
             return str(unknown_key(file, ()))
         return f"there is no {file}; there are {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
-        key = error.override.partition("=")[0]
+        key, equals, _ = error.override.partition("=")
+        if not equals:
+            return f"{error.override} is no setting: settings are written KEY=VALUE"
         return (
             f"{error.override} cannot be read: a value with =, commas, brackets or spaces has to be"
             f" quoted, \"{key}='...'\""
         )
+    if _names_no_file(error):
+        groups = ["", *(folder.name for folder in CONF.iterdir())]
+        pairs = [word.split("=") for word in sys.argv[1:] if word.partition("=")[0] in groups]
+        wrong = (pair for pair in pairs if not (CONF / f"{'/'.join(pair)}.yaml").exists())
+        return f"{', '.join(map('='.join, wrong))}: a group is chosen by the name of a file of it"
     unknown = re.match(r"Could not override '([^']+)'", str(error))
     if command and isinstance(error, ConfigCompositionException) and unknown:
         return str(unknown_key(unknown[1], keys_of(command, sys.argv[1:]), command))
     return str(error)
+
+
+def _names_no_file(error: Exception) -> bool:
+    """Whether an error is Hydra's of a group that is null or a number, `data=null`."""
+    return str(error).startswith("Config group override must be")
 
 
 def _summarise(summary: Summary | None) -> list[Note]:
@@ -159,7 +171,8 @@ def _fail(error: Exception, notes: list[Note], command: str) -> NoReturn:
     if reasons and len(reasons) == len(notes) and not printed and UNENDED not in reasons:
         # a sweeper lacks any result
         refuse(UserError(f"no run ended well; the first: {reasons[0]}"))
-    if isinstance(error, UserError | HydraException | OmegaConfBaseException):
+    known = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    if known or _names_no_file(error):
         refuse(error, command)
     if not printed:
         traceback.print_exc()

@@ -35,7 +35,8 @@ def built(config: Any, key: str = "", **more: Any) -> Any:  # whatever the targe
         if isinstance(cause, UserError):
             raise cause from error
         target = config.get("_target_") if isinstance(config, Mapping) else config
-        raise UserError(f"{target} cannot be made: {cause or error}") from error
+        reason = " ".join(str(cause or error).split())  # of Hydra, over several lines
+        raise UserError(f"{target} cannot be made: {reason}") from error
 
 
 def method_names() -> list[str]:

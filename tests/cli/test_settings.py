@@ -107,6 +107,10 @@ def test_values_that_only_a_constructor_knows_are_refused_before_training(
         ("data.std=0", "data.std.0 must be greater than 0, got 0.0"),
         ("imbalance.ratio=nan", "imbalance.ratio must be a finite number, got nan"),
         ("imbalance.rato=0.1", "imbalance.rato is no setting; did you mean imbalance.ratio?"),
+        ("imbalance=null", "error: imbalance=null: a group is chosen by the name of a file of it"),
+        ("=3", "error: =3: a group is chosen by the name of a file of it"),
+        ("seed", "seed is no setting: settings are written KEY=VALUE"),
+        ("training.optimizer._target_=nosuch.Adam", "No module named 'nosuch'"),
     ):
         outcome = command("train", *TINY, word, f"out={tmp_path / 'run'}")
         assert (outcome.status, outcome.err.count("\n")) == (2, 1), (word, outcome.err)
