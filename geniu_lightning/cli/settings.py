@@ -86,24 +86,27 @@ class _Place(_Group):
     hub_id: str | None
 
 
-class _Oracles(_Group):
-    folder: str
-    count: PositiveInt
-    add: PositiveInt | None = None
-
-
 def _named(folder: str) -> str:
     if not folder:
         raise ValueError("a folder")
     return folder
 
 
+Folder = Annotated[str, AfterValidator(_named)]  # an empty one would be the current folder
+
+
+class _Oracles(_Group):
+    folder: Folder
+    count: PositiveInt
+    add: PositiveInt | None = None
+
+
 class _Command(_Group):
     trainer: _Trainer
     logger: _Logger | None = None
     evaluation: _Evaluation
-    runs: str
-    out: Annotated[str, AfterValidator(_named)] | None
+    runs: Folder
+    out: Folder | None
     force: bool
 
 

@@ -42,7 +42,7 @@ class ImageData(LightningDataModule):
         root: Folder of local copies; see `HubSet`.
         batch_size: Images in a training batch, all processes together.
         mean: Of normalisation, like `std`: one value, or one a channel.
-        pad: Augmentation: largest shift in pixels.
+        pad: Augmentation: largest shift in pixels, at most a whole image.
         flip: Augmentation: mirror half of the images.
         validation: Share of each class's training images that validates.
         seed: Key of the order and augmentation of training batches.
@@ -70,6 +70,8 @@ class ImageData(LightningDataModule):
         background: Fraction = 1.0,
     ) -> None:
         super().__init__()
+        if pad > image_size:
+            raise SettingError(f"must be at most image_size, {image_size}, got {pad}", key="pad")
         self.name = name
         self.spec = ImageSpec.of(image_size, channels, mean, std)
         self.imbalance = imbalance

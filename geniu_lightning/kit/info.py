@@ -25,6 +25,7 @@ OURS = "geniu_lightning.models."
 LONGEST = 1000  # characters of a text
 DEEPEST = 20  # nested mappings and lists
 LARGEST = 1_000_000  # epochs, images of a batch, units of a layer
+MOST = 10**12  # images of a class
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
@@ -56,6 +57,7 @@ Name = Annotated[str, AfterValidator(_name)]
 Settings = Annotated[dict[str, Any], AfterValidator(_plain)]  # any JSON values
 Bounded = Annotated[int, Field(ge=1, le=LARGEST)]
 Index = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
 
 
 @checked
@@ -186,7 +188,7 @@ class KitInfo:
     generator: NetworkSpec | None
     class_names: Annotated[tuple[Name, ...], Field(min_length=1)]
     spec: ImageSpec
-    class_counts: tuple[Index, ...]
+    class_counts: tuple[Count, ...]
     data_fingerprint: Text
     seed: int
     settings: Settled = field(default_factory=dict)
@@ -225,6 +227,8 @@ class KitInfo:
                     f"the kit has format version {shown(version)}; this version reads {FORMAT}"
                 )
             for name in ("class_names", "class_counts", "forgotten"):
+                if not isinstance(raw[name], list):
+                    raise SettingError(f"must be a list, got {shown(raw[name])}", key=name)
                 raw[name] = tuple(raw[name])
             for name in ("classifier", "generator"):
                 raw[name] = raw[name] and NetworkSpec(**raw[name])

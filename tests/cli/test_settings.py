@@ -30,6 +30,8 @@ def test_a_value_that_does_not_fit_is_refused_by_its_key() -> None:
         ("out", 3, "out must be a string or null, got 3"),
         ("out", [1], "out must be a string or null, got [1]"),
         ("out", "", "out must be a folder or null, got ''"),
+        ("runs", "", "runs must be a folder, got ''"),
+        ("oracles.folder", "", "oracles.folder must be a folder, got ''"),
         ("seed", None, "seed must be an integer, got None"),
         ("seed", 1.5, "seed must be an integer, got 1.5"),
         ("trainer.threads", -1, "trainer.threads must be greater than or equal to 1 or null"),

@@ -145,6 +145,7 @@ def test_ranks_share_the_batches_of_every_hook(make: Make) -> None:
 def test_a_wrong_setting_is_named_with_its_group(make: Make) -> None:
     for settings, message in (
         ({"batch_size": 1}, "batch_size must be greater than or equal to 2"),
+        ({"pad": 1000}, "pad must be at most image_size, "),
         ({"source": partial(HubSet, hub_id=3)}, "source.hub_id must be a string, got 3"),
         ({"imbalance": partial(imbalance.step, majority=0, ratio=2.0)}, "imbalance.ratio must be"),
     ):
