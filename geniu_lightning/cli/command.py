@@ -3,6 +3,7 @@
 Nothing heavy is imported here: a wrong setting is refused, and a finished run skipped, at once.
 """
 
+import errno
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeGuard
 
 import hydra
 from hydra.errors import (
@@ -34,6 +35,10 @@ from geniu_lightning.runs.folder import finished_kits
 from geniu_lightning.runs.processes import is_rank_zero
 from geniu_lightning.settings.configs import CONF
 
+PLACES = (  # errors of the system that say that a place cannot be used
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT, errno.EIO),
+)
 Job = Callable[[DictConfig], float | None]
 Summary = Callable[[list[Note]], None]
 
@@ -61,8 +66,8 @@ def run_command(name: str, job: Job, summary: Summary | None = None) -> None:
                 if is_sweep() and wandb is not None and wandb.group is None:
                     wandb.group = group_of(name, words)
                 return job(config)
-        except (UserError, OmegaConfBaseException) as error:
-            if is_sweep():  # which goes on; its callback notes the failure
+        except Exception as error:
+            if is_sweep() or not _is_a_users(error):  # a sweep goes on; its callback notes it
                 raise
             refuse(error)  # before Hydra prints a message of its own
 
@@ -141,6 +146,8 @@ def sentence_of(error: Exception, command: str = "") -> str:
             f"{error.override} cannot be read: a value with =, commas, brackets or spaces has to be"
             f" quoted, \"{key}='...'\""
         )
+    if _is_of_a_place(error):
+        return f"{error.filename} cannot be used: {error.strerror}"
     if _names_no_file(error):
         groups = ["", *(folder.name for folder in CONF.iterdir())]
         pairs = [word.split("=") for word in sys.argv[1:] if word.partition("=")[0] in groups]
@@ -157,6 +164,17 @@ def _names_no_file(error: Exception) -> bool:
     return str(error).startswith("Config group override must be")
 
 
+def _is_a_users(error: Exception) -> bool:
+    """Whether an error is told in a sentence: its reader can mend it."""
+    known = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    return known or _names_no_file(error) or _is_of_a_place(error)
+
+
+def _is_of_a_place(error: Exception) -> TypeGuard[OSError]:
+    """Whether an error says that a file or folder, which it names, cannot be used."""
+    return isinstance(error, OSError) and error.errno in PLACES and bool(error.filename)
+
+
 def _summarise(summary: Summary | None) -> list[Note]:
     notes = notes_of_sweep()
     if summary is not None and notes:
@@ -171,8 +189,7 @@ def _fail(error: Exception, notes: list[Note], command: str) -> NoReturn:
     if reasons and len(reasons) == len(notes) and not printed and UNENDED not in reasons:
         # a sweeper lacks any result
         refuse(UserError(f"no run ended well; the first: {reasons[0]}"))
-    known = isinstance(error, UserError | HydraException | OmegaConfBaseException)
-    if known or _names_no_file(error):
+    if _is_a_users(error):
         refuse(error, command)
     if not printed:
         traceback.print_exc()

@@ -1,6 +1,7 @@
 """`geniu evaluate`: from a file of weights to a verdict."""
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def evaluate(config: DictConfig) -> None:
     identity = identity_of(plain(config), forget=list(forget), **own)
     words = (weights.parent.name, weights.stem, "forget" + "_".join(map(str, forget)))
     folder = run_folder(config, identity, "evaluate", *words)
-    if folder.path.resolve() == weights.resolve().parent:
+    if os.path.realpath(folder.path) == str(Path(os.path.realpath(weights)).parent):
         raise UserError(f"{folder.path} is the folder of the weights; choose another out=")
     trained = {**kit.settings, "seed": kit.seed}
     about = {"job": "evaluate", "revision": revision(), "trained": trained}

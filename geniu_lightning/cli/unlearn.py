@@ -1,7 +1,9 @@
 """`geniu unlearn`: from a kit to a classifier that has forgotten classes."""
 
 import logging
+import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -48,9 +50,10 @@ def unlearn(config: DictConfig) -> float | None:
             log.info("left to the other: %s", busy)
         return None
     identity = identity_of(plain(config), forget=list(forget), kit_sha256=metadata.get("sha256"))
-    kit_name, class_words = path.resolve().parent.name, "forget" + "_".join(map(str, forget))
+    origin = Path(os.path.realpath(path)).parent
+    kit_name, class_words = origin.name, "forget" + "_".join(map(str, forget))
     folder = run_folder(config, identity, "unlearn", kit_name, config.unlearner.name, class_words)
-    if folder.path.resolve() == path.resolve().parent:
+    if os.path.realpath(folder.path) == str(origin):
         raise UserError(f"{folder.path} is the folder of the kit itself; choose another out=")
     trained = {**kit.settings, "seed": kit.seed}
     about: dict[str, Any] = {"job": "unlearn", "revision": revision(), "trained": trained}

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 FORMAT = 2
 # of Pillow for a damaged file, and of a value that is no picture
 UNREADABLE = (OSError, SyntaxError, DecompressionBombError, AttributeError, TypeError, ValueError)
-DAMAGED = (OSError, ValueError, KeyError)  # of opening a damaged cache
+# of opening a damaged cache
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 NAMED = 10  # pictures that cannot be decoded, by name; the others are counted
 SECONDS_OF_DECODING = 24 * 3600.0  # none takes longer
 IN_MEMORY = 1 << 30  # bytes; larger files are mapped
@@ -72,8 +73,18 @@ def prepare(source: Source, form: Form, on_decode: OnDecode | None = None) -> Pa
     """
     content = f"{FORMAT}|{source.key()}|{form}"
     place = cache_root() / hashlib.sha256(content.encode()).hexdigest()[:24]
-    if (place / "meta.json").exists():
-        return place
+    try:
+        if not (place / "meta.json").exists():
+            _fill(place, source, form, on_decode)
+    except OSError as error:
+        raise UserError(
+            f"the images cannot be decoded into {place.parent} ($GENIU_CACHE): {error}"
+        ) from error
+    return place
+
+
+def _fill(place: Path, source: Source, form: Form, on_decode: OnDecode | None) -> None:
+    """Decode a data set into a folder beside its place, and move it there."""
     place.parent.mkdir(parents=True, exist_ok=True)
     for rest in place.parent.glob(".decoding-*"):  # of a process that was killed
         if rest.stat().st_mtime < time.time() - SECONDS_OF_DECODING:
@@ -89,7 +100,6 @@ def prepare(source: Source, form: Form, on_decode: OnDecode | None = None) -> Pa
         except OSError:  # another process was first
             if not (place / "meta.json").exists():
                 raise
-    return place
 
 
 def load(source: Source, form: Form, on_decode: OnDecode | None = None) -> Decoded:

@@ -229,6 +229,8 @@ class ImageFolder(HubSet):
                     skipped[_place(path)] = "folder(s) below a class"
                 elif path.suffix.lower() not in registered_extensions():
                     skipped[_place(path)] = "file(s) without the ending of a picture"
+                elif not path.is_file():
+                    skipped[_place(path)] = "link(s) that lead nowhere, or no file(s)"
                 else:
                     files.append(path)
             if len(files) == before:
@@ -354,7 +356,7 @@ def _listing(folder: Path) -> str:
 
 
 def _stat(path: Path) -> str:
-    stat = path.stat()
+    stat = path.stat() if path.exists() else path.lstat()  # a link that leads nowhere
     return f":{stat.st_size}:{stat.st_mtime_ns}"
 
 

@@ -81,6 +81,7 @@ class RunFolder:
             self._begin(force)
             try:
                 yield
+                self._refuse_if_removed()
             except BaseException as error:
                 self._end_badly(error)
                 raise
@@ -115,8 +116,7 @@ class RunFolder:
 
     def _end_badly(self, error: BaseException) -> None:
         failed = isinstance(error, Exception)  # others are interruptions
-        if not self.path.is_dir():
-            raise UserError(f"{self.path} was removed while a run worked in it") from error
+        self._refuse_if_removed(error)
         if "No space left" in str(error):  # of the system, or of a library that wraps it
             raise UserError(f"the disk is full: {self.path} cannot be written") from error
         if failed:
@@ -124,6 +124,11 @@ class RunFolder:
             write_json(self.path / "failed.json", self.description | {"failed": reason})
         if self._replaced.exists() and (failed or not any(self.path.glob("checkpoints/*.ckpt"))):
             self._restore()
+
+    def _refuse_if_removed(self, error: BaseException | None = None) -> None:
+        """Refuse a folder that was removed in mid-run; libraries may have made it anew in part."""
+        if not (self.path / "run.json").is_file():
+            raise UserError(f"{self.path} was removed while a run worked in it") from error
 
     def _refuse_files_of_others(self) -> None:
         """Refuse a folder that no run began, or files of others where a run writes its own."""

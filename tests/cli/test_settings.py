@@ -125,3 +125,7 @@ def test_a_sweep_says_how_many_of_its_jobs_failed(command: Command, tmp_path: Pa
     assert outcome.status != 0
     assert "1 of 2 failed" in outcome.out
     assert "seed must be an integer, got 'abc'" in outcome.err
+    (tmp_path / "file").touch()
+    outcome = command("train", "-m", *TINY, f"runs={tmp_path / 'file'}", "seed=1,2")
+    assert outcome.status == 2
+    assert outcome.err == f"error: {tmp_path / 'file/multirun'} cannot be used: Not a directory\n"

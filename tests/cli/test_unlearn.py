@@ -123,7 +123,8 @@ def test_settings_that_cannot_work_are_refused_in_a_sentence(
     damaged = tmp_path / "kit" / "kit.safetensors"
     damaged.parent.mkdir()
     damaged.write_bytes(altered)
-    kit = f"kit={trained}"
+    kit, loop, long = f"kit={trained}", tmp_path / "loop", "x" * 300
+    loop.symlink_to(loop)
     for words, sentence in (
         (["forget=[0]"], "name the kit to unlearn from"),
         ([f"kit={damaged}", "forget=[0]"], "was altered"),
@@ -131,6 +132,9 @@ def test_settings_that_cannot_work_are_refused_in_a_sentence(
         ([kit, "forget=[0]", "unlearner.batch_norm=off"], "unlearner.batch_norm must be"),
         ([kit, "forget=[0]", "evaluation=validation"], "train it with data.validation=0.2"),
         ([kit, "forget=[0]", f"out={trained}", "force=true"], "is the folder of the kit itself"),
+        ([kit, "forget=[0]", f"out={tmp_path / long}"], "cannot be used: File name too long"),
+        ([kit, "forget=[0]", f"out={loop}"], "loop cannot be used: "),
+        ([f"kit={tmp_path / long}", "forget=[0]"], "cannot be used: File name too long"),
     ):
         out = [] if any(word.startswith("out=") for word in words) else [f"out={tmp_path / 'run'}"]
         outcome = command("unlearn", *words, *out)

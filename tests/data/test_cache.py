@@ -117,6 +117,23 @@ def test_a_picture_that_cannot_be_decoded_is_named(root: Path) -> None:
     assert list(root.iterdir()) == []
 
 
+def test_a_folder_of_caches_that_cannot_be_written_is_told(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("9 requested and 8 written")  # of NumPy, without a name
+
+    monkeypatch.setattr(cache, "_decode", full)
+    with pytest.raises(UserError, match=rf"into {root} \(\$GENIU_CACHE\): 9 requested and 8 wri"):
+        cache.load(Painted(), Form(6, 1))
+    for name in ("file", "x" * 300):
+        place = root / name
+        (root / "file").touch()
+        monkeypatch.setenv("GENIU_CACHE", str(place))
+        with pytest.raises(UserError, match=rf"cannot be decoded into {place} \(\$GENIU_CACHE\)"):
+            cache.load(Painted(), Form(6, 1))
+
+
 def test_the_process_that_loses_the_race_reads_the_winners_cache(root: Path) -> None:
     class Loser(Painted):
         def image(self, split: str, k: int) -> Any:

@@ -64,6 +64,8 @@ def test_linked_folders_are_read_and_told_apart(tmp_path: Path) -> None:
         (link / "data").symlink_to(place)
         (link / "loop").unlink(missing_ok=True)
         (link / "loop").symlink_to(link)
+        (link / "lost").unlink(missing_ok=True)
+        (link / "lost").symlink_to("nowhere")
         keys.add(HubSet("linked", str(tmp_path)).key())
     assert len(keys) == 2
 
@@ -86,10 +88,15 @@ def test_what_is_skipped_is_counted_and_systems_files_do_not_matter(
     paint(7).save(folder / "b/picture", "PNG")
     (folder / "c").mkdir()
     (folder / "b/notes.txt").write_text("no picture")
+    (folder / "b/1.png").symlink_to("nowhere.png")
+    os.mkfifo(folder / "b/2.png")
     with caplog.at_level(logging.INFO):
         assert load(tmp_path).fingerprint == plain.fingerprint
     (message,) = caplog.messages
-    for part in ("1 folder(s) below a class", "2 file(s) without the ending", "1 class folder(s)"):
+    for part in (
+        *("1 folder(s) below a class", "2 file(s) without the ending", "1 class folder(s)"),
+        "2 link(s) that lead nowhere, or no file(s)",
+    ):
         assert part in message
     assert "such as a/sub" in message
     shutil.rmtree(folder / "a")
@@ -162,6 +169,9 @@ def test_a_damaged_cache_is_decoded_again(tmp_path: Path, caplog: pytest.LogCapt
             assert again.names == whole.names
             if (name, damage) != ("meta.json", "lose"):
                 assert f"{place} are damaged" in caplog.text, (name, damage)
+    for text in ("[1]", "3", "[" * 100_000, '{"checksum": 1}'):
+        (place / "meta.json").write_text(text)
+        assert load(tmp_path).fingerprint == whole.fingerprint
     cut = load(tmp_path)
     (place / "train.images").write_bytes(b"")  # cut off while a run reads it
     assert cut.images["train"].amax(dim=(1, 2, 3)).tolist() == [1, 2]

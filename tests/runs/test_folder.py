@@ -149,15 +149,22 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
         forced(tmp_path, full)
 
 
-def remove(path: Path) -> None:
-    shutil.rmtree(path)
-    (path / "kit.safetensors").write_text("x")
-
-
-def test_a_folder_that_is_removed_in_mid_run_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("again", ["", "checkpoints"])  # what a library makes anew
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_folder_that_is_removed_in_mid_run_is_told(
+    tmp_path: Path, again: str, fails: bool
+) -> None:
     folder = RunFolder(tmp_path / "run", ONE)
-    with pytest.raises(UserError, match="was removed while"), folder.lock(force=False):
-        remove(folder.path)
+
+    def work() -> None:
+        with folder.lock(force=False):
+            shutil.rmtree(folder.path)
+            (folder.path / again).mkdir(parents=True)
+            if fails:
+                raise FileNotFoundError
+
+    with pytest.raises(UserError, match="was removed while"):
+        work()
 
 
 def forced(path: Path, ending: BaseException | None, checkpoint: bool = True) -> None:
