@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from PIL.Image import fromarray, registered_extensions
+from PIL.Image import OPEN, fromarray, registered_extensions
 
 from geniu_lightning.data.classes import natural
 from geniu_lightning.data.pixels import opened
@@ -160,7 +160,7 @@ class HubSet:
         try:
             local = {} if self.local.is_dir() else {"name": self.config, "revision": self.revision}
             return datasets.load_dataset(where, split=split, **local)
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             if isinstance(error, ValueError) and "split" in str(error).lower():
                 raise UserError(
                     f"{where} has no split {split!r}: {error}; set data.source.train_split and"
@@ -214,20 +214,23 @@ class ImageFolder(HubSet):
     def _files(self, split: str) -> tuple[list[Path], dict[str, str]]:
         """Return a split's pictures by class and name, and why other files were skipped."""
         folder = self.local / split
-        classes = [p for p in _visible(folder) if p.is_dir()] if folder.is_dir() else []
+        inside = _visible(folder) if folder.is_dir() else []
+        classes = [path for path in inside if path.is_dir()]
         if not classes:
             raise DataNotFoundError(
                 f"{folder} does not exist or has no folders of classes; a folder of images is"
                 " <data.root>/<data.name>/{train,test}/<class>/*.png"
             )
+        endings = {ending for ending, kind in registered_extensions().items() if kind in OPEN}
         files: list[Path] = []
-        skipped: dict[str, str] = {}
+        others = (path for path in inside if path not in classes)
+        skipped = {_place(path): "file(s) beside the class folders" for path in others}
         for place in sorted(classes, key=lambda path: natural(path.name)):
             before = len(files)
             for path in _visible(place):
                 if path.is_dir():
                     skipped[_place(path)] = "folder(s) below a class"
-                elif path.suffix.lower() not in registered_extensions():
+                elif path.suffix.lower() not in endings:
                     skipped[_place(path)] = "file(s) without the ending of a picture"
                 elif not path.is_file():
                     skipped[_place(path)] = "link(s) that lead nowhere, or no file(s)"
@@ -362,7 +365,7 @@ def _stat(path: Path) -> str:
 
 def _visible(folder: Path) -> list[Path]:
     """Return what a folder holds but for files and folders of systems, sorted."""
-    systems = ("Thumbs.db", "desktop.ini", "__MACOSX")
+    systems = ("Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found")
     return sorted(p for p in folder.iterdir() if p.name not in systems and p.name[0] != ".")
 
 

@@ -77,7 +77,8 @@ def test_what_is_skipped_is_counted_and_systems_files_do_not_matter(
     with caplog.at_level(logging.INFO):
         plain = load(tmp_path)
     assert not caplog.messages
-    for path in ("a/.ipynb_checkpoints/0.png", "a/._0.png", "a/Thumbs.db", ".DS_Store"):
+    systems = ("a/.ipynb_checkpoints/0.png", "a/._0.png", "a/Thumbs.db", ".DS_Store")
+    for path in (*systems, "@eaDir/0.png", "a/@eaDir/0.png", "$RECYCLE.BIN/0.png"):
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_text("no picture")
     with caplog.at_level(logging.INFO):
@@ -88,14 +89,17 @@ def test_what_is_skipped_is_counted_and_systems_files_do_not_matter(
     paint(7).save(folder / "b/picture", "PNG")
     (folder / "c").mkdir()
     (folder / "b/notes.txt").write_text("no picture")
+    for name in ("0.png", "labels.csv"):
+        (folder / name).write_text("no picture")
+    (folder / "b/paper.pdf").write_text("no picture")
     (folder / "b/1.png").symlink_to("nowhere.png")
     os.mkfifo(folder / "b/2.png")
     with caplog.at_level(logging.INFO):
         assert load(tmp_path).fingerprint == plain.fingerprint
     (message,) = caplog.messages
     for part in (
-        *("1 folder(s) below a class", "2 file(s) without the ending", "1 class folder(s)"),
-        "2 link(s) that lead nowhere, or no file(s)",
+        *("1 folder(s) below a class", "3 file(s) without the ending", "1 class folder(s)"),
+        *("2 link(s) that lead nowhere, or no file(s)", "2 file(s) beside the class folders"),
     ):
         assert part in message
     assert "such as a/sub" in message

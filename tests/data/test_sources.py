@@ -190,6 +190,9 @@ def test_a_set_that_cannot_be_read_names_its_places_in_one_line(
         with pytest.raises(DataNotFoundError, match=r"holds no data set that can be read .*\)\Z"):
             HubSet("pets", str(tmp_path), hub_id="nobody/pets").read("train")
         (folder / "train-00000-of-00001.parquet").write_bytes(b"no parquet")
+    write_set(folder, train=())
+    with pytest.raises(DataNotFoundError, match=r"holds no data set that can be read .*\)\Z"):
+        HubSet("pets", str(tmp_path)).read("train")
 
 
 def test_the_root_is_the_given_one_then_that_of_the_environment_then_data(
