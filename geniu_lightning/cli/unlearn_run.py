@@ -128,6 +128,11 @@ def _run(
         )
 
     def open_split(split: str, batch_size: int, seed: int | None, limit: int | None) -> Any:
+        if not len(data.indices(split)):
+            name = request.config.unlearner.name
+            raise DataNotFoundError(
+                f"{name} reads the {split} images, and they are gone; {instead_of_data()}"
+            )
         return data.loader(
             split, batch_size=batch_size, seed=seed, limit=limit, device=request.device
         )

@@ -74,7 +74,10 @@ def readable(places: Iterable[Path], read: Callable[[Path], T | None]) -> list[T
 
 def upgraded(document: Json) -> Json:
     """Return the content of a `metrics.json` of version 1 or 2 in the form of version 2."""
-    if document.get("version", 1) != 1:
+    version = document.get("version", 1)
+    if version not in (1, 2):
+        raise ValueError(f"it has version {version}; this version reads 1 and 2")
+    if version != 1:
         return document
 
     def renamed(verdict: str | None) -> str | None:

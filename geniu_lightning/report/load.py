@@ -133,7 +133,7 @@ def _run(folder: Path, document: Json) -> Run:
         problem_of(trained),
         method=name,
         basis=module.rpartition(".")[0].rpartition(".")[2] or name,
-        seed=trained["seed"],
+        seed=int(trained["seed"]),
         kit=str(run.get("kit_sha256") or ""),
         recipe=as_text([run["unlearner"], trained.get("training")]),
         numbers=measured,
@@ -145,13 +145,19 @@ def _run(folder: Path, document: Json) -> Run:
             }
             for part in PARTS
         },
-        oracles=tuple(document.get("oracles") or ()),
+        oracles=tuple(map(int, document.get("oracles") or ())),
         settings=run,
         document=document,
-        verdict=document.get("verdict"),
-        original_verdict=(document.get("controls") or {}).get("original"),
+        verdict=_word(document.get("verdict")),
+        original_verdict=_word((document.get("controls") or {}).get("original")),
         failed=str(document.get("failed", "")),
     )
+
+
+def _word(verdict: object) -> str | None:
+    if not isinstance(verdict, str | None):
+        raise TypeError(f"a verdict is a word, not {verdict!r}")
+    return verdict
 
 
 def _told_apart(runs: Sequence[Run]) -> list[Run]:

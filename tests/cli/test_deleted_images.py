@@ -70,6 +70,8 @@ def test_each_state_ends_with_weights_and_receipt(
             *(f"out={tmp_path / 'reads' / state}", "next_kit=false"),
         )
         assert reader.status == (2 if "train" in splits else 0), (state, reader.err)
+        said = "gradient_ascent reads the forget images, and they are gone; methods" in reader.err
+        assert said == ("train" in splits), (state, reader.err)
 
 
 def test_a_class_that_is_to_stay_may_not_be_absent(

@@ -144,6 +144,18 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_shown(
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.json").write_text(text, errors="surrogatepass")
         (tmp_path / name / "proxies.png").touch()
+    for name, changed in (
+        ("newer", {"version": 99}),
+        ("seed", {"run__trained__seed": [1]}),
+        ("verdict", {"verdict": ["suppressed"]}),
+        ("oracles", {"oracles": [[1]]}),
+    ):
+        change(run(tmp_path / name, "geniu"), **changed)
+    for more in ([], ["--html", str(tmp_path / "page.html")]):
+        caplog.clear()
+        assert main([str(tmp_path), *more]) == 0, more
+        for name in ("newer", "seed", "verdict", "oracles"):
+            assert f"{tmp_path / name / 'metrics.json'} cannot be read" in caplog.text, (name, more)
     for more in ([], ["--values"], ["--html", str(tmp_path / "page.html")]):
         caplog.clear()
         assert main([str(tmp_path), *more]) == 0, more
