@@ -129,13 +129,14 @@ def _decode(source: Source, form: Form, folder: Path, on_decode: OnDecode | None
         raise UserError(f"all images are of one class, {names[0]}: there is nothing to learn")
     whole = hashlib.sha256()
     classes: dict[str, dict[str, str]] = {}
+    damaged: list[str] = []
     for split, pictures in splits.items():
         own = np.array([names.index(name) for name in pictures.names], dtype=np.int64)
         labels = own[np.asarray(pictures.labels, dtype=np.int64)]
         labels.tofile(folder / f"{split}.labels")
         whole.update(labels.tobytes())
         each = {int(k): hashlib.sha256() for k in np.unique(labels)}
-        decoded = _pixels(pictures, split, form, on_decode)
+        decoded = _pixels(pictures, split, form, on_decode, damaged)
         with (folder / f"{split}.images").open("wb") as file:
             for label, pixels in zip(labels.tolist(), decoded, strict=True):
                 raw = pixels.tobytes()
@@ -143,6 +144,8 @@ def _decode(source: Source, form: Form, folder: Path, on_decode: OnDecode | None
                 whole.update(raw)
                 each[label].update(raw)
         classes[split] = {names[k]: digest.hexdigest() for k, digest in each.items()}
+    if damaged:
+        raise UserError("; ".join(damaged))
     meta = {
         "counts": {split: len(pictures.labels) for split, pictures in splits.items()},
         "shape": [form.channels, form.size, form.size],
@@ -166,11 +169,15 @@ def _all_names(train: tuple[str, ...], test: tuple[str, ...]) -> tuple[str, ...]
 
 
 def _pixels(
-    pictures: Pictures, split: str, form: Form, on_decode: OnDecode | None
+    pictures: Pictures,
+    split: str,
+    form: Form,
+    on_decode: OnDecode | None,
+    damaged: list[str],
 ) -> Iterator[Pixels]:
-    """Yield the pixels of each picture; raise `UserError` at the end if any is damaged."""
+    """Yield the pixels of each picture; add a sentence to `damaged` at the end if any is."""
     total = len(pictures.labels)
-    damaged: list[str] = []
+    named: list[str] = []
     count = 0
     for k in range(total):
         try:  # a damaged one is black until all are known
@@ -179,16 +186,16 @@ def _pixels(
             count += 1
             if count <= NAMED:
                 name = pictures.files[k] if pictures.files else f"image {k + 1}"
-                damaged.append(f"{name} ({error})")
+                named.append(f"{name} ({error})")
             pixels = np.zeros((form.channels, form.size, form.size), dtype=np.uint8)
         yield pixels
         if on_decode is not None and ((k + 1) % 2000 == 0 or k + 1 == total):
             on_decode(split, k + 1, total)
-    if damaged:
+    if named:
         more = f", and {count - NAMED} more" if count > NAMED else ""
-        raise UserError(
+        damaged.append(
             f"{count} of {total} images of the {split} split cannot be decoded:"
-            f" {'; '.join(damaged)}{more}"
+            f" {'; '.join(named)}{more}"
         )
 
 

@@ -119,6 +119,8 @@ def read(folder: Path) -> Run | None:
 def _run(folder: Path, document: Json) -> Run:
     run, trained = document["run"], document["run"]["trained"]
     name, module = str(run["unlearner"]["name"]), str(run["unlearner"].get("_target_", ""))
+    if not isinstance(run.get("seed"), int | None):
+        raise TypeError(f"a seed is an integer, not {run['seed']!r}")
     found = list(leaves(document.get("metrics", {})))
     measured = {part: numbers(found, part) for part in PARTS}
     costs = document.get("cost", {}).items()

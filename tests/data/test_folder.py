@@ -121,6 +121,10 @@ def test_all_damaged_pictures_are_named(tmp_path: Path) -> None:
     assert f"{jpeg} (" in str(error.value)
     assert f"{folder / 'damaged08.png'} (" in str(error.value)
     assert str(error.value).endswith("and 6 more")
+    lost = tmp_path / "set/test/b/lost.png"
+    lost.touch()
+    with pytest.raises(UserError, match=rf"and 6 more; 1 of 3 images of the test .*: {lost} \("):
+        load(tmp_path)
     assert not list((tmp_path / "caches").iterdir())
 
 

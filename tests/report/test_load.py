@@ -147,6 +147,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_shown(
     for name, changed in (
         ("newer", {"version": 99}),
         ("seed", {"run__trained__seed": [1]}),
+        ("own seed", {"run__seed": [1]}),
         ("verdict", {"verdict": ["suppressed"]}),
         ("oracles", {"oracles": [[1]]}),
     ):
@@ -154,7 +155,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_shown(
     for more in ([], ["--html", str(tmp_path / "page.html")]):
         caplog.clear()
         assert main([str(tmp_path), *more]) == 0, more
-        for name in ("newer", "seed", "verdict", "oracles"):
+        for name in ("newer", "seed", "own seed", "verdict", "oracles"):
             assert f"{tmp_path / name / 'metrics.json'} cannot be read" in caplog.text, (name, more)
     for more in ([], ["--values"], ["--html", str(tmp_path / "page.html")]):
         caplog.clear()
