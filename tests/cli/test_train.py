@@ -134,6 +134,9 @@ def test_a_command_that_the_system_ends_says_so(
     assert outcome.err == "terminated; the same command goes on where a checkpoint was written\n"
     assert signal.getsignal(signal.SIGTERM) == before
     assert not (tmp_path / "run" / "failed.json").exists()
+    sweep = command("train", "-m", *TINY, "seed=1,2", f"runs={tmp_path / 'runs'}")
+    assert (sweep.status, sweep.err.splitlines()[-1]) == (143, outcome.err.strip())
+    assert len(list((tmp_path / "runs" / "train").iterdir())) == 1
 
 
 def test_other_images_are_another_run(

@@ -176,9 +176,20 @@ def test_a_kit_chooses_no_place_to_read_from(trained: Path, tmp_path: Path) -> N
         settings = info.settings | {"data": info.settings["data"] | data}
         with pytest.raises(UserError, match=message):
             recorded_data(replace(info, settings=settings), str(tmp_path))
+    for lost in ("data", "imbalance"):
+        left = {key: value for key, value in info.settings.items() if key != lost}
+        with pytest.raises(UserError, match="does not say which data it was trained on"):
+            recorded_data(replace(info, settings=left))
     moved = info.settings["data"] | {"root": "/nowhere", "cache_folder": str(tmp_path / "made")}
     assert recorded_data(replace(info, settings=info.settings | {"data": moved})).class_counts
     assert not (tmp_path / "made").exists()
+
+
+def test_images_are_read_in_the_form_that_the_kit_records(trained: Path) -> None:
+    info = Kit.load(trained / "kit.safetensors").info
+    recorded = info.settings["data"] | {"resize": "pad", "background": 0.25}
+    data = recorded_data(replace(info, settings=info.settings | {"data": recorded}))
+    assert (data.form.resize, data.form.background) == ("pad", 0.25)
 
 
 def _write_parquet(folder: Path, shift: int = 0) -> None:

@@ -107,6 +107,10 @@ def test_what_is_skipped_is_counted_and_systems_files_do_not_matter(
     shutil.rmtree(folder / "b")
     with pytest.raises(DataNotFoundError, match="hold no pictures"):
         load(tmp_path)
+    (folder / "c/inner").mkdir()
+    paint(7).save(folder / "c/inner/0.png")
+    with pytest.raises(DataNotFoundError, match=r"hold no pictures \(such as c\)"):
+        load(tmp_path)
 
 
 def test_all_damaged_pictures_are_named(tmp_path: Path) -> None:

@@ -195,6 +195,34 @@ def test_a_set_that_cannot_be_read_names_its_places_in_one_line(
         HubSet("pets", str(tmp_path)).read("train")
 
 
+def test_without_a_network_the_hub_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+    import huggingface_hub
+
+    asked: list[str] = []
+
+    def unreached(_: Any, hub_id: str, **__: Any) -> None:
+        asked.append(hub_id)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreached)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(DataNotFoundError, match=r"data.root or \$GENIU_DATA.*Offline"):
+        HubSet("pets", str(tmp_path), hub_id="nobody/pets").read("train")
+    assert asked == ["nobody/pets"]
+
+
+def test_a_class_may_be_absent_from_one_split_of_a_table(tmp_path: Path) -> None:
+    for k, names in enumerate((None, ("a", "b", "c"))):
+        write_set(tmp_path / str(k), train=(0, 1, 2), test=(0, 1), names=names)
+        decoded = cache.load(HubSet(str(k), str(tmp_path)), Form(8, 1))
+        assert decoded.names == (names or ("0", "1", "2"))
+        assert decoded.labels["test"].tolist() == [0, 1]
+
+
 def test_the_root_is_the_given_one_then_that_of_the_environment_then_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

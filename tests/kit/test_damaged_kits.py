@@ -120,11 +120,13 @@ NOT_OF_FORM = "contradicts itself: the prompts are not of the images' form"
         ("generator", {"target": "x", "arguments": [1]}, UNREADABLE),
         ("class_counts", [1], "class_counts must be one number a class"),
         ("forgotten", [CLASSES], "forgotten must be classes"),
+        ("forgotten", ["1"], "forgotten.0 must be an integer, got '1'"),
         # of the tensors
         ("prompts", None, "contradicts itself: prompts and generator do not come together"),
         ("prompts", torch.zeros(CLASSES + 1, PER_CLASS, 1, SIZE, SIZE), NOT_OF_FORM),
         ("prompts", torch.zeros(CLASSES, PER_CLASS, 1, SIZE, SIZE).long(), "not in 32 bits"),
         ("prompts", torch.zeros(CLASSES, PER_CLASS, 1, SIZE, SIZE).half(), "not in 32 bits"),
+        ("prompts", torch.zeros(CLASSES, PER_CLASS, 1, SIZE, SIZE).bool(), "not in 32 bits"),
         ("prompts", torch.zeros(CLASSES * PER_CLASS, 1, SIZE, SIZE), NOT_OF_FORM),
         ("classifier.head.weight", None, "do not fit"),
         ("classifier.head.weight", torch.zeros(2, 2), "do not fit"),
