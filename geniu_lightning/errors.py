@@ -5,7 +5,23 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """A request that cannot be carried out; the message is the one sentence its reader needs."""
+    """A request that cannot be carried out; the message is the one sentence its reader needs.
+
+    It may quote a stranger's file, so what would disturb a terminal is escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of a library's message, or the error's type where it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Return a text on one line, with everything escaped that is no printable character."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 class DataNotFoundError(UserError):

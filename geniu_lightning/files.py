@@ -4,7 +4,6 @@ import datetime
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +19,6 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def rests(folder: Path) -> list[Path]:
-    """Return what killed processes had begun to write by `replacing` in a folder."""
-    return [path for path in folder.glob(".*") if re.fullmatch(r"\..+\.\d+", path.name)]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -97,7 +97,7 @@ def _terminable() -> Iterator[None]:
         return
 
     def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would disturb the first
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
         raise Terminated
 
     signal.signal(signal.SIGTERM, end)

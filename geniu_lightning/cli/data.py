@@ -17,7 +17,7 @@ from geniu_lightning.kit.info import KitInfo
 from geniu_lightning.settings.configs import CONF, built
 
 # what a kit may name: all else would run code, or read a place, of its author's choice
-OURS: dict[str, Any] = {
+ALLOWED: dict[str, Any] = {
     f"{one.__module__}.{one.__qualname__}": one
     for one in (
         *(Digits, HubSet, ImageFolder),
@@ -70,7 +70,7 @@ def recorded_data(
             name=name or record["name"],
             root=root,
             source=_named(record.get("source", {}), "data", allow_custom),
-            imbalance=_named(rule, "imbalance", allow_custom),
+            imbalance=_named(_with_names(rule, info), "imbalance", allow_custom),
             image_size=spec.size,
             channels=spec.channels,
             mean=spec.mean,
@@ -81,29 +81,37 @@ def recorded_data(
         data.prepare_data(decoding_report())
     except SettingError as error:
         raise UserError(f"the kit's record of its data cannot be followed: {error}") from error
-    except DataNotFoundError as error:
-        found = record.get("root")
-        hint = f"; training found them with data.root={found}" if found and root is None else ""
-        raise DataNotFoundError(f"{error}{hint}") from error
-    _compare(data, info, forget)
+    _refuse_others(data, info, forget)
     data.setup()
     return data
+
+
+def _with_names(rule: Mapping[str, Any], info: KitInfo) -> dict[str, Any]:
+    """Return a recorded imbalance with its classes by name: an index may be another's name."""
+    names = info.class_names
+
+    def name(one: Any) -> Any:
+        if isinstance(one, list):
+            return [name(each) for each in one]
+        return names[one] if isinstance(one, int) and 0 <= one < len(names) else one
+
+    return {k: name(v) if k in ("majority", "order") else v for k, v in rule.items()}
+
+
+ROOMS = {"data": "geniu_lightning.data.sources.", "imbalance": "geniu_lightning.data.imbalance."}
 
 
 def _named(record: Mapping[str, Any], what: str, allow_custom: bool) -> Any:
     """Return what a kit names with its arguments bound."""
     target = str(record.get("_target_"))
-    if target not in OURS or not target.startswith(f"geniu_lightning.data.{_ROOM[what]}"):
+    if target not in ALLOWED or not target.startswith(ROOMS[what]):
         if not allow_custom:
             raise UserError(
-                f"the kit's {what} come through {target}, which is not ours;"
+                f"the kit's {what} come through {target}, which may run code that the kit chooses;"
                 " pass allow_custom=true if you trust it"
             )
         return built(dict(record), what)
-    return partial(OURS[target], **{k: v for k, v in record.items() if not k.startswith("_")})
-
-
-_ROOM = {"data": "sources", "imbalance": "imbalance"}
+    return partial(ALLOWED[target], **{k: v for k, v in record.items() if not k.startswith("_")})
 
 
 def _refuse_foreign_hub(data: ImageData, named: str | None) -> None:
@@ -119,7 +127,7 @@ def _refuse_foreign_hub(data: ImageData, named: str | None) -> None:
         )
 
 
-def _compare(data: ImageData, info: KitInfo, forget: Collection[int]) -> None:
+def _refuse_others(data: ImageData, info: KitInfo, forget: Collection[int]) -> None:
     """Refuse other images than the kit's; number those that are there as the kit does."""
     if data.fingerprint == info.data_fingerprint:
         return

@@ -67,7 +67,7 @@ def _weights(path: Path) -> tuple[Path, dict[str, Any]]:
         return file, {}
     try:
         found = json.loads(described.read_text())
-        return file, {"run": found["run"], "cost": found["cost"]}
+        return file, {"run": {**found["run"]}, "cost": {**found["cost"]}}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{described} cannot be read as the metrics of a run: {error!r}") from error
 

@@ -51,7 +51,7 @@ def train_in(folder: RunFolder, config: DictConfig) -> None:
     data = data_of(settings["data"], settings["imbalance"], **batch)
     if lacking := [k for k, count in enumerate(data.class_counts) if not count]:
         raise UserError(f"there is no training image of {labelled(lacking, data.names)}")
-    module, about = _module(config, data, folder.identity)
+    module, info = _module(config, data, folder.identity)
     facts = settings | {"revision": revision(), "data_fingerprint": data.fingerprint}
     tags = [config.data.name, f"seed {config.seed}"]
     loggers = trackers.loggers_of(settings.get("logger"), folder.path, "train", facts, tags)
@@ -70,7 +70,7 @@ def train_in(folder: RunFolder, config: DictConfig) -> None:
         )
         fit(trainer, module, data, ckpt_path=_resume_point(folder.path))
         if folder.rank_zero:
-            kit = _kit(config, data, module, about)
+            kit = _kit(module, info).to(device_of(config.trainer))
             cost = {"training_images": len(data.indices("train")), **clock.cost()}
             _hand_over(config, folder, data, kit, cost, loggers)
     if folder.rank_zero:  # now that all is written, wandb's file too
@@ -87,8 +87,8 @@ def network_spec(config: DictConfig, **fitted: Any) -> NetworkSpec | None:
 
 def _module(
     config: DictConfig, data: ImageData, identity: dict[str, Any]
-) -> tuple[GeniuModule, dict[str, Any]]:
-    """Return the module to fit, and how its kit is to be described."""
+) -> tuple[GeniuModule, KitInfo]:
+    """Return the module to fit, and the description of its kit."""
     classes, channels = len(data.names), data.spec.channels
     spec = network_spec(config.model, channels=channels, num_classes=classes)
     if spec is None:
@@ -132,7 +132,7 @@ def _module(
         )
     except SettingError as error:
         raise error.below("training") from error
-    return module, {"classifier": spec, "generator": generator_spec, "begun": begun}
+    return module, _info(config, data, spec, generator_spec, begun)
 
 
 def _fresh(build: Callable[[], nn.Module], group: str) -> nn.Module:
@@ -166,30 +166,40 @@ def _resume_point(folder: Path) -> str | None:
     return str(whole[-1])
 
 
-def _kit(config: DictConfig, data: ImageData, module: GeniuModule, about: dict[str, Any]) -> Kit:
-    info = KitInfo(
-        classifier=about["classifier"],
-        generator=about["generator"],
+def _info(
+    config: DictConfig,
+    data: ImageData,
+    classifier: NetworkSpec,
+    generator: NetworkSpec | None,
+    begun: dict[str, str],
+) -> KitInfo:
+    """Return the kit's description; made before training, so that it is refused in time."""
+    images = {k: v for k, v in plain(config.data).items() if k != "root"}  # which is this machine's
+    return KitInfo(
+        classifier=classifier,
+        generator=generator,
         class_names=data.names,
         spec=data.spec,
         class_counts=tuple(data.class_counts),
         data_fingerprint=data.fingerprint,
         seed=config.seed,
         settings={
-            "data": plain(config.data),
+            "data": images,
             **{k: plain(config[k]) for k in ("imbalance", "model", "training")},
             "precision": str(config.trainer.precision),
-            **about["begun"],
+            **begun,
         },
         revision=revision(),
         class_fingerprints=data.class_fingerprints,
     )
+
+
+def _kit(module: GeniuModule, info: KitInfo) -> Kit:
     prompts = None
     if module.exemplars is not None:
-        shape = (len(data.names), module.exemplars.per_class, *module.prompts.shape[1:])
+        shape = (len(info.class_names), module.exemplars.per_class, *module.prompts.shape[1:])
         prompts = module.prompts.detach().view(shape)
-    kit = Kit(module.classifier, info, module.proxy_generator, prompts)
-    return kit.to(device_of(config.trainer))
+    return Kit(module.classifier, info, module.proxy_generator, prompts)
 
 
 def _hand_over(

@@ -72,7 +72,7 @@ def prepare(source: Source, form: Form, on_decode: OnDecode | None = None) -> Pa
     `on_decode` is called with (split, images done, images in all), every 2,000 images.
     """
     content = f"{FORMAT}|{source.key()}|{form}"
-    place = cache_root() / hashlib.sha256(content.encode()).hexdigest()[:24]
+    place = cache_root() / hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:24]
     try:
         if not (place / "meta.json").exists():
             _fill(place, source, form, on_decode)
@@ -87,8 +87,9 @@ def _fill(place: Path, source: Source, form: Form, on_decode: OnDecode | None) -
     """Decode a data set into a folder beside its place, and move it there."""
     place.parent.mkdir(parents=True, exist_ok=True)
     for rest in place.parent.glob(".decoding-*"):  # of a process that was killed
-        if rest.stat().st_mtime < time.time() - SECONDS_OF_DECODING:
-            shutil.rmtree(rest, ignore_errors=True)
+        with suppress(OSError):  # another process may delete it, too
+            if rest.stat().st_mtime < time.time() - SECONDS_OF_DECODING:
+                shutil.rmtree(rest, ignore_errors=True)
     with TemporaryDirectory(prefix=".decoding-", dir=place.parent) as temporary:
         work = Path(temporary) / "set"
         work.mkdir()
@@ -127,6 +128,13 @@ def _decode(source: Source, form: Form, folder: Path, on_decode: OnDecode | None
             raise UserError(f"a class is named {name!r}: names must be printable, and without ${{")
     if len(names) < 2:
         raise UserError(f"all images are of one class, {names[0]}: there is nothing to learn")
+    size = form.channels * form.size**2 * sum(len(one.labels) for one in splits.values())
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(
+            f"the decoded images take {size >> 20:,} MB, and {folder.parents[1]} has {free >> 20:,}"
+            " MB left: set $GENIU_CACHE, or a smaller data.image_size"
+        )
     whole = hashlib.sha256()
     classes: dict[str, dict[str, str]] = {}
     damaged: list[str] = []

@@ -1,7 +1,7 @@
 """Class names and indices as a person writes them, and the order of class names."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from geniu_lightning.errors import UserError
@@ -30,11 +30,11 @@ def class_indices(wanted: Any, names: Sequence[str]) -> tuple[int, ...]:  # what
     """
     if isinstance(wanted, str) or not isinstance(wanted, Iterable):
         wanted = [wanted]
-    return tuple(sorted({_class_index(one, names) for one in wanted}))
-
-
-def _class_index(wanted: Any, names: Sequence[str]) -> int:
     position = {name: k for k, name in reversed([*enumerate(names)])}
+    return tuple(sorted({_class_index(one, names, position) for one in wanted}))
+
+
+def _class_index(wanted: Any, names: Sequence[str], position: Mapping[str, int]) -> int:
     if isinstance(wanted, str) and wanted in position:
         return position[wanted]
     if wanted is None or isinstance(wanted, bool):

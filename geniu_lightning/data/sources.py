@@ -18,7 +18,7 @@ from PIL.Image import OPEN, fromarray, registered_extensions
 
 from geniu_lightning.data.classes import natural
 from geniu_lightning.data.pixels import opened
-from geniu_lightning.errors import DataNotFoundError, UserError
+from geniu_lightning.errors import DataNotFoundError, UserError, first_line
 from geniu_lightning.settings.checked import checked
 
 SECONDS_FOR_THE_HUB = 10.0
@@ -166,7 +166,7 @@ class HubSet:
                     f"{where} has no split {split!r}: {error}; set data.source.train_split and"
                     " data.source.test_split"
                 ) from error
-            raise self._not_found(_first_line(error)) from error
+            raise self._not_found(first_line(error)) from error
 
     def _not_found(self, reason: str) -> DataNotFoundError:
         if self.local.is_dir():
@@ -228,7 +228,9 @@ class ImageFolder(HubSet):
         for place in sorted(classes, key=lambda path: natural(path.name)):
             before = len(files)
             for path in _visible(place):
-                if path.is_dir():
+                if not path.exists():
+                    skipped[_place(path)] = "link(s) to nowhere"
+                elif path.is_dir():
                     skipped[_place(path)] = "folder(s) below a class"
                 elif path.suffix.lower() not in endings:
                     skipped[_place(path)] = "file(s) without the ending of a picture"
@@ -298,7 +300,7 @@ class MapDataset:
         except (TypeError, ValueError, LookupError) as error:
             raise UserError(
                 f"a sample of the {split} set must be a pair of an image and an integer label:"
-                f" {_first_line(error)}"
+                f" {first_line(error)}"
             ) from error
         numbers = range(1 + max(labels, default=0))
         classes = self.names or getattr(self.sets["train"], "classes", None) or numbers
@@ -354,7 +356,7 @@ def _listing(folder: Path) -> str:
             folders.clear()
             continue
         seen.add(real)
-        found += [Path(root, name) for name in files]
+        found += [path for name in files if (path := Path(root, name)).exists()]
     return ";".join(f"{path.relative_to(folder)}{_stat(path)}" for path in sorted(found))
 
 
@@ -373,10 +375,6 @@ def _place(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
 def _labels(rows: Any, column: str) -> tuple[list[int], tuple[str, ...]]:
     values = list(rows[column])
     names = getattr(rows.features[column], "names", None)
@@ -391,7 +389,7 @@ def _labels(rows: Any, column: str) -> tuple[list[int], tuple[str, ...]]:
         raise UserError(f"the column {column!r} has images without a label")
     if names is not None:
         return values, tuple(names)
-    found = sorted(set(values), key=natural)
+    found = sorted(set(values), key=natural if isinstance(values[0], str) else None)
     position = {value: k for k, value in enumerate(found)}
     return [position[value] for value in values], tuple(str(value) for value in found)
 

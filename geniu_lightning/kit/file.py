@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from geniu_lightning.errors import KitError
+from geniu_lightning.errors import KitError, first_line
 from geniu_lightning.files import replacing
 from geniu_lightning.kit.header import kit_metadata
 from geniu_lightning.kit.info import KitInfo, NetworkSpec
@@ -80,7 +80,7 @@ class Kit:
         _check(info, tensors, path)
         for part, spec in (("classifier.", info.classifier), ("generator.", info.generator)):
             if spec is not None and spec.ours:
-                _compare(spec, tensors, part, path)
+                _compare(spec, info, tensors, part, path)
         classifier = info.classifier.build_classifier(allow_custom)
         _fill(classifier, tensors, "classifier.", path)
         if info.generator is None:
@@ -140,15 +140,24 @@ class Kit:
         return self
 
 
-def _compare(spec: NetworkSpec, tensors: dict[str, Tensor], prefix: str, path: Path) -> None:
-    """Refuse a network whose tensors are not those in the file, before it takes any memory."""
+def _compare(
+    spec: NetworkSpec, info: KitInfo, tensors: dict[str, Tensor], prefix: str, path: Path
+) -> None:
+    """Refuse a network that fits neither description nor tensors, before it takes any memory."""
+    image = torch.empty(1, info.spec.channels, info.spec.size, info.spec.size, device="meta")
     try:
         with torch.device("meta"):
-            wanted = spec.build(allow_custom=False).state_dict()
-    except KitError as error:
+            network = spec.build(allow_custom=False).eval()
+        classify = prefix == "classifier."
+        made = network(image) if classify else network(image, sample=False).images
+        fits = made.shape == ((1, len(info.class_names)) if classify else image.shape)
+    except (KitError, RuntimeError, TypeError, AttributeError, ValueError) as error:
         if "meta tensor" in str(error):  # some networks of timm read values while they are built
             return
-        raise
+        raise KitError(f"{spec.target} does not do for {path}: {first_line(error)}") from error
+    if not fits:
+        raise KitError(f"{spec.target} in {path} makes {tuple(made.shape)} of {tuple(image.shape)}")
+    wanted = network.state_dict()
     form = {name: (tuple(t.shape), t.dtype) for name, t in wanted.items()}
     found = {
         name.removeprefix(prefix): (tuple(t.shape), t.dtype)

@@ -56,6 +56,7 @@ Text = Annotated[str, AfterValidator(_plain)]
 Name = Annotated[str, AfterValidator(_name)]
 Settings = Annotated[dict[str, Any], AfterValidator(_plain)]  # any JSON values
 Bounded = Annotated[int, Field(ge=1, le=LARGEST)]
+Part = Annotated[str, Field(pattern="^(train|test)$")]  # of a data set
 Index = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=0, le=MOST)]
 
@@ -197,7 +198,7 @@ class KitInfo:
     library: Text = __version__
     revision: Text | None = None
     format: int = FORMAT
-    class_fingerprints: dict[str, dict[str, Text]] = field(default_factory=dict)
+    class_fingerprints: dict[Part, dict[Name, Text]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)
@@ -213,7 +214,8 @@ class KitInfo:
     @property
     def remaining(self) -> tuple[int, ...]:
         """Classes that were not unlearned, by index: the order of the prompts."""
-        return tuple(k for k in range(len(self.class_names)) if k not in self.forgotten)
+        gone = {*self.forgotten}
+        return tuple(k for k in range(len(self.class_names)) if k not in gone)
 
     @classmethod
     def from_json(cls, text: str) -> "KitInfo":
@@ -238,7 +240,8 @@ class KitInfo:
         except KeyError as error:
             raise KitError(f"the kit's description cannot be read: it has no {error}") from error
         except (ValueError, TypeError, SettingError) as error:
-            raise KitError(f"the kit's description cannot be read: {error}") from error
+            reason = str(error)[:LONGEST]  # it may quote what is in there
+            raise KitError(f"the kit's description cannot be read: {reason}") from error
 
     def to_json(self) -> str:
         """Return the description as JSON with sorted keys."""

@@ -1,6 +1,5 @@
 """Weights of a classifier from a file of any common format."""
 
-import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from geniu_lightning.errors import KitError
+from geniu_lightning.errors import KitError, first_line
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.info import NetworkSpec
 
@@ -39,7 +38,7 @@ def classifier_from(path: Path, spec: NetworkSpec, allow_custom: bool = False) -
     try:
         classifier.load_state_dict(_without_prefix(state, set(classifier.state_dict())))
     except RuntimeError as error:
-        raise KitError(f"{path} does not fit {spec.target}: {error}") from error
+        raise KitError(f"{path} does not fit {spec.target}: {first_line(error)}") from error
     return classifier.eval().requires_grad_(False)
 
 
@@ -47,14 +46,17 @@ def _pickled(path: Path) -> dict[str, Tensor]:
     if not zipfile.is_zipfile(path):  # as torch has written its files since 1.6
         raise KitError(f"{path} is truncated, or neither a safetensors file nor one of torch.save")
     try:
+        with zipfile.ZipFile(path) as file:
+            packed = any(one.compress_type != zipfile.ZIP_STORED for one in file.infolist())
         # weights_only: unpickling anything but tensors and plain values would run code
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        state: Any = None if packed else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes of its readers
         raise KitError(
-            f"{path} cannot be read as a state dict of plain tensors ({reason}): save"
+            f"{path} cannot be read as a state dict of plain tensors ({first_line(error)}): save"
             " model.state_dict() alone"
         ) from error
+    if packed:  # as no file of torch is, and it may unpack without end
+        raise KitError(f"{path} is compressed, as torch.save leaves no file")
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise KitError(f"{path} holds no state dict")

@@ -9,7 +9,8 @@ from geniu_lightning.files import flat
 # settings of a kit's training that its classifier and its oracles follow from; kits whose prompts
 # and generator were trained otherwise are still about the same problem
 RECIPE = ("batch_size", "epochs", "optimizer", "schedule", "max_gradient_norm")
-PLACES = ("root", "cache_folder")  # settings of data that say where, not what
+# settings of data that say where the images are, or that their fingerprint covers
+PLACES = ("root", "cache_folder", "resize", "background")
 
 
 def parts_of(trained: Mapping[str, Any]) -> tuple[str, str, str]:

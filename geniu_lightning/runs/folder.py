@@ -1,17 +1,21 @@
 """Run folders: one process at a time, results of one run, their backup, done marks."""
 
+import errno
 import json
+import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from geniu_lightning.errors import BusyError, UserError
-from geniu_lightning.files import flat, now, rests, write_json, write_text
+from geniu_lightning.files import flat, now, write_json, write_text
 from geniu_lightning.kit.header import KIT
 from geniu_lightning.runs.processes import slurm_launch
 
@@ -27,8 +31,9 @@ LOCK, LAUNCH = ".lock", ".launch"
 REPLACED = ".replaced"  # results that a forced run replaces, until it has ended well
 MOVING = ".moving"  # results on their way into that folder or back
 DISCARDED = ".discarded"  # results that are being deleted
-OURS = (LOCK, LAUNCH, REPLACED, MOVING, DISCARDED)
+INTERNAL = (LOCK, LAUNCH, REPLACED, MOVING, DISCARDED)
 SECONDS_TO_BEGIN = 60
+FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))  # of the system or a library
 
 
 class RunFolder:
@@ -71,13 +76,19 @@ class RunFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._refuse_files_of_others()
+            locked_before = (self.path / LOCK).exists()
             held = FileLock(self.path / LOCK, blocking=False).acquire()
         except Timeout:
             raise BusyError(f"another process is at work in {self.path}") from None
         except OSError as error:
             raise UserError(f"{self.path} cannot be used: {error.strerror}") from error
         with held:
+            try:
+                self._refuse_files_of_others(locked_before)
+            except UserError:
+                if not locked_before:
+                    (self.path / LOCK).unlink()
+                raise
             self._begin(force)
             try:
                 yield
@@ -92,8 +103,6 @@ class RunFolder:
         write_json(self.path / "done.json", {"ended": now()})
 
     def _begin(self, force: bool) -> None:
-        for rest in rests(self.path):
-            rest.unlink()
         self._put_back()
         if force and not self._replaced.exists():
             self._set_aside()
@@ -117,38 +126,51 @@ class RunFolder:
     def _end_badly(self, error: BaseException) -> None:
         failed = isinstance(error, Exception)  # others are interruptions
         self._refuse_if_removed(error)
-        if "No space left" in str(error):  # of the system, or of a library that wraps it
-            raise UserError(f"the disk is full: {self.path} cannot be written") from error
-        if failed:
+        full = any(sign in str(error) for sign in FULL)
+        if failed and not full:
             reason = str(error) or type(error).__name__
             write_json(self.path / "failed.json", self.description | {"failed": reason})
-        if self._replaced.exists() and (failed or not any(self.path.glob("checkpoints/*.ckpt"))):
+        resumable = not failed and any(self.path.glob("checkpoints/*.ckpt"))
+        if self._replaced.exists() and not resumable and not self.done:
             self._restore()
+        if full:
+            raise UserError(f"the disk is full: {self.path} cannot be written") from error
 
     def _refuse_if_removed(self, error: BaseException | None = None) -> None:
         """Refuse a folder that was removed in mid-run; libraries may have made it anew in part."""
         if not (self.path / "run.json").is_file():
             raise UserError(f"{self.path} was removed while a run worked in it") from error
 
-    def _refuse_files_of_others(self) -> None:
+    def _refuse_files_of_others(self, locked_before: bool) -> None:
         """Refuse a folder that no run began, or files of others where a run writes its own."""
-        present = {path.name for path in self.path.iterdir()} - {*OURS}
-        if not present:
-            return
-        others = sorted(present)
-        if self._begun():
+        rests = self._rests()
+        present = {path.name for path in self.path.iterdir()}
+        others = sorted(present - {*INTERNAL, *(rest.name for rest in rests)})
+        if others and self._begun(locked_before):
             others = sorted({path.name for path in self._written()} - self._listed())
         if others:
             raise UserError(
                 f"{self.path} holds files that no run wrote ({', '.join(others[:5])}): choose"
                 " another out="
             )
+        for rest in rests:
+            rest.unlink()
 
-    def _begun(self) -> bool:
+    def _begun(self, locked_before: bool) -> bool:
         """Whether a run began in this folder; before there were manifests, it left a lock."""
-        if (self.path / "run.json").is_file() and (self.path / LOCK).is_file():
+        if locked_before and (self.path / "run.json").is_file():
             return True
         return any((self.path / name).exists() for name in (MANIFEST, REPLACED, MOVING))
+
+    def _rests(self) -> list[Path]:
+        """Return what killed processes had begun to write by `replacing`."""
+        found = ((path, re.fullmatch(r"\.(.+)\.\d+", path.name)) for path in self.path.glob(".*"))
+        names = (*WRITTEN, *INTERNAL)
+        return [
+            path
+            for path, match in found
+            if match and path.is_file() and any(fnmatch(match[1], name) for name in names)
+        ]
 
     def _written(self) -> list[Path]:
         """Return what is in the folder under names that runs write."""
@@ -157,7 +179,10 @@ class RunFolder:
     def _listed(self) -> set[str]:
         """Return the names of what runs wrote."""
         manifest = self.path / MANIFEST
-        files = json.loads(manifest.read_text())["files"] if manifest.is_file() else None
+        files = None
+        if manifest.is_file():
+            with suppress(ValueError, KeyError, TypeError):  # a damaged one lists everything
+                files = json.loads(manifest.read_text())["files"]
         return {path.name for path in self._written()} if files is None else {*files, MANIFEST}
 
     def _set_aside(self) -> None:
@@ -181,8 +206,10 @@ class RunFolder:
 
     def _restore(self) -> None:
         """Bring the backup back in place of what was written after it."""
+        (self.path / "done.json").unlink(missing_ok=True)  # first: it would outlive the results
         for child in self._written():
-            shutil.rmtree(child) if child.is_dir() else child.unlink()
+            is_folder = child.is_dir() and not child.is_symlink()
+            shutil.rmtree(child) if is_folder else child.unlink()
         self._replaced.rename(self._moving)
         self._move_back()
 
@@ -226,5 +253,10 @@ class RunFolder:
 
 def finished_kits(folder: Path) -> list[Path]:
     """Return the folders of finished training runs below a folder, sorted."""
-    kits = (kit.parent for kit in folder.rglob(KIT) if REPLACED not in kit.parts)
+    visible = [
+        kit
+        for kit in folder.rglob(KIT)
+        if not any(part.startswith(".") for part in kit.relative_to(folder).parts)
+    ]
+    kits = (kit.parent for kit in visible)
     return sorted(run for run in kits if (run / "done.json").is_file())

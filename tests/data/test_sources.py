@@ -152,6 +152,8 @@ def test_columns_that_hold_no_pictures_or_labels_are_refused(tmp_path: Path) -> 
     ):
         with pytest.raises(UserError, match=f"column {message}"):
             write(str(k), images, labels).read("train")
+    numbers = write("numbers", [picture] * 3, [1, -1, 0]).read("train")
+    assert numbers.names == ("-1", "0", "1")
     bare = write("bytes", [picture] * 2, ["a10", "a9"]).read("train")
     assert (greys(bare), bare.labels, bare.names) == ([9, 9], [1, 0], ("a9", "a10"))
 

@@ -68,6 +68,7 @@ def test_other_files_are_no_kits(tmp_path: Path) -> None:
         Kit.load(Path("/proc/self/mem"))
 
 
+VAE = "geniu_lightning.models.vae.VAE"
 UNREADABLE = "description cannot be read"
 NESTED: Any = 0
 for _ in range(30):
@@ -177,3 +178,22 @@ def test_the_description_survives_json(kit: Kit) -> None:
     for text in ("", "[]", '{"format": 1}', "null"):
         with pytest.raises(KitError, match="description cannot be read"):
             KitInfo.from_json(text)
+
+
+def test_networks_that_do_not_do_for_the_description_are_refused(saved: Path) -> None:
+    path = saved.with_name("forged")
+    vae = {"channels": 1, "image_size": SIZE, "latent": 8}
+    for changed in (
+        {"class_names": ["a", "b", "c", "d"], "class_counts": [1] * 4, "forgotten": [3]},
+        {
+            "generator": {
+                "target": "geniu_lightning.models.allcnn.AllCNN",
+                "arguments": {"width": 2},
+            }
+        },
+        {"generator": {"target": VAE, "arguments": vae | {"image_size": 32}}},
+        {"classifier": {"target": VAE, "arguments": vae}},
+    ):
+        forge(path, saved, changed)
+        with pytest.raises(KitError, match="does not do for|makes|must have a method features"):
+            Kit.load(path)

@@ -75,7 +75,8 @@ def mutated(description: Any, draw: random.Random) -> Any:
         case "lose":
             del node[path[-1]]
         case "add" if isinstance(node, dict):
-            node[draw.choice(("more", "_target_", "root", "cache_folder"))] = draw.choice(ODD)
+            names = ("more", "_target_", "root", "a\x1b[31m", "x" * 10_000, "test")
+            node[draw.choice(names)] = draw.choice(ODD)
         case "nest":
             for _ in range(draw.choice((1, 30, 300))):
                 node[path[-1]] = [node[path[-1]]]
@@ -102,7 +103,8 @@ def altered(tensors: dict[str, Tensor], draw: random.Random) -> dict[str, Tensor
             odd = (float("nan"), float("inf"), 3) if tensor.is_floating_point() else (-1, 3)
             tensors[name] = torch.full_like(tensor, draw.choice(odd))
         case "name":
-            tensors[draw.choice(("x", f"{name}.x", "prompts", "classifier.x"))] = tensor
+            other = ("x", f"{name}.x", "prompts", "classifier.x", "classifier.\x1b[31m")
+            tensors[draw.choice(other)] = tensor
     return tensors
 
 

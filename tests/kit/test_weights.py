@@ -1,5 +1,6 @@
 """Weights of a classifier from files of every common format."""
 
+import random
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -85,3 +86,24 @@ def test_what_holds_no_weights_of_the_network_is_refused(
         with pytest.raises(KitError, match=said):
             classifier_from(tmp_path / name, kit.info.classifier)
     assert capsys.readouterr().out == ""
+
+
+def test_damaged_files_of_torch_are_refused_in_a_sentence(kit: Kit, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(kit.classifier.state_dict(), path)
+    content = path.read_bytes()
+    start, draw = content.index(b"data.pkl"), random.Random(0)
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(3):
+            damaged[draw.randrange(start, start + 900)] ^= draw.randrange(1, 256)
+        path.write_bytes(damaged)
+        try:
+            classifier_from(path, kit.info.classifier)
+        except KitError as error:
+            assert str(error).isprintable()
+            assert len(str(error)) < 1000
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", b"\0" * 1_000_000)
+    with pytest.raises(KitError, match="is compressed"):
+        classifier_from(path, kit.info.classifier)

@@ -143,10 +143,54 @@ def test_a_place_that_cannot_be_a_folder_is_refused_in_a_sentence(tmp_path: Path
             folder.done or attempt(folder.path, ONE, force=False)
 
 
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
-    full = RuntimeError(f"I/O error: {os.strerror(errno.ENOSPC)} (os error 28)")
-    with pytest.raises(UserError, match=f"the disk is full: {tmp_path}"):
-        forced(tmp_path, full)
+def test_a_full_disk_is_told_and_what_was_finished_comes_back(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    for full in (
+        RuntimeError(f"I/O error: {os.strerror(errno.ENOSPC)} (os error 28)"),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+    ):
+        with pytest.raises(UserError, match=f"the disk is full: {tmp_path}"):
+            forced(tmp_path, full)
+        assert folder.done
+        assert (tmp_path / "kit.safetensors").read_text() == "old"
+
+
+def test_an_interruption_after_the_end_leaves_the_successor(tmp_path: Path) -> None:
+    finished(tmp_path)
+    two = RunFolder(tmp_path, {"seed": 2})
+    with pytest.raises(KeyboardInterrupt), two.lock(force=True):
+        end_and_be_interrupted(two)
+    assert two.done
+    assert (tmp_path / "kit.safetensors").read_text() == "of two"
+
+
+def end_and_be_interrupted(folder: RunFolder) -> None:
+    (folder.path / "kit.safetensors").write_text("of two")
+    folder.finish()
+    raise KeyboardInterrupt
+
+
+def test_odd_things_in_a_runs_own_folder(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run")
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "one.ckpt").touch()
+    (folder.path / "checkpoints").symlink_to(tmp_path / "scratch")
+    (folder.path / ".manifest.json").write_text("[]")  # damaged
+    (folder.path / "..manifest.json.12").touch()  # a rest of a killed process
+    (folder.path / ".notes.1").touch()
+    (folder.path / ".d.1").mkdir()
+    with pytest.raises(RuntimeError, match="why"):
+        forced(folder.path, RuntimeError("why"), checkpoint=False)
+    assert folder.done
+    assert (tmp_path / "scratch" / "one.ckpt").exists()
+    names = {path.name for path in folder.path.iterdir()}
+    assert {".notes.1", ".d.1", "checkpoints"} <= names
+    assert "..manifest.json.12" not in names
+    fresh = tmp_path / "fresh"  # killed while it wrote its first file
+    fresh.mkdir()
+    (fresh / "..manifest.json.12").touch()
+    with RunFolder(fresh, ONE).lock(force=False):
+        pass
 
 
 @pytest.mark.parametrize("again", ["", "checkpoints"])  # what a library makes anew
