@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import UserError, printable
 
 FORGET_ACCURACY = "accuracy.test.forget"
 RETAIN_ACCURACY = "accuracy.test.retain"
@@ -52,10 +52,22 @@ def below(folders: Sequence[Path], name: str) -> list[Path]:
 def document_in(file: Path) -> Iterator[Json]:
     """Yield a file's content; a `UserError` if it, or what is looked for in it, cannot be read."""
     try:
-        yield upgraded(json.loads(file.read_text()))
+        yield upgraded(_printable(json.loads(file.read_text())))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = repr(error)[:200]
         raise UserError(f"{file} cannot be read as the metrics of a run: {reason}") from error
+
+
+def _printable(tree: Any) -> Any:
+    """Return JSON values whose texts disturb no terminal: the file may be a stranger's."""
+    match tree:
+        case str():
+            return printable(tree)
+        case dict():
+            return {printable(name): _printable(below) for name, below in tree.items()}
+        case list():
+            return [_printable(below) for below in tree]
+    return tree
 
 
 def readable(places: Iterable[Path], read: Callable[[Path], T | None]) -> list[T]:

@@ -68,6 +68,7 @@ def test_other_files_are_no_kits(tmp_path: Path) -> None:
         Kit.load(Path("/proc/self/mem"))
 
 
+ALLCNN = "geniu_lightning.models.allcnn.AllCNN"
 VAE = "geniu_lightning.models.vae.VAE"
 UNREADABLE = "description cannot be read"
 NESTED: Any = 0
@@ -195,5 +196,5 @@ def test_networks_that_do_not_do_for_the_description_are_refused(saved: Path) ->
         {"classifier": {"target": VAE, "arguments": vae}},
     ):
         forge(path, saved, changed)
-        with pytest.raises(KitError, match="does not do for|makes|must have a method features"):
+        with pytest.raises(KitError, match=r"does not do for|makes|must have a method features"):
             Kit.load(path)

@@ -130,7 +130,7 @@ def test_what_cannot_work_is_told_in_a_sentence(
 def test_a_file_that_cannot_be_read_is_named_and_the_others_are_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    run(tmp_path / "good", "geniu")
+    run(tmp_path / "good", "geniu\x1b[31m")
     (kit(tmp_path / "kit", 1) / "proxies.png").write_bytes(b"no picture")
     broken = {
         "empty": "",
@@ -160,7 +160,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_shown(
     for more in ([], ["--values"], ["--html", str(tmp_path / "page.html")]):
         caplog.clear()
         assert main([str(tmp_path), *more]) == 0, more
-        assert "geniu" in capsys.readouterr().out
+        assert r"geniu\x1b[31m" in capsys.readouterr().out
         assert ("proxies.png cannot be read" in caplog.text) == ("--html" in more)
         for name in broken:
             assert f"{tmp_path / name / 'metrics.json'} cannot be read" in caplog.text, (name, more)
