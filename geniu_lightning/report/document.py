@@ -62,7 +62,7 @@ def _printable(tree: Any) -> Any:
     """Return JSON values whose texts disturb no terminal: the file may be a stranger's."""
     match tree:
         case str():
-            return printable(tree)
+            return "\n".join(map(printable, tree.split("\n")))
         case dict():
             return {printable(name): _printable(below) for name, below in tree.items()}
         case list():
