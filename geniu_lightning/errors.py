@@ -15,8 +15,8 @@ class UserError(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of a library's message, or the error's type where it has none."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    """Return the first line of a library's message, cut, or the error's type where it has none."""
+    return str(error).strip().partition("\n")[0][:300] or type(error).__name__
 
 
 def printable(text: str) -> str:
