@@ -228,9 +228,7 @@ class ImageFolder(HubSet):
         for place in sorted(classes, key=lambda path: natural(path.name)):
             before = len(files)
             for path in _visible(place):
-                if not path.exists():
-                    skipped[_place(path)] = "link(s) to nowhere"
-                elif path.is_dir():
+                if path.is_dir():
                     skipped[_place(path)] = "folder(s) below a class"
                 elif path.suffix.lower() not in endings:
                     skipped[_place(path)] = "file(s) without the ending of a picture"
@@ -356,7 +354,7 @@ def _listing(folder: Path) -> str:
             folders.clear()
             continue
         seen.add(real)
-        found += [path for name in files if (path := Path(root, name)).exists()]
+        found += [Path(root, name) for name in files]
     return ";".join(f"{path.relative_to(folder)}{_stat(path)}" for path in sorted(found))
 
 
