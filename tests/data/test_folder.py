@@ -54,18 +54,16 @@ def test_linked_folders_are_read_and_told_apart(tmp_path: Path) -> None:
     os.utime(changed, ns=(0, 1))
     assert load(tmp_path, "cars").images["train"].amax(dim=(1, 2, 3)).tolist() == [3, 9]
     keys = set()
+    link = tmp_path / "linked"
+    link.mkdir()
+    (link / "loop").symlink_to(link)
+    (link / "lost").symlink_to("nowhere")
     for file in ("one", "longer"):  # of a copy of a set of the Hub, in a linked folder
         place = tmp_path / "hub" / file
         place.mkdir(parents=True)
         (place / "train.parquet").write_text(file)
-        link = tmp_path / "linked"
-        link.mkdir(exist_ok=True)
         (link / "data").unlink(missing_ok=True)
         (link / "data").symlink_to(place)
-        (link / "loop").unlink(missing_ok=True)
-        (link / "loop").symlink_to(link)
-        (link / "lost").unlink(missing_ok=True)
-        (link / "lost").symlink_to("nowhere")
         keys.add(HubSet("linked", str(tmp_path)).key())
     assert len(keys) == 2
 

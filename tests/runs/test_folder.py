@@ -122,6 +122,8 @@ def test_what_was_finished_goes_only_when_its_successor_has_finished(
         monkeypatch.undo()
         if left >= 0:
             break
+        if RunFolder(path, ONE).done:
+            assert content(path) == before, count
         if RunFolder(path, two).done:
             assert (path / "kit.safetensors").read_text() == "of two"
             continue
@@ -216,7 +218,8 @@ def forced(path: Path, ending: BaseException | None, checkpoint: bool = True) ->
     with RunFolder(path, ONE).lock(force=True):
         if checkpoint:
             (path / "checkpoints").mkdir(exist_ok=True)
-            (path / "checkpoints" / "one.ckpt").touch()
+            with (path / "checkpoints" / "one.ckpt").open("a") as file:
+                file.write("more ")
         if ending is not None:
             raise ending
         (path / "kit.safetensors").write_text("new")
@@ -250,10 +253,10 @@ def test_a_forced_run_that_is_interrupted_goes_on_though_forced_again(tmp_path: 
     with pytest.raises(KeyboardInterrupt):  # before it had anything to go on from
         forced(tmp_path, KeyboardInterrupt(), checkpoint=False)
     assert folder.done
-    for _ in range(2):
+    for count in (1, 2):
         with pytest.raises(SystemExit):  # as a job ends that is queued again
             forced(tmp_path, SystemExit())
-        assert (tmp_path / "checkpoints" / "one.ckpt").is_file()
+        assert (tmp_path / "checkpoints" / "one.ckpt").read_text() == "more " * count
         assert not folder.done
     (tmp_path / "kit.safetensors").write_text("replaced runs offer no kit")
     assert finished_kits(tmp_path) == []
