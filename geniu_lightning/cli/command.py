@@ -57,6 +57,8 @@ def run_command(name: str, job: Job, summary: Summary | None = None) -> None:
     """
     words = tuple(sys.argv[1:])  # kept here: a launcher may run a job where there are others
 
+    asked_to_end: list[bool] = []
+
     def checked_job(config: DictConfig) -> float | None:
         try:
             check_settings(name, config)
@@ -67,6 +69,8 @@ def run_command(name: str, job: Job, summary: Summary | None = None) -> None:
                     wandb.group = group_of(name, words)
                 return job(config)
         except Exception as error:
+            if asked_to_end:  # libraries make errors of their own of what is raised in them
+                raise Terminated from error
             if is_sweep() or not _is_a_users(error):  # a sweep goes on; its callback notes it
                 raise
             refuse(error)  # before Hydra prints a message of its own
@@ -74,7 +78,7 @@ def run_command(name: str, job: Job, summary: Summary | None = None) -> None:
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of to Hydra's own printer
     try:
-        with _terminable():
+        with _terminable(asked_to_end):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(checked_job)()
     except KeyboardInterrupt as error:
         _summarise(summary)
@@ -89,8 +93,11 @@ def run_command(name: str, job: Job, summary: Summary | None = None) -> None:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Raise `Terminated` at SIGTERM in a block, but on Slurm, where jobs are queued again by it."""
+def _terminable(asked: list[bool]) -> Iterator[None]:
+    """Raise `Terminated` at SIGTERM in a block, and note it in a list.
+
+    Not on Slurm, where jobs are queued again by this signal.
+    """
     before = signal.getsignal(signal.SIGTERM)
     if before is not signal.SIG_DFL or "SLURM_JOB_ID" in os.environ:
         yield
@@ -98,6 +105,7 @@ def _terminable() -> Iterator[None]:
 
     def end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
+        asked.append(True)
         raise Terminated
 
     signal.signal(signal.SIGTERM, end)

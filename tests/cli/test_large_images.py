@@ -44,6 +44,7 @@ def test_large_images_are_trained_on_and_a_class_of_them_unlearned(
     assert kit.proxies().images.shape == (6, 3, SIZE, SIZE)
     unlearned = command(
         *("unlearn", f"kit={tmp_path / 'kit'}", "forget=[stripes]", "unlearner.steps=3"),
+        f"data.root={tmp_path}",
         *("evaluation=accuracy", "trainer.threads=1", f"out={tmp_path / 'forgot'}"),
     )
     assert unlearned.status == 0, unlearned.err
