@@ -28,6 +28,7 @@ MARKERS = {  # of the verdicts, as `metrics.json` writes them
     SEVERAL: ("h", "#999999"),
     NONE: (".", "#000000"),
 }
+MOST_LABELS = 40
 APART = 8  # points between a marker and its name
 STEPS = (0, *(sign * 9 * k for k in range(1, 20) for sign in (1, -1)))  # points up and down
 FAR_BELOW = 0.75  # of the largest A_r: lower points would press all others together
@@ -156,8 +157,11 @@ def _label_points(
 ) -> None:
     """Write each row's label at its point, moved until it covers no other label or marker.
 
-    Nothing may move in the figure afterwards.
+    Nothing may move in the figure afterwards. More than `MOST_LABELS` would cover the points, and
+    take seconds to place: then the table alone has the names.
     """
+    if len(rows) > MOST_LABELS:
+        return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox

@@ -10,7 +10,7 @@ from matplotlib.image import imread, imsave
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from geniu_lightning.report import figures
+from geniu_lightning.report import figures, scatter
 from geniu_lightning.report.curves import relearning
 from geniu_lightning.report.document import NEW_NAMES
 from geniu_lightning.report.figures import drawings
@@ -115,6 +115,19 @@ def test_names_lie_in_the_axes_and_not_on_each_other(tmp_path: Path) -> None:
         assert not one.count_overlaps(boxes[k + 1 :])
         assert inside.y0 <= one.y0
         assert one.y1 <= inside.y1
+
+
+def test_more_names_than_can_be_read_are_left_to_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scatter, "MOST_LABELS", 6)
+    for count, labelled_points in ((3, 3), (8, 0)):
+        for k in range(count):
+            run(tmp_path / str(count) / str(k), f"method{k}", retain=0.9 + k / 1000)
+        figure = tradeoff(table(tmp_path / str(count)))
+        assert figure is not None
+        names = [text.get_text() for text in figure.axes[0].texts]
+        assert sum(name.startswith("method") for name in names) == labelled_points
 
 
 def test_a_title_and_a_note_of_many_words_fit(tmp_path: Path) -> None:
