@@ -197,7 +197,7 @@ MUTATIONS: list[tuple[str, ...]] = [
     ("data/cache.py", 'if digest.hexdigest() != meta["fingerprint"]:', "if False:", "tests/data"),
     ("data/pixels.py", "if picture.has_transparency_data:", "if False:", "tests/data"),
     ("data/classes.py", "if position.get(word, index) != index:", "if False:", "tests/data"),
-    ("data/sources.py", "followlinks=True", "followlinks=False", "tests/data"),
+    ("data/listing.py", "followlinks=True", "followlinks=False", "tests/data"),
     ("cli/data.py", "if not missing:", "if True:", "tests/cli/test_deleted_images.py"),
     ("models/vae.py", "(0.5 * log_variance).exp()", "log_variance.exp()"),
     (

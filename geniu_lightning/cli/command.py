@@ -173,7 +173,7 @@ def _names_no_file(error: Exception) -> bool:
 
 
 def _is_a_users(error: Exception) -> bool:
-    """Whether an error is told in a sentence: its reader can mend it."""
+    """Whether an error is the user's to mend, and printed as one sentence."""
     known = isinstance(error, UserError | HydraException | OmegaConfBaseException)
     return known or _names_no_file(error) or _is_of_a_place(error)
 

@@ -148,7 +148,7 @@ def _refuse_others(data: ImageData, info: KitInfo, forget: Collection[int]) -> N
         if not missing:
             for split, classes in lost.items():
                 if classes:
-                    log.info("without %s images of %s: they are gone", split, ", ".join(classes))
+                    log.info("the %s images of %s are missing", split, ", ".join(classes))
             data.number_as(names)
             return
         changed = missing

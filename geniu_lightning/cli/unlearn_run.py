@@ -131,7 +131,7 @@ def _run(
         if not len(data.indices(split)):
             name = request.config.unlearner.name
             raise DataNotFoundError(
-                f"{name} reads the {split} images, and they are gone; {instead_of_data()}"
+                f"{name} reads the {split} images, which are missing; {instead_of_data()}"
             )
         return data.loader(
             split, batch_size=batch_size, seed=seed, limit=limit, device=request.device

@@ -84,7 +84,7 @@ def prepare(source: Source, form: Form, on_decode: OnDecode | None = None) -> Pa
 
 
 def _fill(place: Path, source: Source, form: Form, on_decode: OnDecode | None) -> None:
-    """Decode a data set into a folder beside its place, and move it there."""
+    """Decode a data set into a temporary folder and rename that."""
     place.parent.mkdir(parents=True, exist_ok=True)
     for rest in place.parent.glob(".decoding-*"):  # of a process that was killed
         with suppress(OSError):  # another process may delete it, too
@@ -127,7 +127,7 @@ def _decode(source: Source, form: Form, folder: Path, on_decode: OnDecode | None
         if not name.isprintable() or not name or "${" in name:
             raise UserError(f"a class is named {name!r}: names must be printable, and without ${{")
     if len(names) < 2:
-        raise UserError(f"all images are of one class, {names[0]}: there is nothing to learn")
+        raise UserError(f"all images are of one class, {names[0]}: a classifier needs two")
     size = form.channels * form.size**2 * sum(len(one.labels) for one in splits.values())
     free = shutil.disk_usage(folder).free
     if size > free:

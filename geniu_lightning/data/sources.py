@@ -11,12 +11,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL.Image import OPEN, fromarray, registered_extensions
 
 from geniu_lightning.data.classes import natural
+from geniu_lightning.data.listing import listing, place_of, stat_of, visible
 from geniu_lightning.data.pixels import opened
 from geniu_lightning.errors import DataNotFoundError, UserError, first_line
 from geniu_lightning.settings.checked import checked
@@ -125,7 +126,7 @@ class HubSet:
         """Name the files of the local copy, or the id on the Hub."""
         what = f"{self.columns}{sorted(self.splits.items())}"
         if self.local.is_dir():
-            return f"{what}{_listing(self.local)}"
+            return f"{what}{listing(self.local)}"
         return f"{what}{self.hub_id}@{self.config}@{self.revision}"
 
     def read(self, split: str) -> Pictures:
@@ -193,8 +194,8 @@ class ImageFolder(HubSet):
         parts = ["folder"]
         for split in self.splits:
             files, skipped = self._files(split)
-            parts += [f"{_place(path)}{_stat(path)}" for path in files]
-            parts += [split, *skipped]  # so that a change of these is told
+            parts += [f"{place_of(path)}{stat_of(path)}" for path in files]
+            parts += [split, *skipped]  # a change of these is logged again
         return "|".join(parts)
 
     def read(self, split: str) -> Pictures:
@@ -214,7 +215,7 @@ class ImageFolder(HubSet):
     def _files(self, split: str) -> tuple[list[Path], dict[str, str]]:
         """Return a split's pictures by class and name, and why other files were skipped."""
         folder = self.local / split
-        inside = _visible(folder) if folder.is_dir() else []
+        inside = visible(folder) if folder.is_dir() else []
         classes = [path for path in inside if path.is_dir()]
         if not classes:
             raise DataNotFoundError(
@@ -224,16 +225,16 @@ class ImageFolder(HubSet):
         endings = {ending for ending, kind in registered_extensions().items() if kind in OPEN}
         files: list[Path] = []
         others = (path for path in inside if path not in classes)
-        skipped = {_place(path): "file(s) beside the class folders" for path in others}
+        skipped = {place_of(path): "file(s) outside the class folders" for path in others}
         for place in sorted(classes, key=lambda path: natural(path.name)):
             before = len(files)
-            for path in _visible(place):
+            for path in visible(place):
                 if path.is_dir():
-                    skipped[_place(path)] = "folder(s) below a class"
+                    skipped[place_of(path)] = "folder(s) below a class"
                 elif path.suffix.lower() not in endings:
-                    skipped[_place(path)] = "file(s) without the ending of a picture"
+                    skipped[place_of(path)] = "file(s) without the ending of a picture"
                 elif not path.is_file():
-                    skipped[_place(path)] = "link(s) that lead nowhere, or no file(s)"
+                    skipped[place_of(path)] = "link(s) that lead nowhere, or no file(s)"
                 else:
                     files.append(path)
             if len(files) == before:
@@ -244,91 +245,6 @@ class ImageFolder(HubSet):
                 " of images is <data.root>/<data.name>/{train,test}/<class>/*.png"
             )
         return files, skipped
-
-
-@runtime_checkable
-class MapStyle(Protocol):
-    """A map-style `torch.utils.data.Dataset` of (image, label)."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Any: ...
-
-
-@checked
-class MapDataset:
-    """Two map-style torch data sets of (image, label), with transforms of their own.
-
-    An image is a PIL picture or a tensor of shape `(C, H, W)` or `(H, W)`, uint8 or float in
-    [0, 1]. Every sample is read when the cache is made, and never again: a random transform is
-    frozen. Random shifts and mirrored images are `pad` and `flip` of `ImageData`, normalisation its
-    `mean` and `std`.
-
-    Args:
-        name: Part of the cache's key.
-        root: Not used.
-        names: In the order of their labels; `None` takes `train.classes`, else the labels.
-        version: Part of the cache's key: change it when samples or transforms change.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        root: str | None = None,
-        *,
-        train: MapStyle,
-        test: MapStyle,
-        names: Sequence[str] | None = None,
-        version: str = "",
-    ) -> None:
-        self.name = name
-        self.sets = {"train": train, "test": test}
-        self.names = names
-        self.version = version
-
-    def key(self) -> str:
-        """Name the set, its version, and the type and length of each split."""
-        splits = [(type(s).__module__, type(s).__qualname__, len(s)) for s in self.sets.values()]
-        return f"map|{self.name}|{self.version}|{splits}"
-
-    def read(self, split: str) -> Pictures:
-        """Return one split."""
-        samples = self.sets[split]
-        try:
-            labels = [int(samples[k][1]) for k in range(len(samples))]
-        except (TypeError, ValueError, LookupError) as error:
-            raise UserError(
-                f"a sample of the {split} set must be a pair of an image and an integer label:"
-                f" {first_line(error)}"
-            ) from error
-        numbers = range(1 + max(labels, default=0))
-        classes = self.names or getattr(self.sets["train"], "classes", None) or numbers
-        names = tuple(map(str, classes))
-        if labels and not 0 <= min(labels) <= max(labels) < len(names):
-            raise UserError(
-                f"the labels of the {split} set lie in {min(labels)} to {max(labels)}, but there"
-                f" are {len(names)} classes"
-            )
-        return Pictures(lambda k: _picture_of(samples[k][0]), labels, names)
-
-
-def _picture_of(image: Any) -> Any:  # a PIL picture, or what its author made; the cache checks it
-    """Return a picture of a tensor; other images as they are."""
-    import torch
-    from torch import Tensor
-
-    if not isinstance(image, Tensor):
-        return image
-    if image.dtype != torch.uint8:
-        if not (image.is_floating_point() and image.min() >= 0 and image.max() <= 1):
-            raise ValueError(
-                "a tensor must be uint8 or floats in [0, 1], without normalisation: set data.mean"
-                f" and data.std instead (got {image.dtype} from {image.min()} to {image.max()})"
-            )
-        image = image.mul(255).round().to(torch.uint8)
-    if image.dim() not in (2, 3) or (image.dim() == 3 and image.shape[0] not in (1, 3)):
-        raise ValueError(f"a tensor must have shape (1 or 3, H, W) or (H, W), got {image.shape}")
-    pixels = image.reshape(-1, *image.shape[-2:]).permute(1, 2, 0)
-    return fromarray(pixels.squeeze(2).contiguous().numpy())
 
 
 def _go_offline_unless_reached(hub_id: str) -> None:
@@ -343,34 +259,6 @@ def _go_offline_unless_reached(hub_id: str) -> None:
         return
     except Exception:  # of whichever library carries its requests
         constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-
-
-def _listing(folder: Path) -> str:
-    """Return all files below a folder with sizes and times; links to folders are followed."""
-    found, seen = [], set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:  # a link to a folder above it
-            folders.clear()
-            continue
-        seen.add(real)
-        found += [Path(root, name) for name in files]
-    return ";".join(f"{path.relative_to(folder)}{_stat(path)}" for path in sorted(found))
-
-
-def _stat(path: Path) -> str:
-    stat = path.stat() if path.exists() else path.lstat()  # a link that leads nowhere
-    return f":{stat.st_size}:{stat.st_mtime_ns}"
-
-
-def _visible(folder: Path) -> list[Path]:
-    """Return what a folder holds but for files and folders of systems, sorted."""
-    systems = ("Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found")
-    return sorted(p for p in folder.iterdir() if p.name not in systems and p.name[0] != ".")
-
-
-def _place(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
 
 
 def _labels(rows: Any, column: str) -> tuple[list[int], tuple[str, ...]]:

@@ -214,8 +214,8 @@ class KitInfo:
     @property
     def remaining(self) -> tuple[int, ...]:
         """Classes that were not unlearned, by index: the order of the prompts."""
-        gone = {*self.forgotten}
-        return tuple(k for k in range(len(self.class_names)) if k not in gone)
+        forgotten = {*self.forgotten}
+        return tuple(k for k in range(len(self.class_names)) if k not in forgotten)
 
     @classmethod
     def from_json(cls, text: str) -> "KitInfo":

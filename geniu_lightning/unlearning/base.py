@@ -105,7 +105,7 @@ class Unlearner(LightningModule):
         if steps and optimizer is None:
             raise SettingError(f"must be 0 without an optimizer, got {steps}", key="steps")
         if optimizer is not None and not steps:
-            raise SettingError("must be at least 1: with 0 the method does nothing", key="steps")
+            raise SettingError("must be at least 1 with an optimizer", key="steps")
         self.forget = tuple(sorted(set(forget)))
         self.steps = steps
         self.optimizer_factory = optimizer

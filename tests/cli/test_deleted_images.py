@@ -54,7 +54,7 @@ def test_each_state_ends_with_weights_and_receipt(
         )
         assert outcome.status == 0, (state, outcome.err)
         for split in ("train", "test"):
-            said = f"without {split} images of bee: they are gone" in outcome.out
+            said = f"the {split} images of bee are missing" in outcome.out
             assert said == (split in splits), (state, outcome.out)
         document = json.loads((out / "metrics.json").read_text())
         for split in ("train", "test"):
@@ -64,13 +64,18 @@ def test_each_state_ends_with_weights_and_receipt(
         receipt = (out / "receipt.md").read_text()
         assert "1 (bee)" in receipt
         assert (out / "unlearned.safetensors").is_file()
+        measured = command(
+            *("evaluate", f"kit={tmp_path / 'kit'}", f"weights={out}", f"data.root={root}"),
+            *("evaluation=accuracy", "trainer.threads=1", f"out={tmp_path / 'measured' / state}"),
+        )
+        assert measured.status == 0, (state, measured.err)
         reader = command(
             *("unlearn", f"kit={tmp_path / 'kit'}", "forget=[bee]", "trainer.threads=1"),
             *("unlearner=gradient_ascent", "evaluation=none", f"data.root={root}"),
             *(f"out={tmp_path / 'reads' / state}", "next_kit=false"),
         )
         assert reader.status == (2 if "train" in splits else 0), (state, reader.err)
-        said = "gradient_ascent reads the forget images, and they are gone; methods" in reader.err
+        said = "gradient_ascent reads the forget images, which are missing; methods" in reader.err
         assert said == ("train" in splits), (state, reader.err)
 
 

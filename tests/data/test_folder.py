@@ -97,7 +97,7 @@ def test_what_is_skipped_is_counted_and_systems_files_do_not_matter(
     (message,) = caplog.messages
     for part in (
         *("1 folder(s) below a class", "3 file(s) without the ending", "1 class folder(s)"),
-        *("2 link(s) that lead nowhere, or no file(s)", "2 file(s) beside the class folders"),
+        *("2 link(s) that lead nowhere, or no file(s)", "2 file(s) outside the class folders"),
     ):
         assert part in message
     assert "such as a/sub" in message

@@ -15,8 +15,9 @@ import torch
 from PIL.Image import Image, new
 
 from geniu_lightning.data import cache
+from geniu_lightning.data.map_dataset import MapDataset
 from geniu_lightning.data.pixels import Form
-from geniu_lightning.data.sources import Digits, HubSet, ImageFolder, MapDataset, Pictures
+from geniu_lightning.data.sources import Digits, HubSet, ImageFolder, Pictures
 from geniu_lightning.errors import DataNotFoundError, UserError
 
 
@@ -152,6 +153,9 @@ def test_columns_that_hold_no_pictures_or_labels_are_refused(tmp_path: Path) -> 
     ):
         with pytest.raises(UserError, match=f"column {message}"):
             write(str(k), images, labels).read("train")
+    lacking = write("lacking", [picture, None], [0, 1])
+    with pytest.raises(UserError, match=r"1 of 2 images of the train split .*image 2"):
+        cache.load(lacking, Form(8, 1))
     numbers = write("numbers", [picture] * 3, [1, -1, 0]).read("train")
     assert numbers.names == ("-1", "0", "1")
     bare = write("bytes", [picture] * 2, ["a10", "a9"]).read("train")
