@@ -1,5 +1,6 @@
 """Values over all processes of a fit; each function leaves a single process alone."""
 
+import gc
 from collections.abc import Iterable
 
 import torch
@@ -59,3 +60,14 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     parts = mean.split([gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
+
+
+def leave_group() -> None:
+    """End this process's part in its group, if it has one.
+
+    To be called before the interpreter ends: a thread of gloo that lets go of a tensor later aborts
+    the process (pytorch#190489), and Lightning then kills the others.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+        gc.collect()  # a trainer, which is part of a cycle, may hold the group

@@ -1,5 +1,6 @@
 """The Lightning trainer of commands and of the Python interface, and its fit."""
 
+import atexit
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from pytorch_lightning.loggers import Logger
 
 from geniu_lightning.errors import UserError
 from geniu_lightning.fitting.compile import CompileAndMemoryFormat
+from geniu_lightning.fitting.distributed import leave_group
 from geniu_lightning.fitting.precision import FULL, HALF
 from geniu_lightning.fitting.progress import progress_bar
 
@@ -55,6 +57,8 @@ def make_trainer(
 
 def fit(trainer: Trainer, module: LightningModule, *what: Any, **how: Any) -> None:
     """Fit as Lightning does, but raise `KeyboardInterrupt` again: Lightning would exit."""
+    atexit.unregister(leave_group)
+    atexit.register(leave_group)
     try:
         trainer.fit(module, *what, **how)
     except SystemExit as ending:
