@@ -70,12 +70,12 @@ def verdict(decision: "Decision", oracles: int) -> None:
         say(f"no verdict: {decision.reason}")
         return
     console.print(f"{decision.verdict}: {decision.reason}", style="bold", soft_wrap=True)
-    if decision.deciding:
+    if decision.findings:
         rows = [
-            [f.name, f.value, f.oracles, f.allowed, "-" if f.original is None else f.original]
-            for f in decision.deciding
+            [f.name, f.value, f.reference, f.against, f.allowed, f.original or "-"]
+            for f in decision.findings
         ]
-        columns = ["deciding", "model", f"{oracles} oracles", "allowed ±", "original"]
+        columns = ["found", "model", "reference", "of", "allowed", "original"]
         table("", columns, rows)
     counts = ", ".join(f"{verdict} {count}" for verdict, count in decision.oracles.items())
     controls = ", ".join(f"{name} {verdict}" for name, verdict in decision.controls.items())

@@ -78,16 +78,16 @@ def key_of(context: Context, family: str, metric: Metric) -> str:
         "family": family,
         "code": code_of(type(metric)),
         "settings": vars(metric),
-        "model": state_digest(context.unlearned) if metric.subject == "model" else None,
+        "model": context.digest(context.unlearned) if metric.subject == "model" else None,
         "forget": context.forget,
         "counts": context.class_counts,
         "seed": context.seed,
         "splits": {name: digest_of(split.labels) for name, split in context.splits.items()},
     }
     if "original" in metric.needs:
-        parts["original"] = state_digest(context.original)
+        parts["original"] = context.digest(context.original)
     if "oracles" in metric.needs:
-        parts["oracles"] = [state_digest(oracle) for oracle in context.oracles]
+        parts["oracles"] = [context.digest(oracle) for oracle in context.oracles]
     if "proxies" in metric.needs and context.proxies is not None:
         parts["proxies"] = [digest_of(context.proxies.images), digest_of(context.proxies.labels)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.kit.networks import features_of, head_of
+from geniu_lightning.kit.networks import features_of, head_of, state_digest
 from geniu_lightning.seeds import generator
 
 CHUNK = 125  # bounds memory; larger ones are slower on a CPU
@@ -98,6 +98,11 @@ class Context:
     class_counts: tuple[int, ...]  # training images
     splits: Mapping[str, Split]  # `test`, `train` and, where there is one, `validation`
     oracles: tuple[nn.Module, ...] = ()  # never the evaluated model
+    # networks that the evaluated model's method made, one of each of the first oracles, which are
+    # their `parents`; or, where that is false, of other models that never saw the class
+    nulls: tuple[nn.Module, ...] = ()
+    parents: bool = True
+    matched: bool = False  # whether oracles are made as the evaluated model was
     proxies: Proxies | None = None  # those stored with the unlearned model
     # makes an untrained network of the same kind from a seed, and moves no global random stream
     fresh: Callable[[int], nn.Module] | None = None
@@ -109,6 +114,7 @@ class Context:
         default_factory=dict, repr=False
     )
     _shared: dict[tuple[object, ...], Outputs] = field(default_factory=dict, repr=False)
+    _digests: dict[int, tuple[nn.Module, str]] = field(default_factory=dict, repr=False)
 
     @property
     def retained(self) -> tuple[int, ...]:
@@ -124,6 +130,12 @@ class Context:
         """Return the same context for another model; an oracle is compared with the others."""
         others = tuple(oracle for oracle in self.oracles if oracle is not network)
         return replace(self, unlearned=network, oracles=others)
+
+    def digest(self, network: nn.Module) -> str:
+        """Return SHA-256 of a network's weights, computed once: no metric changes them."""
+        if id(network) not in self._digests:
+            self._digests[id(network)] = (network, state_digest(network))
+        return self._digests[id(network)][1]
 
     def restricted_to(self, needs: frozenset[Part]) -> "Context":
         """Return a context in which the parts that a metric did not declare raise an error."""

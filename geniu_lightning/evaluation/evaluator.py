@@ -1,11 +1,10 @@
 """The evaluator: measures a model, its oracles and two controls, and decides on a verdict."""
 
 import copy
-import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,9 +13,10 @@ from torch import Tensor, nn
 from geniu_lightning.evaluation.cache import FileCache, key_of
 from geniu_lightning.evaluation.context import LARGEST_LOGIT, Context
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Value, Values
-from geniu_lightning.evaluation.metrics.accuracy import confusion, per_class
+from geniu_lightning.evaluation.metrics.accuracy import confusion, few_and_many, per_class
 from geniu_lightning.evaluation.references import position, z_score
-from geniu_lightning.evaluation.verdict import Decision, decide
+from geniu_lightning.evaluation.rows import Rows, finite, mean_of_lists
+from geniu_lightning.evaluation.verdict import Decision, Evidence, decide
 from geniu_lightning.kit.networks import head_of, state_digest
 
 
@@ -26,6 +26,7 @@ class Evaluation:
 
     values: Values = field(default_factory=dict)
     oracles: Sequence[Values] = ()  # each compared with the others
+    nulls: Sequence[Values] = ()  # networks that the model's method made of oracles
     controls: Mapping[str, Values] = field(default_factory=dict)  # `original` and logit `mask`
     infos: Mapping[str, MetricInfo] = field(default_factory=dict)
     decision: Decision | None = None  # `None` where nothing was to be forgotten
@@ -77,7 +78,7 @@ class Evaluation:
             if isinstance(original, float):
                 leaf["position"] = position(value, numbers, original, info.epsilon)
         elif isinstance(value, list):
-            leaf["oracle_mean"] = _mean_of_lists([row.get(name) for row in self.oracles])
+            leaf["oracle_mean"] = mean_of_lists([row.get(name) for row in self.oracles])
         return leaf
 
 
@@ -92,27 +93,33 @@ class Evaluator:
         self.split = split
 
     def evaluate(self, context: Context) -> Evaluation:
-        """Measure the model and, where there are oracles, these and the controls."""
-        measured: dict[str, dict[str, Values]] = {}
-        for who, network in _networks(context).items():
-            about = context.evaluating(network)
-            measured[who] = {
-                family: self._measure(about, family, metric, who)
-                for family, metric in self._metrics_of(who).items()
-            }
-        values = {who: self._named(who, measured) for who in measured}
-        oracles = [row for who, row in values.items() if who.startswith("oracle ")]
-        controls = {who: row for who, row in values.items() if who in ("original", "mask")}
-        names = (full.partition(".") for row in values.values() for full in row)
+        """Measure the model and, where there are oracles, these, the nulls and the controls."""
+        rows = self._measured(context)
+        oracles = [rows.of(f"oracle {k}") for k in range(1, len(context.oracles) + 1)]
+        nulls = [rows.of(f"null {k}") for k in range(1, len(context.nulls) + 1)]
+        controls = {who: rows.of(who) for who in ("original", "mask") if who in rows.measured}
+        model = rows.of("unlearned")
+        everyone = (model, *oracles, *controls.values())
+        names = (full.partition(".") for row in everyone for full in row)
         infos = {"".join(full): self.metrics[full[0]].info(full[2]) for full in names}
-        model = values["unlearned"]
         decision = None
         if context.forget:
-            fewest = _fewest_test_images(context)
-            decision = decide(model, oracles, controls, infos, fewest, context.intact)
+            decision = decide(
+                Evidence(
+                    model,
+                    oracles,
+                    [rows.peers(k) for k in range(len(oracles))],
+                    controls,
+                    infos,
+                    _images(context),
+                    nulls,
+                    context.matched,
+                    context.intact,
+                )
+            )
         steps = {k: found for k, metric in self.metrics.items() if (found := metric.curve_steps)}
         return Evaluation(
-            model, oracles, controls, infos, decision, steps, **self._by_class(context)
+            model, oracles, nulls, controls, infos, decision, steps, **self._by_class(context)
         )
 
     def seconds_left(self, context: Context) -> float:
@@ -129,9 +136,54 @@ class Evaluator:
         for who, network in _networks(context).items():
             about = context.evaluating(network)
             for family, metric in self._metrics_of(who).items():
-                known = self.cache and self.cache.get(key_of(about, family, metric))
+                keys = [key_of(one, family, v) for v in metric.variants for one in _pairs(about, v)]
+                known = self.cache and any(self.cache.get(key) for key in keys)
                 total += 0 if known else metric.images_processed(about)
         return total
+
+    def _measured(self, context: Context) -> Rows:
+        networks = _networks(context)
+        kin = {f"oracle {k + 1}": k for k in range(len(context.oracles))}
+        if context.parents:
+            kin |= {f"null {k + 1}": k for k in range(len(context.nulls))}
+        metrics = {k: self._strongest(context, k, metric) for k, metric in self.metrics.items()}
+        measured = {
+            who: {
+                family: self._of_family(context, family, metrics[family], who, network)
+                for family in self._metrics_of(who)
+            }
+            for who, network in networks.items()
+        }
+        return Rows(metrics, measured, kin, len(context.oracles))
+
+    def _strongest(self, context: Context, family: str, metric: Metric) -> Metric:
+        """Return a metric at the greatest of its strengths that leaves oracles whole.
+
+        The first three are tried, so that a bank that grows does not change it.
+        """
+        *stronger, weakest = metric.variants
+        oracles = {f"oracle {k}": oracle for k, oracle in enumerate(context.oracles[:3], 1)}
+        for variant in stronger:
+            rows = [
+                self._measure(context.evaluating(oracle), family, variant, who)
+                for who, oracle in oracles.items()
+            ]
+            if rows and not variant.too_strong(rows):
+                return variant
+        return weakest
+
+    def _of_family(
+        self, context: Context, family: str, metric: Metric, who: str, network: nn.Module
+    ) -> dict[int | None, Values]:
+        """Return a network's values of a family; of a pairwise metric with each oracle alone."""
+        about = context.evaluating(network)
+        if not metric.pairwise or not about.oracles:
+            return {None: self._measure(about, family, metric, who)}
+        numbers = [k for k, oracle in enumerate(context.oracles) if oracle is not network]
+        return {
+            k: self._measure(one, family, metric, who)
+            for k, one in zip(numbers, _pairs(about, metric), strict=True)
+        }
 
     def _metrics_of(self, who: str) -> dict[str, Metric]:
         # proxies are the unlearned model's alone
@@ -146,22 +198,10 @@ class Evaluator:
             values = metric(context.restricted_to(metric.needs))
             if _states(context, metric) != before:
                 raise RuntimeError(f"the metric {family} changed a model that it measured")
-            found = {name: _finite(value) for name, value in values.items()}
+            found = {name: finite(value) for name, value in values.items()}
             if self.cache is not None:
                 self.cache.put(key, found)
         return found
-
-    def _named(self, who: str, measured: Mapping[str, Mapping[str, Values]]) -> Values:
-        """Return the values of one model by full names, with those that need the oracles'."""
-        others = [row for other, row in measured.items() if "oracle " in other and other != who]
-        direct: Values = {}
-        derived: Values = {}
-        for family, own in measured[who].items():
-            theirs = [row[family] for row in others if family in row]
-            more = self.metrics[family].compared(own, theirs)
-            direct |= {f"{family}.{name}": value for name, value in own.items()}
-            derived |= {f"{family}.{name}": _finite(value) for name, value in more.items()}
-        return direct | derived
 
     def _by_class(self, context: Context) -> dict[str, Any]:
         if not self.metrics or self.split not in context.splits:
@@ -188,7 +228,15 @@ def _networks(context: Context) -> dict[str, nn.Module]:
     if context.oracles:
         found["original"] = context.original
         found["mask"] = masked(context.original, context.forget)
+        found |= {f"null {k}": null for k, null in enumerate(context.nulls, 1)}
     return found | {f"oracle {k}": oracle for k, oracle in enumerate(context.oracles, 1)}
+
+
+def _pairs(context: Context, metric: Metric) -> list[Context]:
+    """Return the context as a metric sees it: with one oracle at a time if it is pairwise."""
+    if not metric.pairwise or not context.oracles:
+        return [context]
+    return [replace(context, oracles=(oracle,)) for oracle in context.oracles]
 
 
 def _states(context: Context, metric: Metric) -> list[object]:
@@ -202,26 +250,18 @@ def _states(context: Context, metric: Metric) -> list[object]:
     return found
 
 
-def _fewest_test_images(context: Context) -> int:
+def _images(context: Context) -> dict[str, int]:
+    """Return the test images that shares are of, at least two of each kind."""
     if "test" not in context.splits:
-        return 2
-    return max(min(len(context.splits["test"].positions_of((k,))) for k in context.forget), 2)
-
-
-def _finite(value: Value | Absent) -> Value | Absent:
-    """Return a value as a float or list; `Absent` for NaN and infinity."""
-    if isinstance(value, float | int) and not math.isfinite(value):
-        return Absent(f"the value is {value}")
-    if isinstance(value, list) and not all(v is None or math.isfinite(v) for v in value):
-        return Absent("some of the values are not finite numbers")
-    return float(value) if isinstance(value, int) else value
-
-
-def _mean_of_lists(lists: list[Any]) -> list[float | None] | None:
-    """Return the mean at each place; `None` unless all are lists of one length."""
-    if not lists or not all(isinstance(x, list) and len(x) == len(lists[0]) for x in lists):
-        return None
-    return [
-        None if any(x is None for x in column) else statistics.fmean(column)
-        for column in zip(*lists, strict=True)
-    ]
+        return dict.fromkeys(("forget", "retain", "minority", "worst"), 2)
+    labels = context.splits["test"].labels
+    each = torch.bincount(labels, minlength=len(context.class_names)).tolist()
+    retained = [each[k] for k in context.retained]
+    minority = [each[k] for k in few_and_many(context.class_counts, context.retained)[0]]
+    found = {
+        "forget": min(each[k] for k in context.forget),
+        "retain": sum(retained),
+        "minority": sum(minority),
+        "worst": min(retained, default=0),
+    }
+    return {name: max(count, 2) for name, count in found.items()}

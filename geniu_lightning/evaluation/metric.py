@@ -35,11 +35,14 @@ class Metric(ABC):
     Attributes:
         needs: Parts of the context that it looks at besides model, images and settings; all others
             raise an error. Cached values follow from these.
+        pairwise: All values that look at oracles are means over them: the metric is measured with
+            one oracle at a time.
         subject: Values of `proxies` do not depend on the model, so oracles and controls have none.
         infos: By a value's name, or by the last part of it.
     """
 
     needs: ClassVar[frozenset[Part]] = frozenset()
+    pairwise: ClassVar[bool] = False
     subject: ClassVar[Literal["model", "proxies"]] = "model"
     infos: ClassVar[Mapping[str, MetricInfo]] = {}
 
@@ -50,6 +53,15 @@ class Metric(ABC):
     def images_processed(self, context: Context) -> int:
         """Return about how many images go through a network; a training image counts as three."""
         return 0
+
+    @property
+    def variants(self) -> "Sequence[Metric]":
+        """The metric at each of its strengths, the strongest first."""
+        return [self]
+
+    def too_strong(self, oracles: Sequence[Values]) -> bool:
+        """Whether the metric breaks oracles, by their values, and a weaker one is to be used."""
+        return False
 
     @property
     def curve_steps(self) -> list[int]:

@@ -3,32 +3,42 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from geniu_lightning.evaluation.checks import Family
+from geniu_lightning.evaluation.inside import Attack, oracles_needed
 from geniu_lightning.evaluation.metric import Values
 
-TOWARDS_ORIGINAL = 0.1  # position between oracles and original that still counts as forgotten
+NAMES = {
+    "relearning": "relearning",
+    "retain_only": "fine-tuning on retained images alone",
+    "adaptive": "resetting the class's row",
+    "features": "a probe and class means on its features",
+    "head": "repairing the class's row",
+    "quantisation": "rounding its weights",
+    "membership": "membership inference",
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A value outside of the oracles' tolerance."""
+    """A value outside of what is allowed."""
 
     question: str  # `works`, `answers`, `inside`, `probabilities` or `system`
-    name: str
+    name: str  # of the value; of a family of attacks, the mean of its values
     value: float  # the model's
-    oracles: float  # mean of theirs
+    reference: float  # mean of the networks it is compared with
     allowed: float  # largest distance from that mean that passes
     original: float | None = None
-    position: float | None = None  # between the oracles, 0, and the original, 1
+    against: str = "oracles"  # or `nulls`: what the reference is of
+    position: float | None = None  # between the reference, 0, and the original, 1
 
-    @property
-    def towards_original(self) -> bool:
-        """Whether the value lies on the original's side of the oracles."""
-        return self.position is not None and self.position > TOWARDS_ORIGINAL
 
-    @property
-    def distance(self) -> float:
-        """Distance from the oracles, in steps of the original's where that is known."""
-        return abs(self.value - self.oracles) if self.position is None else abs(self.position)
+def too_few_oracles(there: int, fewest: int) -> str:
+    """Return why there is no verdict at all."""
+    few = f"only {there} of {fewest}" if there else "no"
+    return (
+        f"{few} oracles were available to compare with, and accuracy cannot tell forgetting from"
+        " suppression"
+    )
 
 
 def damaged(first: Finding) -> str:
@@ -39,7 +49,7 @@ def damaged(first: Finding) -> str:
         "accuracy.test.worst_retained": "accuracy of the worst retained class",
         "confusion.attractor_retained": "share of retained images taken for the largest class",
     }[first.name]
-    return f"the {what} is {first.value:.3f}, oracles have {first.oracles:.3f}"
+    return f"the {what} is {first.value:.3f}, oracles have {first.reference:.3f}"
 
 
 def retained(first: Finding) -> str:
@@ -51,28 +61,53 @@ def retained(first: Finding) -> str:
 def suppressed(findings: Sequence[Finding]) -> str:
     """Return which attack found the class."""
     first = next((f for f in findings if f.name == "relearning.k10.area"), findings[0])
-    found = f"{first.name} is {first.value:.2f}, oracles have {first.oracles:.2f}"
+    who = "networks made alike that never saw it" if first.against == "nulls" else "oracles"
     if first.name == "relearning.k10.area":
-        found = (
-            f"ten images bring back {first.value:.0%} of it, averaged over the attack; oracles"
-            f" get back {first.oracles:.0%}"
+        return (
+            f"ten images bring back {first.value:.0%} of it, averaged over the attack; {who} get"
+            f" back {first.reference:.0%}"
         )
-    return f"the class no longer appears in the answers, but it is still inside: {found}"
+    what = NAMES.get(first.name, first.name)
+    return f"{what} shows {first.value:.2f}, {who} have {first.reference:.2f}"
 
 
-def untested(families: Sequence[str], model: Values) -> str:
-    """Return which families of attacks are missing."""
-    if any(not any(name.startswith(family) for name in model) for family in families):
-        return "the metrics of this evaluation find no class; evaluation=full measures more"
-    names = ", ".join(family.rstrip(".") for family in families)
-    return f"the other metrics find no class, but {names} cannot be compared with the oracles"
+def untested(
+    blind: Sequence[Family], tried: Sequence[Attack], model: Values, count: int, images: int
+) -> str:
+    """Return which families of attacks found nothing only because they could not, and the cure."""
+    missing = [f for f in blind if not any(a.family is f for a in tried)]
+    if any(not any(name in model for name in family.checks) for family in missing):
+        return "the metrics of this evaluation find no class; evaluation=verdict measures more"
+    said = []
+    for family in blind:
+        mine = [attack for attack in tried if attack.family is family]
+        if not mine:
+            said.append(f"{NAMES[family.name]} has no result")
+            continue
+        best = min(mine, key=lambda attack: attack.detects)
+        if abs(best.reach) < best.allowed / 2:
+            said.append(f"{NAMES[family.name]} does not tell even the original from oracles")
+            continue
+        needed = oracles_needed(best, count)
+        cure = f"{needed} oracles would do" if needed else f"{images} test images are too few"
+        said.append(f"{NAMES[family.name]} sees no less than {best.detects:.0%} of it ({cure})")
+    return "no attack finds the class, but some could not have: " + "; ".join(said)
 
 
-def distinguishable(first: Finding) -> str:
-    """Return which value tells the model from a retrained one."""
+def distinguishable(from_null: Sequence[Finding], from_oracles: Sequence[Finding]) -> str:
+    """Return which value tells the model from others, and what that means."""
+    if from_null:
+        first = from_null[0]
+        return (
+            "no attack finds the class, but it left a mark: the model differs from networks made"
+            f" alike that never saw it: {first.name} is {first.value:.3f}, they have"
+            f" {first.reference:.3f}"
+        )
+    first = from_oracles[0]
     return (
-        "no attack finds the class, but the model differs from retrained ones:"
-        f" {first.name} is {first.value:.3f}, oracles have {first.oracles:.3f}"
+        "no attack finds the class, but the procedure shows: the model differs from retrained"
+        f" ones: {NAMES.get(first.name, first.name)} is {first.value:.3f}, oracles have"
+        f" {first.reference:.3f}"
     )
 
 
@@ -84,9 +119,12 @@ def in_model_only(first: Finding) -> str:
     )
 
 
-def forgotten(oracles: int) -> str:
+def forgotten(tried: Sequence[Attack], oracles: int) -> str:
     """Return the limits of the verdict."""
+    seen = {a.family.name: min(b.detects for b in tried if b.family is a.family) for a in tried}
+    coarsest = max((v for v in seen.values() if v <= 1), default=1.0)
     return (
-        "the model answers about the class as one that never saw it, and relearns it as slowly,"
-        f" within what {oracles} oracles and these metrics can resolve"
+        "the model answers about the class as one that never saw it, and no attack brings it back;"
+        f" with {oracles} oracles each of them would have seen {coarsest:.0%} of what the original"
+        " holds"
     )

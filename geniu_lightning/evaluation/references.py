@@ -1,12 +1,13 @@
-"""Comparison of one value with those of the oracles: z-score, tolerance and position."""
+"""Comparison of one value with those of other networks: z-score, tolerance and position."""
 
 import math
 import statistics
 from collections.abc import Sequence
 
-# smallest meaningful differences, for oracles that do not spread
+# smallest meaningful differences, for networks that do not spread
 EPSILON_SHARE = 0.01  # accuracies and recalls
 EPSILON_AREA = 0.02  # areas under curves
+PRIOR_WEIGHT = 4  # networks that a spread from elsewhere counts as
 
 
 def z_score(value: float, oracles: Sequence[float], epsilon: float) -> float | None:
@@ -27,24 +28,28 @@ def resolution(share: float, images: int) -> float:
     return math.sqrt(within * (1 - within) / images)
 
 
-def tolerance(
-    oracles: Sequence[float], epsilon: float, tests: int = 1, least: float = 0.0
-) -> float:
-    """Return the half-width t s sqrt(1 + 1/S) of the 95 % prediction interval for one more oracle.
+def tolerance(values: Sequence[float], prior: float, level: float) -> float:
+    """Return the distance from the mean that one more network exceeds on one side by chance.
+
+    t s sqrt(1 + 1/S) of S values, where s is moderated: s² is the mean of their own variance and of
+    `prior` squared, weighted by S - 1 and by `PRIOR_WEIGHT`, and t Student's with as many degrees
+    of freedom as both together. A few networks agree easily, and then their own s says little.
 
     Args:
-        oracles: Values of S ≥ 2 oracles.
-        epsilon: Lower bound of the result.
-        tests: Number of values of a question; the level is divided by it (Bonferroni), so that a
-            true oracle passes all of them in 95 % of cases.
-        least: Lower bound of s: a few oracles may agree by chance.
+        values: Of S ≥ 1 networks.
+        prior: Standard deviation known from elsewhere.
+        level: Probability.
+
+    Source:
+        Moderated t: Smyth, Statistical Applications in Genetics and Molecular Biology 3, 2004.
+        Departure: the prior's weight is fixed, not estimated.
     """
     from scipy.stats import t
 
-    count = len(oracles)
-    limit = float(t.ppf(1 - 0.025 / tests, count - 1))
-    spread = max(statistics.stdev(oracles), least)
-    return max(limit * spread * math.sqrt(1 + 1 / count), epsilon)
+    own, freedom = len(values) - 1, len(values) - 1 + PRIOR_WEIGHT
+    variance = statistics.variance(values) if own else 0.0
+    spread = math.sqrt((own * variance + PRIOR_WEIGHT * prior**2) / freedom)
+    return float(t.ppf(1 - level, freedom)) * spread * math.sqrt(1 + 1 / len(values))
 
 
 def position(

@@ -10,19 +10,19 @@ from typing import Any
 from geniu_lightning.evaluation import reasons
 from geniu_lightning.evaluation.checks import (
     ANSWERS,
-    FULL,
     INSIDE,
-    LEAKS,
     PROBABILITIES,
     SYSTEM,
     WORKS,
     Check,
 )
+from geniu_lightning.evaluation.inside import Attack, attacks
 from geniu_lightning.evaluation.metric import MetricInfo, Values
 from geniu_lightning.evaluation.reasons import Finding
-from geniu_lightning.evaluation.references import position, resolution, tolerance
+from geniu_lightning.evaluation.references import resolution, tolerance
 
 FEWEST_ORACLES = 3
+LEVEL = 0.05  # of each question
 LEAST_DIVERGENCE = 0.005  # nats, where oracles hardly differ
 ORACLE_LOSS = 0.03  # an oracle that loses more retained accuracy was not trained as the original
 ORACLE_RECALL = 0.01  # of the forgotten class, above which a model is no oracle
@@ -43,168 +43,239 @@ class Verdict(StrEnum):
     INCONCLUSIVE = "inconclusive"
 
 
+PASSING = (
+    Verdict.FORGOTTEN,
+    Verdict.FORGOTTEN_IN_MODEL,
+    Verdict.UNTESTED,
+    Verdict.DISTINGUISHABLE,
+)
+
+
 @dataclass(frozen=True)
 class Decision:
-    """The verdict on a model, and the rule's answers for models whose answer is known.
-
-    A row of `tolerances` has a `name` of `INSIDE`, the largest distance from the oracles' mean that
-    is `allowed`, and the original's distance as `reach`, or `None`; the widest come first.
-    """
+    """The verdict on a model, all findings, and the rule's answers where the answer is known."""
 
     verdict: Verdict | None  # `None` where there can be none
     reason: str
-    deciding: tuple[Finding, ...] = ()  # the farthest first
+    findings: tuple[Finding, ...] = ()  # those of the verdict first
+    attacks: Sequence[Attack] = ()
     controls: Mapping[str, Verdict | None] = field(default_factory=dict)
     oracles: Mapping[str, int] = field(default_factory=dict)  # number of them by verdict
-    tolerances: Sequence[dict[str, Any]] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the decision as `metrics.json` holds it, version 2."""
+        """Return the decision as `metrics.json` holds it, version 3."""
         return {
             "verdict": self.verdict,
-            "reason": self.reason,
-            "deciding": [vars(finding) for finding in self.deciding],
+            "verdict_reason": self.reason,
+            "findings": [vars(finding) for finding in self.findings],
             "controls": self.controls,
             "oracle_verdicts": self.oracles,
-            "tolerances": list(self.tolerances),
+            "attacks": [
+                {
+                    "family": attack.family.name,
+                    "name": attack.name,
+                    "allowed": attack.allowed,
+                    "reach": abs(attack.reach),
+                    "has_power": attack.has_power,
+                }
+                for attack in self.attacks
+            ],
         }
 
 
-def decide(
-    model: Values,
-    oracles: Sequence[Values],
-    controls: Mapping[str, Values],
-    infos: Mapping[str, MetricInfo],
-    images: int,
-    intact: bool = True,
-) -> Decision:
-    """Return the verdict on a model by its values, by full names such as `accuracy.test.forget`.
+@dataclass(frozen=True)
+class Evidence:
+    """The values that a verdict rests on, by full names such as `accuracy.test.forget`.
 
     Args:
-        model: The model's values.
-        oracles: Values of each oracle, compared with the others.
-        controls: Values of the `original` and of its `mask`.
+        model: The model's.
+        oracles: Of each oracle, compared with the others.
+        peers: For each oracle the values of the others, compared with one another without it.
+        controls: Of the `original` and of its `mask`.
         infos: Of all values.
-        images: Test images of the forgotten class that has fewest.
+        images: Test images by what is measured on them: `forget` (of the forgotten class that has
+            fewest), `retain`, `minority` and `worst` (of the retained class that has fewest).
+        nulls: Of each network that the model's method made of an oracle.
+        matched: Whether oracles are made as the model was, so that they are its nulls.
         intact: Whether the original came from training. One that came from an earlier request may
             be damaged, and then to be no worse is not enough.
     """
+
+    model: Values
+    oracles: Sequence[Values]
+    peers: Sequence[Sequence[Values]]
+    controls: Mapping[str, Values]
+    infos: Mapping[str, MetricInfo]
+    images: Mapping[str, int]
+    nulls: Sequence[Values] = ()
+    matched: bool = False
+    intact: bool = True
+
+
+def decide(evidence: Evidence) -> Decision:
+    """Return the verdict on a model."""
+    oracles, controls = evidence.oracles, evidence.controls
     original = controls.get("original")
     if len(oracles) < FEWEST_ORACLES:
-        there = f"only {len(oracles)} of {FEWEST_ORACLES}" if oracles else "no"
-        few = f"{there} oracles were available to compare with"
-        return Decision(None, f"{few}, and accuracy cannot tell forgetting from suppression")
+        return Decision(None, reasons.too_few_oracles(len(oracles), FEWEST_ORACLES))
     if original is None or not any(name.startswith("accuracy.test.") for name in original):
         return Decision(None, "test accuracy, which every verdict needs, was not measured")
-    rule = _Rule(infos, original, images, intact)
-    of_controls = {name: rule.apply(row, oracles).verdict for name, row in controls.items()}
-    of_oracles = Counter(
-        str(rule.apply(row, [other for other in oracles if other is not row]).verdict)
-        for row in oracles
-    )
-    fault = _fault(oracles, original, of_controls, of_oracles, intact)
+    rule = _Rule(evidence, original)
+    of_controls = {name: rule.apply(row, oracles, matched=True) for name, row in controls.items()}
+    of_oracles = [
+        rule.apply(row, peers, matched=True)
+        for row, peers in zip(oracles, evidence.peers, strict=True)
+    ]
+    decision = rule.apply(evidence.model, oracles, evidence.nulls, evidence.matched)
+    verdicts = {name: found.verdict for name, found in of_controls.items()}
+    counts = Counter(str(found.verdict) for found in of_oracles)
+    fault = _fault(evidence, verdicts, [found.verdict for found in of_oracles])
     if fault:
         nothing = f"this comparison resolves nothing: {fault}"
-        decision = Decision(Verdict.INCONCLUSIVE, nothing)
-    else:
-        decision = rule.apply(model, oracles)
-    tolerances = rule.tolerances(model, oracles)
-    return replace(decision, controls=of_controls, oracles=dict(of_oracles), tolerances=tolerances)
+        decision = replace(decision, verdict=Verdict.INCONCLUSIVE, reason=nothing)
+    return replace(decision, controls=verdicts, oracles=dict(counts))
 
 
 @dataclass(frozen=True)
 class _Rule:
     """The decision rule, with what is the same for all models it is applied to."""
 
-    infos: Mapping[str, MetricInfo]
+    evidence: Evidence
     original: Values
-    images: int
-    intact: bool
 
-    def apply(self, model: Values, oracles: Sequence[Values]) -> Decision:
+    def apply(
+        self,
+        model: Values,
+        oracles: Sequence[Values],
+        nulls: Sequence[Values] = (),
+        matched: bool = False,
+    ) -> Decision:
         """Return the decision on one model: the first question that fails gives the verdict."""
+        works, answers = (self._ask(q, model, oracles) for q in ("works", "answers"))
+        images = self.evidence.images["forget"]
+        tried = attacks(model, nulls or oracles, self.original, images, oracles if nulls else ())
+        against = "nulls" if nulls else "oracles"
+        matched = matched or bool(nulls)
+        inside = tuple(
+            _found(a, against) for a in tried if a.finds_class and (matched or a.family.memory)
+        )
+        from_null = self._ask("probabilities", model, nulls, "nulls") if nulls else ()
+        from_oracles = self._ask("probabilities", model, oracles) + self._traces(
+            model, oracles, tried, matched, bool(nulls)
+        )
+        system = self._ask("system", model, oracles) + _knowledge_of_proxies(model)
+        findings = (works, answers, inside, from_null, from_oracles, system)
+        verdict, reason = self._verdict(findings, tried, model)
+        listed = tuple(f for question in findings for f in sorted(question, key=_farthest))
+        return Decision(verdict, reason, listed, tried)
 
-        def ask(question: str, checks: Sequence[Check]) -> tuple[Finding, ...]:
-            return self._findings(question, checks, model, oracles)
-
-        works, answers = ask("works", WORKS), ask("answers", ANSWERS)
+    def _verdict(
+        self, findings: Sequence[tuple[Finding, ...]], tried: Sequence[Attack], model: Values
+    ) -> tuple[Verdict, str]:
+        works, answers, inside, from_null, from_oracles, system = findings
+        and_inside = f"; and suppressed: {reasons.suppressed(inside)}" if inside else ""
         if works:
             verdict = Verdict.DAMAGED_AND_RETAINED if answers else Verdict.DAMAGED
-            return Decision(verdict, reasons.damaged(works[0]), works + answers)
+            also = f"; {reasons.retained(answers[0])}" if answers else and_inside
+            return verdict, reasons.damaged(works[0]) + also
         if answers:
-            return Decision(Verdict.RETAINED, reasons.retained(answers[0]), answers)
-        inside = ask("inside", INSIDE)
-        found = tuple(f for f in inside + ask("probabilities", LEAKS) if f.towards_original)
-        if found:
-            return Decision(Verdict.SUPPRESSED, reasons.suppressed(found), found)
-        asked = [check.name for check, *_ in _comparable(INSIDE, model, oracles)]
-        missing = [f for f in FULL if not any(name.startswith(f) for name in asked)]
-        if missing:
-            return Decision(Verdict.UNTESTED, reasons.untested(missing, model))
-        traces = inside + ask("probabilities", PROBABILITIES)
-        if traces:
-            return Decision(Verdict.DISTINGUISHABLE, reasons.distinguishable(traces[0]), traces)
-        system = ask("system", SYSTEM) + _knowledge_of_proxies(model)
+            return Verdict.RETAINED, reasons.retained(answers[0])
+        if inside:
+            said = "the class no longer appears in the answers, but it is still inside: "
+            return Verdict.SUPPRESSED, said + reasons.suppressed(inside)
+        blind = [
+            family
+            for family in INSIDE
+            if family.required and not any(a.has_power for a in tried if a.family is family)
+        ]
+        if blind:
+            count = len(self.evidence.nulls or self.evidence.oracles)
+            images = self.evidence.images["forget"]
+            return Verdict.UNTESTED, reasons.untested(blind, tried, model, count, images)
+        if from_null or from_oracles:
+            return Verdict.DISTINGUISHABLE, reasons.distinguishable(from_null, from_oracles)
         if system:
-            return Decision(Verdict.FORGOTTEN_IN_MODEL, reasons.in_model_only(system[0]), system)
-        return Decision(Verdict.FORGOTTEN, reasons.forgotten(len(oracles)))
+            return Verdict.FORGOTTEN_IN_MODEL, reasons.in_model_only(system[0])
+        return Verdict.FORGOTTEN, reasons.forgotten(tried, len(self.evidence.oracles))
 
-    def tolerances(self, model: Values, oracles: Sequence[Values]) -> list[dict[str, Any]]:
-        """Return the tolerances of the values that look inside a model, the widest first."""
-        comparable = _comparable(INSIDE, model, oracles)
-        found: list[dict[str, Any]] = []
-        for check, _, numbers in comparable:
-            original, mean = self.original.get(check.name), statistics.fmean(numbers)
-            allowed = self._allowed("inside", check, numbers, len(comparable))
-            reach = abs(original - mean) if isinstance(original, float) else None
-            found.append({"name": check.name, "allowed": allowed, "reach": reach})
-        return sorted(found, key=lambda tolerance: -tolerance["allowed"])
-
-    def _findings(
-        self, question: str, checks: Sequence[Check], model: Values, oracles: Sequence[Values]
+    def _traces(
+        self,
+        model: Values,
+        oracles: Sequence[Values],
+        tried: Sequence[Attack],
+        matched: bool,
+        nulls: bool,
     ) -> tuple[Finding, ...]:
-        """Return the findings of a question, the farthest first."""
-        comparable = _comparable(checks, model, oracles)
+        """Return what attacks show of the procedure: a difference from oracles, not the class."""
+        images = self.evidence.images["forget"]
+        if nulls:
+            tried = attacks(model, oracles, self.original, images)
+            return tuple(_found(a, "oracles") for a in tried if a.finds_class or a.opposite)
+        features = (a for a in tried if a.finds_class and not matched and not a.family.memory)
+        opposite = (a for a in tried if a.opposite)
+        return tuple(_found(a, "oracles") for a in (*features, *opposite))
+
+    def _ask(
+        self, question: str, model: Values, references: Sequence[Values], against: str = "oracles"
+    ) -> tuple[Finding, ...]:
+        """Return the findings of a question that one value answers, the farthest first."""
+        checks = CHECKS[question]
+        comparable = [
+            (check, value, numbers)
+            for check in checks
+            if isinstance(value := model.get(check.name), float)
+            and len(numbers := _numbers(check.name, references)) == len(references)
+        ]
         found = []
         for check, value, numbers in comparable:
             mean = statistics.fmean(numbers)
-            allowed = self._allowed(question, check, numbers, len(comparable))
+            allowed = self._allowed(check, numbers, LEVEL / len(comparable))
             measured = self.original.get(check.name)
             original = measured if isinstance(measured, float) else None
             start = mean
-            if check.damage and self.intact and original is not None:
+            if check.damage and self.evidence.intact and original is not None:
                 start = (min if check.side == "below" else max)(mean, original)
             distance = start - value if check.side == "below" else value - start
-            if (abs(distance) if check.side == "either" else distance) <= allowed:
-                continue
-            where = None
-            if original is not None:
-                where = position(value, numbers, original, self.infos[check.name].epsilon)
-            found.append(Finding(question, check.name, value, mean, allowed, original, where))
-        return tuple(sorted(found, key=lambda finding: finding.distance, reverse=True))
+            if (abs(distance) if check.side == "either" else distance) > allowed:
+                found.append(
+                    Finding(question, check.name, value, mean, allowed, original, against)
+                )
+        return tuple(sorted(found, key=_farthest))
 
-    def _allowed(self, question: str, check: Check, oracles: list[float], tests: int) -> float:
-        """Return the largest distance from the oracles' mean that passes."""
-        mean = statistics.fmean(oracles)
+    def _allowed(self, check: Check, numbers: list[float], level: float) -> float:
+        """Return the largest distance from the references' mean that passes."""
+        mean = statistics.fmean(numbers)
         if check.floors is not None:
             return max((check.floors - 1) * mean, LEAST_DIVERGENCE)
-        # shares of few images take few values, so that a few oracles easily agree by chance
-        least = resolution(mean, self.images) if question == "inside" else 0.0
-        epsilon = self.infos[check.name].epsilon
-        return max(tolerance(oracles, epsilon, tests, least), check.slack)
+        # shares of few images take few values, so that a few networks easily agree by chance
+        least = resolution(min(max(mean, 0.0), 1.0), self.evidence.images[check.images])
+        level = level / 2 if check.side == "either" else level
+        epsilon = self.evidence.infos[check.name].epsilon
+        return max(tolerance(numbers, least, level), epsilon, check.slack)
 
 
-def _comparable(
-    checks: Sequence[Check], model: Values, oracles: Sequence[Values]
-) -> list[tuple[Check, float, list[float]]]:
-    """Return the checks whose value the model and all oracles have, with these values."""
-    found = []
-    for check in checks:
-        values = [row.get(check.name) for row in (model, *oracles)]
-        numbers = [value for value in values if isinstance(value, float)]
-        if len(numbers) == len(values):
-            found.append((check, numbers[0], numbers[1:]))
-    return found
+CHECKS: Mapping[str, tuple[Check, ...]] = {
+    "works": WORKS,
+    "answers": ANSWERS,
+    "probabilities": PROBABILITIES,
+    "system": SYSTEM,
+}
+
+
+def _numbers(name: str, rows: Sequence[Values]) -> list[float]:
+    return [value for row in rows if isinstance(value := row.get(name), float)]
+
+
+def _found(attack: Attack, against: str) -> Finding:
+    return Finding(
+        *("inside", attack.name, attack.value, attack.mean, attack.allowed, attack.original),
+        against,
+        attack.position,
+    )
+
+
+def _farthest(finding: Finding) -> float:
+    return -abs(finding.value - finding.reference) / max(finding.allowed, 1e-9)
 
 
 def _knowledge_of_proxies(model: Values) -> tuple[Finding, ...]:
@@ -221,34 +292,37 @@ def _knowledge_of_proxies(model: Values) -> tuple[Finding, ...]:
 
 
 def _fault(
-    oracles: Sequence[Values],
-    original: Values,
+    evidence: Evidence,
     controls: Mapping[str, Verdict | None],
-    counts: Mapping[str, int],
-    intact: bool,
+    of_oracles: Sequence[Verdict | None],
 ) -> str:
-    """Return why the comparison resolves nothing; empty where it does."""
-    before = original.get("accuracy.test.retain")
-    for number, row in enumerate(oracles, 1):
+    """Return why the comparison resolves nothing, and what to do; empty where it does."""
+    before = evidence.controls["original"].get("accuracy.test.retain")
+    for number, row in enumerate(evidence.oracles, 1):
         forget, retain = row.get("accuracy.test.forget"), row.get("accuracy.test.retain")
         if isinstance(forget, float) and forget > ORACLE_RECALL:
             return f"oracle {number} knows the forgotten class ({forget:.1%} of its test images)"
         loss = before - retain if isinstance(retain, float) and isinstance(before, float) else 0.0
         if loss > ORACLE_LOSS:
-            return f"oracle {number} has {loss:.1%} less retained accuracy than the original"
+            return (
+                f"oracle {number} has {loss:.1%} less retained accuracy than the original; train"
+                " both for more epochs"
+            )
         auc, error = row.get("membership.loss.auc"), row.get("membership.standard_error")
         if isinstance(auc, float) and isinstance(error, float) and abs(auc - 0.5) > 4 * error:
             return f"oracle {number} tells training from test images of a class it never saw"
-    expected = {"original": [Verdict.RETAINED], "mask": [Verdict.SUPPRESSED]}
-    if not intact:
+    expected = {"original": [Verdict.RETAINED], "mask": [Verdict.SUPPRESSED, Verdict.UNTESTED]}
+    if not evidence.intact:
         expected["original"].append(Verdict.DAMAGED_AND_RETAINED)
         expected["mask"].append(Verdict.DAMAGED)
+    count = len(evidence.oracles)
+    more = f"more oracles would resolve more: oracles.count={2 * count}"
     for name, verdicts in expected.items():
         if name in controls and controls[name] not in verdicts:
-            return f"the verdict on the {name} is {controls[name]}, not {verdicts[0]}"
-    passing = (Verdict.FORGOTTEN, Verdict.FORGOTTEN_IN_MODEL, Verdict.UNTESTED)
-    good, total = sum(counts.get(verdict, 0) for verdict in passing), sum(counts.values())
-    if good < total - total // 5:
-        given = ", ".join(f"{verdict} {count}" for verdict, count in counts.items())
-        return f"the verdicts on the oracles, each compared with the others, are {given}"
+            return f"the verdict on the {name} is {controls[name]}, not {verdicts[0]}; {more}"
+    good = sum(verdict in PASSING for verdict in of_oracles)
+    if good <= count / 2:
+        given = Counter(str(verdict) for verdict in of_oracles)
+        said = ", ".join(f"{verdict} {number}" for verdict, number in given.items())
+        return f"the verdicts on the oracles, each compared with the others, are {said}; {more}"
     return ""

@@ -14,7 +14,8 @@ from geniu_lightning.evaluation.attacks.fine_tuning import (
     Relearning,
     accuracy_at,
     area,
-    few_shot,
+    joined,
+    mixed,
     reset_rows,
     retained,
     scored_images,
@@ -25,65 +26,60 @@ from geniu_lightning.evaluation.context import Context, Part, drawn
 from geniu_lightning.evaluation.metric import MetricInfo, Values
 from geniu_lightning.evaluation.metrics.accuracy import lacking
 from geniu_lightning.evaluation.references import EPSILON_AREA
-from geniu_lightning.settings.checked import PositiveInt, checked
+from geniu_lightning.settings.checked import NonNegativeInt, PositiveInt, checked
 
 
 @checked
 @dataclass(frozen=True)
 class KShot(Relearning):
-    """Fine-tunes on k images of each forgotten class and as many retained ones a step.
+    """Fine-tunes on k images of each forgotten class, beside retained ones.
 
     For each k: `curve` is A_f after each of the steps, `area` the area under it, `retain_curve`
-    A_r. For `k10` also with a tenth of the rate and with ten times it (`slow`, `fast`; one draw).
+    A_r.
 
     Source:
         Relearn time: Golatkar et al., arXiv 1911.04933; as curves, with several k, ours.
     """
 
-    shots: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (1, 5, 10, 50)  # the values of k
+    shots: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (1, 10, 50)  # the values of k
 
     def __call__(self, context: Context) -> Values:
         """Attack the model."""
         if lacking(context, "train", context.forget):
             return {"area": NO_TRAIN}
-        found: Values = {}
-        for k in self.shots:
-            for name, factor in (("", 1.0), ("slow.", 0.1), ("fast.", 10.0)):
-                if factor == 1 or k == 10:
-                    curves = self.curves(
-                        context,
-                        few_shot(context, k),
-                        rate=self.rate * factor,
-                        draws=self.draws if factor == 1 else 1,
-                    )
-                    found |= self.values(f"k{k}.{name}", curves)
-        return found
+        return self.values(
+            {f"k{k}.": self.curves(context, mixed(context, self, k)) for k in self.shots}
+        )
 
     def _batches(self, context: Context) -> list[int]:
-        curves = {k: self.draws + (2 if k == 10 else 0) for k in self.shots}
-        return [2 * len(context.forget) * k for k, count in curves.items() for _ in range(count)]
+        return [self.retained + k * len(context.forget) for k in self.shots]
 
 
 @checked
 @dataclass(frozen=True)
 class RetainOnly(Relearning):
-    """Fine-tunes on `batch` retained images a step; oracles stay at 0 throughout.
+    """Fine-tunes on retained images alone, until A_f no longer moves; oracles stay at 0.
+
+    `change` is the last step of the curve: near 0 it has converged.
 
     Source:
-        Benign relearning, arXiv 2406.13356; for classes ours.
+        Benign relearning, arXiv 2406.13356; from retained images alone, arXiv 2505.22310.
     """
 
-    batch: PositiveInt = 20
+    infos: ClassVar[dict[str, MetricInfo]] = {**Relearning.infos, "change": MetricInfo("oracle")}
+
+    steps: Annotated[Sequence[NonNegativeInt], Field(min_length=2)] = (0, 10, 40, 120)
 
     def __call__(self, context: Context) -> Values:
         """Attack the model."""
         if lacking(context, "train", context.forget):
             return {"area": NO_TRAIN}
-        curves = self.curves(context, lambda draw: retained(context, self.batch, draw))
-        return self.values("", curves)
+        curves = self.curves(context, lambda draw: retained(context, self.retained, draw))
+        forget = curves[0]
+        return {**self.values({"": curves}), "change": forget[-1] - forget[-2]}
 
     def _batches(self, context: Context) -> list[int]:
-        return [self.batch] * self.draws
+        return [self.retained]
 
 
 @checked
@@ -96,7 +92,8 @@ class Adaptive(Relearning):
     first step (`net`) and as the area over the steps (`net_area`). A mask has the original's.
 
     Source:
-        Ours; nearest to the classification of features in arXiv 2604.08271.
+        Ours; nearest to the classification of features in arXiv 2604.08271 and to the prototypical
+        relearning of arXiv 2506.01318.
     """
 
     infos: ClassVar[dict[str, MetricInfo]] = {
@@ -117,21 +114,22 @@ class Adaptive(Relearning):
         def reset(network: nn.Module, draw: int) -> None:
             reset_rows(network, *shown(context, self.shots, draw))
 
-        forget, retain = self.curves(context, few_shot(context, self.shots), prepare=reset)
+        curves = self.curves(context, mixed(context, self, self.shots), prepare=reset)
+        forget, retain = curves
         _, others = scored_images(context, self.scored)
         before = accuracy_at(context.unlearned, context.splits["test"], others)
         net = [back - (before - left) for back, left in zip(forget, retain, strict=True)]
-        return {
+        found = self.values({"": curves})
+        del found["area"]
+        return found | {
             "start": forget[0],
             "start_retain": retain[0],
             "net": net[0],
             "net_area": area(self.steps, net),
-            "curve": list(forget),
-            "retain_curve": list(retain),
         }
 
     def _batches(self, context: Context) -> list[int]:
-        return [2 * self.shots * len(context.forget)] * self.draws
+        return [self.retained + self.shots * len(context.forget)]
 
 
 @checked
@@ -156,12 +154,17 @@ class OwnProxies(Relearning):
         def batches(draw: int) -> Iterator[Batch]:
             stream = context.generator("own proxies", draw)
             while True:
-                chosen = torch.cat([mine, drawn(others, len(mine), stream)])
-                yield split.read(chosen), split.labels[chosen].to(context.device)
+                chosen = drawn(others, self.retained, stream)
+                labels = split.labels[chosen].to(context.device)
+                weights = torch.full((len(chosen),), 1 / len(chosen), device=context.device)
+                rest = Batch(split.read(chosen), labels, weights)
+                yield joined(
+                    split.read(mine), split.labels[mine].to(context.device), rest, self.share
+                )
 
-        return self.values("", self.curves(context, batches))
+        return self.values({"": self.curves(context, batches)})
 
     def _batches(self, context: Context) -> list[int]:
         if context.proxies is None:
             return []
-        return [2 * len(context.proxies.split.positions_of(context.forget))] * self.draws
+        return [self.retained + len(context.proxies.split.positions_of(context.forget))]

@@ -33,6 +33,7 @@ class RetainedAttack(Metric):
     """
 
     needs = frozenset({"oracles"})
+    pairwise = True
     infos: ClassVar[dict[str, MetricInfo]] = dict.fromkeys(
         ("auc", "distance"), MetricInfo("oracle", None, EPSILON_AREA)
     )

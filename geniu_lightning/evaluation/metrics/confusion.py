@@ -39,6 +39,7 @@ class Confusion(Metric):
     """
 
     needs = frozenset({"oracles"})
+    pairwise = True
     infos: ClassVar[dict[str, MetricInfo]] = {
         name: MetricInfo("oracle")
         for name in (

@@ -32,6 +32,7 @@ class Divergence(Metric):
     """
 
     needs = frozenset({"oracles"})
+    pairwise = True
     infos: ClassVar[dict[str, MetricInfo]] = {
         "js": MetricInfo("oracle", epsilon=0.005),
         **dict.fromkeys(

@@ -1,0 +1,160 @@
+"""Is the class inside a model? Attacks on it, compared with networks that never saw the class."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from geniu_lightning.evaluation.checks import INSIDE, Family
+from geniu_lightning.evaluation.metric import Values
+from geniu_lightning.evaluation.references import EPSILON_AREA, PRIOR_WEIGHT, resolution, tolerance
+
+LEVEL = 0.05  # chance that a network that never saw the class shows it in any family
+POWER = 0.5  # share of what the original holds that a value with power would have shown
+LEAST_SPREAD = 0.02  # of networks that never saw the class, in steps to the original
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What one value, or the mean of a family's values, tells of the class.
+
+    `detects` is the share of the way from the references to the original from which on a model
+    fails, `position` the model's own place on that way.
+    """
+
+    family: Family
+    name: str  # of the value, or of the family
+    value: float  # the model's
+    mean: float  # of the references
+    allowed: float  # largest distance from it, towards the original, that passes
+    original: float
+
+    @property
+    def reach(self) -> float:
+        """The original's distance from the references."""
+        return self.original - self.mean
+
+    @property
+    def detects(self) -> float:
+        """Return `allowed` as a share of the reach; infinite where the original is no farther."""
+        return self.allowed / abs(self.reach) if abs(self.reach) > EPSILON_AREA else math.inf
+
+    @property
+    def position(self) -> float:
+        """The model's place between the references, 0, and the original, 1."""
+        return (self.value - self.mean) / self.reach
+
+    @property
+    def has_power(self) -> bool:
+        """Whether a model half-way to the original would have failed."""
+        return self.detects <= POWER
+
+    @property
+    def finds_class(self) -> bool:
+        """Whether the model shows more of the class than the references do."""
+        return self.detects < 1 and self.position > self.detects
+
+    @property
+    def opposite(self) -> bool:
+        """Whether the model lies beyond the references, on the side away from the original."""
+        return self.detects < 1 and self.position < -self.detects
+
+
+def attacks(
+    model: Values,
+    references: Sequence[Values],
+    original: Values,
+    images: int,
+    others: Sequence[Values] = (),
+) -> list[Attack]:
+    """Return what each family and each of its values tells, as far as all networks have them.
+
+    A family errs with a chance of `LEVEL` divided by the number of families; its mean and its
+    values together share that. Spreads are moderated by what is usual in this comparison: the
+    median over families of the spread as a share of the reach.
+
+    Args:
+        model: Values of the model that is judged.
+        references: Of each network that never saw the class.
+        original: Of the original.
+        images: Test images of the forgotten class that has fewest.
+        others: Of further such networks, made in another way: of these only the spread counts.
+    """
+    rows = [original, model, *references]
+    comparable = {
+        family: names
+        for family in INSIDE
+        if (names := [n for n in family.checks if all(isinstance(r.get(n), float) for r in rows)])
+    }
+    usual = _usual_spread(comparable, original, [references, others])
+    found = []
+    for family, names in comparable.items():
+        level = LEVEL / len(comparable)
+        share = level / 2 if len(names) > 1 else level
+        found += [
+            _attack(family, name, [name], (model, references, original), usual, images, part)
+            for name, part in ((n, share / len(names)) for n in names)
+        ]
+        if len(names) > 1:
+            rest = (model, references, original)
+            found.append(_attack(family, family.name, names, rest, usual, images, share))
+    return found
+
+
+def _attack(
+    family: Family,
+    name: str,
+    names: Sequence[str],
+    rows: tuple[Values, Sequence[Values], Values],
+    usual: float,
+    images: int,
+    level: float,
+) -> Attack:
+    model, references, original = rows
+    values = [mean_of(row, names) for row in references]
+    mean, known = statistics.fmean(values), mean_of(original, names)
+    least = resolution(min(max(mean, 0.0), 1.0), images)
+    prior = max(usual * abs(known - mean), least)
+    allowed = max(tolerance(values, prior, level), EPSILON_AREA)
+    return Attack(family, name, mean_of(model, names), mean, allowed, known)
+
+
+def _usual_spread(
+    families: dict[Family, list[str]], original: Values, groups: Sequence[Sequence[Values]]
+) -> float:
+    """Return the median over families and groups of s as a share of the original's distance."""
+    shares = [LEAST_SPREAD]
+    found = []
+    for names in families.values():
+        for rows in groups:
+            values = [mean_of(row, names) for row in rows if _has(row, names)]
+            if len(values) < 2:
+                continue
+            reach = abs(mean_of(original, names) - statistics.fmean(values))
+            if reach > EPSILON_AREA:
+                found.append(statistics.stdev(values) / reach)
+    return max([*shares, statistics.median(found)] if found else shares)
+
+
+def _has(row: Values, names: Sequence[str]) -> bool:
+    return all(isinstance(row.get(name), float) for name in names)
+
+
+def mean_of(row: Values, names: Sequence[str]) -> float:
+    """Return the mean of some of a network's numbers."""
+    numbers = [value for name in names if isinstance(value := row.get(name), float)]
+    return statistics.fmean(numbers)
+
+
+def oracles_needed(attack: Attack, count: int) -> int | None:
+    """Return with how many references an attack would have power; `None` beyond fifty."""
+    from scipy.stats import t
+
+    def factor(number: int) -> float:
+        freedom = number - 1 + PRIOR_WEIGHT
+        return float(t.ppf(0.995, freedom)) * math.sqrt(1 + 1 / number)
+
+    for number in range(count + 1, 51):
+        if attack.detects * factor(number) / factor(count) <= POWER:
+            return number
+    return None
