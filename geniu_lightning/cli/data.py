@@ -45,6 +45,7 @@ def recorded_data(
     *,
     forget: Collection[int] = (),
     allow_custom: bool = False,
+    **more: Any,  # of ImageData
 ) -> ImageData:
     """Return the images that a kit was trained on, as far as they still exist.
 
@@ -57,6 +58,7 @@ def recorded_data(
         hub_id: Id on the Hub; those in `conf/data` need not be named.
         forget: Classes that may be absent.
         allow_custom: Whether the kit may name sources and imbalances that are not ours.
+        **more: Batch size and seed of training batches.
     """
     record, rule = info.settings.get("data"), info.settings.get("imbalance")
     if not record or not rule or "name" not in record:
@@ -75,7 +77,7 @@ def recorded_data(
             channels=spec.channels,
             mean=spec.mean,
             std=spec.std,
-            **{key: record[key] for key in FORM if key in record},
+            **{key: record[key] for key in FORM if key in record} | more,
         )
         _refuse_foreign_hub(data, hub_id)
         data.prepare_data(decoding_report())

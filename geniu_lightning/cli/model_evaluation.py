@@ -59,7 +59,7 @@ def _opened_oracles(request: Request, bank: OracleBank) -> dict[int, nn.Module]:
 
     def train(seed: int) -> None:
         log.info("training the oracle of seed %d, %d missing", seed, len(bank.missing()))
-        add_oracle(request.config, request.path, request.forget, bank, seed)
+        add_oracle(request.config, request.kit.info, request.forget, bank, seed)
 
     if bank.train_missing:
         bank.complete(train)
@@ -73,7 +73,7 @@ def _opened_oracles(request: Request, bank: OracleBank) -> dict[int, nn.Module]:
             *(len(seeds), len(bank.seeds), request.path, forget),
             *(request.config.oracles.folder, len(bank.seeds)),
         )
-    kits = {seed: Kit.load(bank.weights(seed), request.config.allow_custom) for seed in seeds}
+    kits = {seed: Kit.load(bank.kit(seed), request.config.allow_custom) for seed in seeds}
     return {seed: kit.to(request.device).classifier for seed, kit in kits.items()}
 
 

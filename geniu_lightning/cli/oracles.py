@@ -12,7 +12,6 @@ from geniu_lightning.kit.info import KitInfo
 from geniu_lightning.runs.folder import RunFolder
 from geniu_lightning.runs.oracles import OracleBank
 from geniu_lightning.runs.processes import is_rank_zero, single_process
-from geniu_lightning.settings.configs import method_settings
 
 
 def oracle_bank(config: DictConfig, kit: KitInfo, forget: Sequence[int]) -> OracleBank | None:
@@ -43,31 +42,16 @@ def is_current(folder: RunFolder, bank: OracleBank | None) -> bool:
 
 
 def add_oracle(
-    config: DictConfig, path: Path, forget: tuple[int, ...], bank: OracleBank, seed: int
+    config: DictConfig, kit: KitInfo, forget: tuple[int, ...], bank: OracleBank, seed: int
 ) -> None:
     """Train one oracle of a bank, unless it is there or another process does (`BusyError`)."""
-    job = OmegaConf.merge(
-        OmegaConf.masked_copy(config, ["trainer", "data", "allow_custom"]),
-        {
-            "unlearner": method_settings("retrain") | {"name": "retrain", "training_seed": seed},
-            "evaluation": {"metrics": {}, "split": "test", "bank": None},
-            "logger": {"csv": {}},
-            "seed": 0,
-            "next_kit": False,
-            "out": None,
-        },
-    )
-    assert isinstance(job, DictConfig)  # as mappings are merged
-    folder, problem = bank.run(seed), bank.folder
+    job = OmegaConf.masked_copy(config, ["trainer", "data", "allow_custom"])
+    job.out = None
+    folder = bank.run(seed)
 
     def train() -> None:
-        from geniu_lightning.cli.model_evaluation import store_outputs
-        from geniu_lightning.cli.request import Request
-        from geniu_lightning.cli.unlearn_run import unlearn_request
+        from geniu_lightning.cli.oracle_run import train_oracle  # takes seconds, so only now
 
-        request = Request(job, path, forget)
-        oracle = unlearn_request(folder, request)
-        if folder.rank_zero:
-            store_outputs(problem, oracle.to(request.device), request.images())
+        train_oracle(folder, job, kit, forget, seed)
 
     carry_out("unlearn", job, folder, train)

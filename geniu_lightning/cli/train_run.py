@@ -2,28 +2,24 @@
 
 import dataclasses
 import logging
-import zipfile
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
-from torch import nn
 
 from geniu_lightning.cli import terminal
 from geniu_lightning.cli.data import data_of
-from geniu_lightning.cli.device import device_of, trainer_settings
+from geniu_lightning.cli.device import device_of
+from geniu_lightning.cli.fit_kit import fit_kit, fresh_networks, kit_of, module_of
 from geniu_lightning.cli.model_evaluation import evaluate_model
 from geniu_lightning.cli.results import VERSION
 from geniu_lightning.data.classes import labelled
 from geniu_lightning.data.module import ImageData
-from geniu_lightning.errors import KitError, SettingError, UserError
+from geniu_lightning.errors import SettingError, UserError
 from geniu_lightning.files import write_json
-from geniu_lightning.fitting.trainer import fit, make_trainer
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import KIT
 from geniu_lightning.kit.info import KitInfo, NetworkSpec
@@ -32,12 +28,9 @@ from geniu_lightning.kit.weights import classifier_from
 from geniu_lightning.report import pictures
 from geniu_lightning.runs.folder import RunFolder
 from geniu_lightning.runs.revision import revision
-from geniu_lightning.runs.step_clock import StepClock
-from geniu_lightning.seeds import stream
 from geniu_lightning.settings.configs import built, plain
 from geniu_lightning.tracking import loggers as trackers
 from geniu_lightning.tracking.charts import Shown, numbers_of
-from geniu_lightning.training.exemplars import IndexedExemplars
 from geniu_lightning.training.module import GeniuModule
 from geniu_lightning.training.settings import TrainingSettings
 
@@ -56,21 +49,12 @@ def train_in(folder: RunFolder, config: DictConfig) -> None:
     tags = [config.data.name, f"seed {config.seed}"]
     loggers = trackers.loggers_of(settings.get("logger"), folder.path, "train", facts, tags)
     with trackers.closing(loggers):
-        clock = StepClock()
-        rates = [LearningRateMonitor(logging_interval="step")] if loggers else []
-        trainer = make_trainer(
-            "training",
-            **trainer_settings(config.trainer),
-            folder=folder.path,
-            loggers=loggers,
-            callbacks=[_checkpoints(config, folder.path), clock, *rates],
-            log_every_n_steps=module.settings.log_every_n_steps,
-            max_epochs=module.update_schedule.max_epochs,
-            limit_val_batches=1.0 if len(data.indices("validation")) else 0,
+        validates = len(data.indices("validation")) > 0
+        clock = fit_kit(
+            "training", module, data, config.trainer, folder.path, loggers, validates=validates
         )
-        fit(trainer, module, data, ckpt_path=_resume_point(folder.path))
         if folder.rank_zero:
-            kit = _kit(module, info).to(device_of(config.trainer))
+            kit = kit_of(module, info).to(device_of(config.trainer))
             cost = {"training_images": len(data.indices("train")), **clock.cost()}
             _hand_over(config, folder, data, kit, cost, loggers)
     if folder.rank_zero:  # now that all is written, wandb's file too
@@ -94,76 +78,22 @@ def _module(
     if spec is None:
         raise UserError("model._target_ must name a network")
     generator_spec = network_spec(config.generator, channels=channels, image_size=data.spec.size)
-    with torch.random.fork_rng():
-        torch.manual_seed(stream("init", config.seed))
-        classifier = _fresh(spec.build_classifier, "model")
-        begun = {"initial_sha256": state_digest(classifier)}
-        torch.manual_seed(stream("init_generator", config.seed))
-        generator = _fresh(generator_spec.build, "generator") if generator_spec else None
+    networks = fresh_networks(spec, generator_spec, config.seed)
+    begun = {"initial_sha256": state_digest(networks.classifier)}
     settings: TrainingSettings = built(config.training, "training")
     if config.weights is not None:
         weights = Path(config.weights).expanduser()
-        classifier = classifier_from(weights, spec, allow_custom=True)
-        classifier.requires_grad_(True)
+        classifier = classifier_from(weights, spec, allow_custom=True).requires_grad_(True)
+        networks = networks._replace(classifier=classifier)
         begun = {"weights_sha256": identity["weights_sha256"]}  # where those began is not known
         # one epoch, which yields the scores that exemplars are chosen by
         settings = dataclasses.replace(settings, epochs=1)
-    exemplars = None
-    if generator is not None:
-        exemplars = IndexedExemplars(
-            data.all_labels,
-            data.indices("train"),
-            partial(data.read, "train"),
-            num_classes=classes,
-            per_class=settings.proxies_per_class,
-            strategy=settings.exemplar_strategy,
-            seed=config.seed,
-        )
+    finished = config.weights is not None
     try:
-        module = GeniuModule(
-            classifier=classifier,
-            generator=generator,
-            exemplars=exemplars,
-            spec=data.spec,
-            settings=settings,
-            steps_per_epoch=-(-len(data.indices("train")) // settings.batch_size),
-            seed=config.seed,
-            finished=config.weights is not None,
-        )
+        module = module_of(networks, data, settings, config.seed, finished=finished)
     except SettingError as error:
         raise error.below("training") from error
     return module, _info(config, data, spec, generator_spec, begun)
-
-
-def _fresh(build: Callable[[], nn.Module], group: str) -> nn.Module:
-    """Return a new network; a wrong setting is named as the command has it."""
-    try:
-        return build()
-    except KitError as error:
-        if isinstance(error.__cause__, SettingError):
-            raise error.__cause__.below(group) from error
-        raise
-
-
-def _checkpoints(config: DictConfig, folder: Path) -> ModelCheckpoint:
-    every = config.trainer.checkpoint_every_n_steps
-    # a new file each time, the old one deleted after: killed in between, one of them is whole
-    return ModelCheckpoint(
-        folder / "checkpoints",
-        filename="{epoch}-{step}",
-        monitor=None,
-        save_top_k=1,
-        **({"every_n_train_steps": every} if every else {"every_n_epochs": 1}),
-    )
-
-
-def _resume_point(folder: Path) -> str | None:
-    found = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    whole = [path for path in found if zipfile.is_zipfile(path)]
-    if not whole:
-        return None
-    log.info("going on from %s", whole[-1])
-    return str(whole[-1])
 
 
 def _info(
@@ -192,14 +122,6 @@ def _info(
         revision=revision(),
         class_fingerprints=data.class_fingerprints,
     )
-
-
-def _kit(module: GeniuModule, info: KitInfo) -> Kit:
-    prompts = None
-    if module.exemplars is not None:
-        shape = (len(info.class_names), module.exemplars.per_class, *module.prompts.shape[1:])
-        prompts = module.prompts.detach().view(shape)
-    return Kit(module.classifier, info, module.proxy_generator, prompts)
 
 
 def _hand_over(

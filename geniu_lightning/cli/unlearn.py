@@ -45,7 +45,7 @@ def unlearn(config: DictConfig) -> float | None:
         seed = FIRST_SEED + config.oracles.add - 1
         config.out = str(bank.run(seed).path)
         try:
-            add_oracle(config, path, forget, bank, seed)
+            add_oracle(config, kit, forget, bank, seed)
         except BusyError as busy:  # the same sweep, started twice, divides the work
             log.info("left to the other: %s", busy)
         return None

@@ -48,6 +48,9 @@ class ImageData(LightningDataModule):
         seed: Key of the order and augmentation of training batches.
         resize: What becomes of pictures that are no square, see `Form`.
         background: Grey behind transparent pixels, see `Form`.
+
+    Attributes:
+        training_split: Split of the training batches, `train`, or `retain` for an oracle.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class ImageData(LightningDataModule):
         self.seed = seed
         self.form = Form(image_size, channels, resize, background)
         self.reads: Counter[str] = Counter()
+        self.training_split = "train"
         try:
             self.source = source(name=name, root=root)
         except SettingError as error:
@@ -198,7 +202,7 @@ class ImageData(LightningDataModule):
 
     def train_dataloader(self) -> IndexLoader:
         """Return this process's share of the training batches."""
-        return self._share("train", self.seed)
+        return self._share(self.training_split, self.seed)
 
     def val_dataloader(self) -> IndexLoader:
         """Return this process's share of the validation images; `validation` must be above 0."""

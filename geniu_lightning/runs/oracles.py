@@ -1,4 +1,4 @@
-"""The bank of oracles: models retrained without the forgotten classes, for all evaluations."""
+"""The bank of oracles: kits trained without the forgotten classes, for all evaluations."""
 
 import json
 import logging
@@ -8,22 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from geniu_lightning.errors import BusyError, UserError
+from geniu_lightning.kit.header import KIT
 from geniu_lightning.kit.info import KitInfo
 from geniu_lightning.report.problem import PLACES, RECIPE
-from geniu_lightning.runs.folder import WEIGHTS, RunFolder
+from geniu_lightning.runs.folder import RunFolder
 from geniu_lightning.runs.identity import name_of
 from geniu_lightning.settings.checked import PositiveInt, checked
 from geniu_lightning.version import __version__
 
 FIRST_SEED = 1000  # training seeds of oracles; kits have others
 SECONDS_BETWEEN_LOOKS = 2.0
+PARTS = ("data_fingerprint", "class_counts", "spec", "classifier", "generator")  # of a description
+INCIDENTAL = ("_target_", "_convert_", "log_every_n_steps")  # of the settings of training
 
 log = logging.getLogger(__name__)
 
 
 @checked
 class OracleBank:
-    """Oracles of one problem: data set, imbalance, network, recipe and forgotten classes.
+    """Oracles of one problem: data set, imbalance, networks, recipe and forgotten classes.
+
+    Each is a kit, in a folder named by its training seed.
 
     Args:
         root: Folder of all banks.
@@ -81,14 +86,15 @@ class OracleBank:
         """Return the training seeds that an evaluation would compare with."""
         return self.seeds if self.train_missing else self.trained()
 
-    def weights(self, seed: int) -> Path:
-        """Return the file of an oracle's weights."""
-        return self.folder / str(seed) / WEIGHTS
+    def kit(self, seed: int) -> Path:
+        """Return the file of an oracle's kit."""
+        return self.folder / str(seed) / KIT
 
     def seconds(self) -> list[float]:
-        """Return the training time of each oracle that exists."""
+        """Return the training time of each oracle's classifier, where it was measured."""
         files = [self.folder / str(seed) / "metrics.json" for seed in self.trained()]
-        return [json.loads(file.read_text())["cost"]["seconds"] for file in files]
+        found = [json.loads(file.read_text())["cost"]["seconds"] for file in files]
+        return [seconds for seconds in found if isinstance(seconds, float)]
 
     def complete(self, train: Callable[[int], None]) -> None:
         """Train the missing oracles; wait for those that another process trains."""
@@ -108,11 +114,14 @@ def _identity(kit: KitInfo, forget: Sequence[int]) -> dict[str, Any]:
     described = json.loads(kit.to_json())  # as it will be read again
     settings = described["settings"]
     try:
+        training = {k: settings["training"][k] for k in RECIPE}
+        if kit.generator is not None:
+            training |= {k: v for k, v in settings["training"].items() if k not in INCIDENTAL}
         return {
             "data": {k: v for k, v in settings["data"].items() if k not in PLACES},
-            **{k: described[k] for k in ("data_fingerprint", "class_counts", "spec", "classifier")},
+            **{k: described[k] for k in PARTS},
             "imbalance": settings["imbalance"],
-            "recipe": {k: settings["training"][k] for k in RECIPE},
+            "training": training,
             "precision": settings["precision"],
             "forget": sorted(forget),
             "library": __version__,

@@ -15,23 +15,32 @@ class StepClock(Callback):
     def __init__(self) -> None:
         self.plain: list[float] = []
         self.all: list[float] = []
+        self.reading: list[float] = []  # of the batch, between two steps of an epoch
         self.resumed = False
         self.finished = False
         self._start = 0.0
+        self._end = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note whether an earlier process did the first steps."""
         self.resumed = trainer.global_step > 0
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last step: a checkpoint was written since."""
+        self._end = 0.0
+
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Start the clock."""
         self._start = time.perf_counter()
+        if self._end:
+            self.reading.append(self._start - self._end)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop the clock."""
-        seconds = time.perf_counter() - self._start
+        self._end = time.perf_counter()
+        seconds = self._end - self._start
         assert isinstance(pl_module, GeniuModule)
         self.finished = pl_module.finished
         schedule = pl_module.update_schedule
@@ -54,3 +63,9 @@ class StepClock(Callback):
             alone = statistics.fmean(self.plain[1:]) * len(self.all)  # the first one warms up
             overhead = sum(self.all) / alone - 1
         return {"step_seconds": sum(self.all), "generator_overhead": overhead}
+
+    def classifier_seconds(self, steps: int) -> Any:  # a number or an absence
+        """Return the seconds of steps that read a batch and train the classifier alone."""
+        if len(self.plain) < 2 or not self.reading:
+            return {"absent": "no step trained the classifier alone"}
+        return steps * (statistics.fmean(self.plain[1:]) + statistics.fmean(self.reading))

@@ -1,6 +1,6 @@
 """Exemplars: the training images of each class that its proxies are to resemble."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -47,8 +47,10 @@ class ExemplarSelector:
         seed: Key of `random`.
 
     Attributes:
-        ids: Names of the chosen images, int64 `(K, per_class)`, on the CPU, once there are some.
-        images: The chosen images in [0, 1], class by class, `(K * per_class, C, H, W)`.
+        classes: Those that exemplars are chosen of.
+        ids: Names of the chosen images, int64 `(classes, per_class)`, on the CPU, once there are
+            some.
+        images: The chosen images in [0, 1], class by class, `(classes * per_class, C, H, W)`.
 
     Source:
         GENIU, arXiv 2406.07885, section 4.4, for the highest entropy and one image a class. When
@@ -64,6 +66,7 @@ class ExemplarSelector:
         seed: int = 0,
     ) -> None:
         self.num_classes = num_classes
+        self.classes: Sequence[int] = range(num_classes)
         self.per_class = per_class
         self.strategy = strategy
         self.seed = seed
@@ -93,7 +96,7 @@ class ExemplarSelector:
     def _place(self, best: list[Tensor]) -> Tensor:
         """Take the epoch's best names of each class, and turn sums into means."""
         rows = []
-        for k, row in enumerate(best):
+        for k, row in zip(self.classes, best, strict=True):
             if not len(row):
                 raise UserError(f"class {k} has no training image that could be an exemplar of it")
             rows.append(row.repeat(-(-self.per_class // len(row)))[: self.per_class])
@@ -131,6 +134,7 @@ class IndexedExemplars(ExemplarSelector):
         labels: Class of each image of the data set, int64, shape `(N,)`.
         candidates: Numbers of the images that take part in training, int64.
         read: Returns images in [0, 1] by their numbers.
+        classes: Those that exemplars are chosen of; `None` is all.
     """
 
     def __init__(
@@ -138,9 +142,12 @@ class IndexedExemplars(ExemplarSelector):
         labels: Tensor,
         candidates: Tensor,
         read: Callable[[Tensor], Tensor],
+        classes: Sequence[int] | None = None,
         **settings: Any,  # checked by the base
     ) -> None:
         super().__init__(**settings)
+        if classes is not None:
+            self.classes = classes
         self.labels = labels
         self.read = read
         self._scores = torch.full((len(labels),), UNSEEN)
@@ -159,7 +166,7 @@ class IndexedExemplars(ExemplarSelector):
         """Choose at the end of an epoch, and begin the next."""
         scores = self._scores_of_all().cpu()
         best = []
-        for k in range(self.num_classes):
+        for k in self.classes:
             members = ((self.labels == k) & (scores > UNSEEN)).nonzero().flatten()
             order = scores[members].sort(descending=True, stable=True).indices
             best.append(members[order[: self.per_class]])

@@ -34,7 +34,7 @@ class GeniuModule(LightningModule):
     Args:
         classifier: Network with `features` and `head`; trained in place.
         generator: Turns prompts into images; `None` trains the classifier alone.
-        exemplars: `None` without a generator.
+        exemplars: `None` without a generator; prompts are of the same classes.
         finished: The classifier comes trained and rests: its epochs only yield the scores that
             exemplars are chosen by. With `when=after` alone.
 
@@ -80,18 +80,21 @@ class GeniuModule(LightningModule):
         self.finished = finished
         self.proxy_trainer: ProxyTrainer | None = None
         if generator is not None and exemplars is not None:
-            shape = (exemplars.num_classes, exemplars.per_class, spec.channels, spec.size)
+            classes = exemplars.classes
+            shape = (len(classes), exemplars.per_class, spec.channels, spec.size)
             # registered here, so that Lightning moves and saves them
             self.prompts = nn.Parameter(first_prompts(*shape, seed))
             updates = self.update_schedule.updates
-            self.proxy_trainer = ProxyTrainer(generator, self.prompts, settings, updates, seed)
+            self.proxy_trainer = ProxyTrainer(
+                generator, self.prompts, settings, updates, seed, classes=classes
+            )
         self.guard = NonFiniteGuard(
             "the checkpoint before it is good: lower training.optimizer.lr, or bound the gradient"
             " by training.max_gradient_norm"
         )
-        classes = head_of(classifier).out_features
+        outputs = head_of(classifier).out_features
         self.train_accuracy, self.validation_accuracy = (
-            MulticlassAccuracy(classes, average="micro", validate_args=False) for _ in range(2)
+            MulticlassAccuracy(outputs, average="micro", validate_args=False) for _ in range(2)
         )
 
     def features_of(self, images: Tensor) -> Tensor:
@@ -219,8 +222,7 @@ class GeniuModule(LightningModule):
         with frozen(self.classifier):
             images = self.spec.normalise(self.proxy_trainer.proxies())
             found = self.classifier(images).argmax(dim=1)
-        labels = torch.arange(len(found), device=self.device) // self.settings.proxies_per_class
-        return cast(Tensor, found == labels).float().mean()
+        return cast(Tensor, found == self.proxy_trainer.labels).float().mean()
 
     @property
     def _reads_images(self) -> bool:

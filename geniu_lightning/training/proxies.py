@@ -1,6 +1,6 @@
 """Training of prompts and generator: with our module, with a user's own, for the next kit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -38,6 +38,10 @@ class ProxyTrainer:
         generator: Turns prompts into images.
         prompts: Class by class, shape `(classes * per class, C, H, W)`.
         alone: Whether this process trains by itself; else gradients are averaged over all.
+        classes: Those of the prompts; `None` is all, from 0.
+
+    Attributes:
+        labels: Class of each prompt, int64 `(classes * per class,)`, on its device.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class ProxyTrainer:
         schedule: UpdateSchedule,
         seed: int,
         alone: bool = False,
+        classes: Sequence[int] | None = None,
     ) -> None:
         self.generator = generator
         self.prompts = prompts
@@ -55,6 +60,9 @@ class ProxyTrainer:
         self.schedule = schedule
         self.seed = seed
         self.alone = alone
+        per_class = settings.proxies_per_class
+        own = range(len(prompts) // per_class) if classes is None else classes
+        self.labels = torch.tensor(own).repeat_interleave(per_class)
         self._lr_schedules: list[LRScheduler] = []
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
@@ -62,6 +70,7 @@ class ProxyTrainer:
 
         To be called once both are on their device. `train_step` steps them, nobody else.
         """
+        self.labels = self.labels.to(self.prompts.device)
         total = self.schedule.total
         generator = self.settings.generator_optimizer(self.generator.parameters())
         prompts = self.settings.prompt_optimizer([self.prompts])
@@ -97,8 +106,7 @@ class ProxyTrainer:
             prompts = proxies = None
             drawn = self._draw(step, repetition)
             if classifier is not None and repetition < updates.prompts:
-                classes = drawn // settings.proxies_per_class
-                prompts = PromptBatch(classifier, self.prompts[drawn], classes)
+                prompts = PromptBatch(classifier, self.prompts[drawn], self.labels[drawn])
             if repetition < updates.generator:
                 assert exemplars is not None  # the first epoch chose, and no update comes before
                 noise = generator("latents", self.seed, step, repetition)

@@ -1,5 +1,6 @@
 """Settings of training, as in `conf/training/default.yaml`: the one place of their defaults."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -7,7 +8,8 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from geniu_lightning.fitting.optim import OptimizerFactory, Schedule
+from geniu_lightning.errors import SettingError, UserError
+from geniu_lightning.fitting.optim import OptimizerFactory, Schedule, recorded_optimizer
 from geniu_lightning.settings.checked import (
     NonNegative,
     NonNegativeInt,
@@ -83,3 +85,15 @@ class TrainingSettings(ProxySettings):
     schedule: Schedule = "onecycle"
     max_gradient_norm: Positive | None = None
     log_every_n_steps: PositiveInt = 50
+
+
+def recorded_settings(record: Mapping[str, Any]) -> TrainingSettings:
+    """Return the settings that a kit's training recorded; what anyone may write runs no code."""
+    settings = {name: value for name, value in record.items() if not name.startswith("_")}
+    for name in ("optimizer", "generator_optimizer", "prompt_optimizer"):
+        if name in settings:
+            settings[name] = recorded_optimizer(settings[name])
+    try:
+        return TrainingSettings(**settings)
+    except SettingError as error:
+        raise UserError(f"the kit's record of its training cannot be followed: {error}") from error

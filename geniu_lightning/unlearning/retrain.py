@@ -2,15 +2,13 @@
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from geniu_lightning.errors import UserError
-from geniu_lightning.fitting.optim import OptimizerFactory
+from geniu_lightning.fitting.optim import recorded_optimizer
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.settings.checked import PositiveInt
 from geniu_lightning.unlearning.base import Unlearner
@@ -65,7 +63,7 @@ class Retrain(Unlearner):
         self.batches = retained(batch_size)
         self.steps = max(epochs, -(-min_steps // len(self.batches))) * len(self.batches)
         try:
-            self.optimizer_factory = _optimizer_of(recipe["optimizer"])
+            self.optimizer_factory = recorded_optimizer(recipe["optimizer"])
             self.schedule = recipe["schedule"]
             self.max_gradient_norm = recipe["max_gradient_norm"]
         except KeyError as error:
@@ -104,20 +102,3 @@ def _recorded(record: dict[str, Any], name: str) -> int:
     if name not in record:
         raise UserError(f"the kit does not say how it was trained: no {name!r}")
     return int(record[name])
-
-
-def _optimizer_of(settings: dict[str, Any]) -> OptimizerFactory:
-    """Return the optimizer factory of a kit's record, which anyone may make: torch's own only."""
-    arguments = {k: v for k, v in settings.items() if not k.startswith("_")}
-    package, _, name = str(settings.get("_target_")).rpartition(".")
-    optimizer = getattr(torch.optim, name, None)
-    if package != "torch.optim" or not isinstance(optimizer, type):
-        raise UserError(
-            f"the kit was trained with {settings.get('_target_')}; only optimizers of torch.optim"
-            " can be taken from a kit"
-        )
-    try:
-        optimizer([nn.Parameter(torch.zeros(1))], **arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"the kit's {name} does not take its settings: {error}") from error
-    return partial(optimizer, **arguments)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.runs.oracles import RECIPE
 from geniu_lightning.unlearning.retrain import Retrain
-from tests.commands import Command
+from tests.commands import Command, same_tensors
 
 QUICK = ("trainer.threads=1", "oracles.count=3")
 
@@ -44,11 +44,15 @@ def test_oracles_are_retrained_models_of_seeds_of_their_own(
     assert (found, outputs) == (["1000", "1001", "1002"], "outputs")
     stored = [path.stem.rpartition("-")[2] for path in (folder / "outputs").iterdir()]
     assert sorted(stored) == ["test"] * 3 + ["train"] * 3
-    weights = [Kit.load(folder / name / "unlearned.safetensors") for name in found]
-    biases = [tuple(kit.classifier.head.bias.tolist()) for kit in weights]
-    assert len(set(biases)) == 3
-    assert all(kit.info.forgotten == (0,) for kit in weights)
-    assert metrics_of(folder / "1000")["cost"]["access"] == "retain data"
+    kits = [Kit.load(folder / name / "kit.safetensors") for name in found]
+    assert len({tuple(kit.classifier.head.bias.tolist()) for kit in kits}) == 3
+    original = Kit.load(trained / "kit.safetensors")
+    for kit in kits:
+        assert kit.info.forgotten == (0,)
+        assert kit.info.class_counts == original.info.class_counts
+        assert kit.prompts is not None
+        assert kit.prompts.shape[:2] == (9, 2)
+    assert not (folder / "1000" / "checkpoints").exists()
     outcome = command(
         *("unlearn", "sweep=oracles", f"kit={trained}", "forget=[0]"),
         *(f"oracles.folder={bank}", *QUICK),
@@ -140,13 +144,10 @@ def test_build_trains_the_missing_oracles_and_nothing_else(
         "geniu_lightning.evaluation.metrics.accuracy.Accuracy}}",
     )
     assert outcome.status == 0, outcome.err
-    assert outcome.out.count("training the oracle") == 1
+    assert outcome.out.count("training the oracle of seed 1001") == 1
     assert metrics_of(tmp_path / "run")["oracles"] == [1000, 1001, 1002]
-    again, first = (
-        Kit.load(folder / problem.name / "1001" / "unlearned.safetensors").classifier.state_dict()
-        for folder in (own, bank)
-    )
-    assert all(again[name].equal(first[name]) for name in first)
+    again, first = (folder / problem.name / "1001" / "kit.safetensors" for folder in (own, bank))
+    assert same_tensors(again, first)
 
 
 @pytest.mark.slow

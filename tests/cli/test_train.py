@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL.Image import new
 
-from geniu_lightning.cli import train_run
+from geniu_lightning.cli import fit_kit
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.runs.step_clock import StepClock
@@ -133,7 +133,7 @@ def test_a_command_that_the_system_ends_says_so(
             raise
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(train_run, "fit", end)
+    monkeypatch.setattr(fit_kit, "fit", end)
     outcome = command("train", *TINY, f"out={tmp_path / 'run'}")
     assert outcome.status == 143
     assert outcome.err == "terminated; the same command goes on where a checkpoint was written\n"

@@ -32,7 +32,7 @@ KIT: dict[str, Any] = {
             "optimizer": {"lr": 0.1},
             "schedule": "cosine",
             "max_gradient_norm": None,
-            "generator_weight": 1.0,
+            "divergence_weight": 0.1,
         },
         "precision": "32-true",
     },
@@ -70,7 +70,7 @@ def test_all_that_oracles_follow_from_names_another_bank_and_nothing_else(tmp_pa
         (("seed",), 7),
         (("revision",), "another"),
         (("settings", "data", "root"), "/elsewhere"),
-        (("settings", "training", "generator_weight"), 9.0),
+        (("settings", "training", "divergence_weight"), 9.0),  # of a kit without a generator
     ):
         assert folder(changed(*path, to=value)) == first, path
     others = {
@@ -86,7 +86,13 @@ def test_all_that_oracles_follow_from_names_another_bank_and_nothing_else(tmp_pa
             (("classifier", "arguments", "width"), 77),
         )
     }
-    assert len(others | {first, folder(KIT, 1)}) == 10
+    with_vae = changed("generator", to={"target": "geniu_lightning.models.vae.VAE"})
+    others |= {folder(with_vae)}
+    with_vae["settings"]["training"]["divergence_weight"] = 9.0
+    others |= {folder(with_vae)}
+    assert len(others | {first, folder(KIT, 1)}) == 12
+    with_vae["settings"]["training"]["log_every_n_steps"] = 7
+    assert folder(with_vae) in others
     assert folder(KIT, 0, 2) == folder(KIT, 2, 0)
     incomplete = copy.deepcopy(KIT)
     del incomplete["settings"]["training"]
