@@ -43,7 +43,14 @@ def evaluate(config: DictConfig) -> None:
     kit = KitInfo.from_json(metadata["geniu"])
     forget = forgotten(_named_classes(config, weights, kit), kit)
     bank = oracle_bank(config, kit, forget)
-    own = {"kit_sha256": metadata.get("sha256"), "weights_sha256": sha256_of(weights)}
+    if config.nulls and not config.evaluation.get("nulls"):
+        raise UserError("nulls= are for evaluation=verdict or full: this one compares with none")
+    nulls = [_weights(Path(one).expanduser())[0] for one in config.nulls]
+    own: dict[str, Any] = {
+        "kit_sha256": metadata.get("sha256"),
+        "weights_sha256": sha256_of(weights),
+    }
+    own |= {"nulls_sha256": sorted(sha256_of(file) for file in nulls)} if nulls else {}
     identity = identity_of(plain(config), forget=list(forget), **own)
     words = (weights.parent.name, weights.stem, "forget" + "_".join(map(str, forget)))
     folder = run_folder(config, identity, "evaluate", *words)
@@ -52,8 +59,8 @@ def evaluate(config: DictConfig) -> None:
     trained = {**kit.settings, "seed": kit.seed}
     about = {"job": "evaluate", "revision": revision(), "trained": trained}
     folder.description = {"run": identity | about} | run
-    work = partial(_evaluate_weights, config, folder, path, weights, forget, bank)
-    complete = is_current(folder, bank)
+    work = partial(_evaluate_weights, config, folder, path, weights, nulls, forget, bank)
+    complete = is_current(config, folder, bank)
     carry_out("evaluate", config, folder, work, force=config.force, complete=complete)
 
 
@@ -94,6 +101,7 @@ def _evaluate_weights(
     folder: RunFolder,
     path: Path,
     weights: Path,
+    nulls: list[Path],
     forget: tuple[int, ...],
     bank: OracleBank | None,
 ) -> None:
@@ -105,7 +113,10 @@ def _evaluate_weights(
     from geniu_lightning.tracking import loggers as trackers
 
     request, about = Request(config, path, forget, bank), folder.description
-    classifier = classifier_from(weights, request.kit.info.classifier, config.allow_custom)
+    classifier, *made = (
+        classifier_from(file, request.kit.info.classifier, config.allow_custom)
+        for file in (weights, *nulls)
+    )
     stays, after = config.keeps_proxies, weights.parent / KIT
     stored: Kit | None = None
     if stays is None and "cost" in about and after.is_file():  # the run's own next kit
@@ -114,7 +125,7 @@ def _evaluate_weights(
         stored = request.kit
     loggers = request.loggers(folder.path, "evaluate", evaluated=about["run"])
     with trackers.closing(loggers):
-        result = evaluate_request(request, classifier, stored)
+        result = evaluate_request(request, classifier, stored, lambda oracles: made)
         if result.missing:
             raise UserError(f"nothing was measured: {result.missing}")
         document = results.document(result, about, bank)

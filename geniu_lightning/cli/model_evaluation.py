@@ -1,7 +1,7 @@
 """The evaluation of one model for any command: images and oracles opened, the Evaluator run."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from geniu_lightning.cli import terminal
-from geniu_lightning.cli.oracles import add_oracle
+from geniu_lightning.cli.oracles import add_oracle, expected_nulls
 from geniu_lightning.cli.request import Request
 from geniu_lightning.cli.results import Result
 from geniu_lightning.data.module import ImageData
@@ -27,8 +27,17 @@ SPLITS = ("test", "train", "validation")
 log = logging.getLogger(__name__)
 
 
-def evaluate_request(request: Request, classifier: nn.Module, stored: Kit | None) -> Result:
-    """Evaluate a request's model, with the kit that stays stored with it, if one does."""
+# networks that a method makes of oracles, whose kits are given by training seed
+Nulls = Callable[[Mapping[int, Kit]], Sequence[nn.Module]]
+
+
+def evaluate_request(
+    request: Request, classifier: nn.Module, stored: Kit | None, nulls: Nulls
+) -> Result:
+    """Evaluate a request's model, with the kit that stays stored with it, if one does.
+
+    `nulls` is called only if the evaluation compares with null runs.
+    """
     if not request.config.evaluation.metrics:
         return Result(Evaluation(), missing="evaluation=none")
     try:
@@ -38,21 +47,23 @@ def evaluate_request(request: Request, classifier: nn.Module, stored: Kit | None
         return Result(Evaluation(), missing=str(error))
     bank = request.bank
     oracles = _opened_oracles(request, bank) if bank is not None else {}
+    made = nulls(oracles) if expected_nulls(request.config, bank) else ()
     found = evaluate_model(
         request.config.evaluation,
         request.kit,
         classifier,
         data,
         request.forget,
-        oracles=tuple(oracles.values()),
+        oracles=[oracle.classifier for oracle in oracles.values()],
+        nulls=made,
         folder=bank.folder if bank and oracles else None,
         stored=stored,
     )
-    return Result(found, list(oracles))
+    return Result(found, list(oracles), len(made))
 
 
-def _opened_oracles(request: Request, bank: OracleBank) -> dict[int, nn.Module]:
-    """Return the oracles of a bank by training seed, on the request's device.
+def _opened_oracles(request: Request, bank: OracleBank) -> dict[int, Kit]:
+    """Return the oracles' kits of a bank by training seed, on the request's device.
 
     Trains the missing ones if the evaluation asks for that, else tells how to.
     """
@@ -73,8 +84,8 @@ def _opened_oracles(request: Request, bank: OracleBank) -> dict[int, nn.Module]:
             *(len(seeds), len(bank.seeds), request.path, forget),
             *(request.config.oracles.folder, len(bank.seeds)),
         )
-    kits = {seed: Kit.load(bank.kit(seed), request.config.allow_custom) for seed in seeds}
-    return {seed: kit.to(request.device).classifier for seed, kit in kits.items()}
+    custom = request.config.allow_custom
+    return {seed: Kit.load(bank.kit(seed), custom).to(request.device) for seed in seeds}
 
 
 def evaluate_model(
@@ -85,6 +96,7 @@ def evaluate_model(
     forget: tuple[int, ...],
     *,
     oracles: Sequence[nn.Module] = (),
+    nulls: Sequence[nn.Module] = (),
     folder: Path | None = None,
     stored: Kit | None = None,
 ) -> Evaluation:
@@ -108,6 +120,7 @@ def evaluate_model(
         class_counts=kit.info.class_counts,
         splits={s: split_of(data, s, device) for s in SPLITS if len(data.indices(s))},
         oracles=tuple(oracles),
+        nulls=tuple(network.to(device) for network in nulls),
         proxies=proxies,
         fresh=lambda seed: fresh_classifier(kit, seed).eval().requires_grad_(False),
         seed=config.seed,

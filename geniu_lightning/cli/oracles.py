@@ -12,6 +12,7 @@ from geniu_lightning.kit.info import KitInfo
 from geniu_lightning.runs.folder import RunFolder
 from geniu_lightning.runs.oracles import OracleBank
 from geniu_lightning.runs.processes import is_rank_zero, single_process
+from geniu_lightning.settings.configs import method_settings
 
 
 def oracle_bank(config: DictConfig, kit: KitInfo, forget: Sequence[int]) -> OracleBank | None:
@@ -33,12 +34,25 @@ def oracle_bank(config: DictConfig, kit: KitInfo, forget: Sequence[int]) -> Orac
         raise error.below("oracles") from error
 
 
-def is_current(folder: RunFolder, bank: OracleBank | None) -> bool:
-    """Whether a run was compared with the oracles that it would be compared with now."""
+def expected_nulls(config: DictConfig, bank: OracleBank | None) -> int:
+    """Return the number of null runs that an evaluation would compare with."""
+    if bank is None or not config.evaluation.get("nulls"):
+        return 0
+    if "nulls" in config:  # weights from elsewhere: their user brings them
+        return len(config.nulls)
+    if config.unlearner.get("_target_") == method_settings("retrain")["_target_"]:
+        return 0  # the oracles are its null
+    oracles, wanted = len(bank.expected()), config.oracles.nulls
+    return oracles if wanted is None else min(wanted, oracles)
+
+
+def is_current(config: DictConfig, folder: RunFolder, bank: OracleBank | None) -> bool:
+    """Whether a run was compared with the oracles and null runs that it would be with now."""
     if bank is None or not folder.done:
         return bank is None
     document = json.loads((folder.path / "metrics.json").read_text())
-    return bool(document.get("oracles", []) == bank.expected())
+    now = (bank.expected(), expected_nulls(config, bank))
+    return (document.get("oracles", []), document.get("nulls", 0)) == now
 
 
 def add_oracle(

@@ -24,6 +24,7 @@ class Result:
 
     evaluation: Evaluation
     oracles: list[int] = field(default_factory=list)  # training seeds
+    nulls: int = 0  # null runs
     missing: str = ""  # why nothing was measured
 
 
@@ -40,6 +41,7 @@ def document(result: Result, about: dict[str, Any], bank: OracleBank | None) -> 
         "version": VERSION,
         **(nothing if found.decision is None else found.decision.as_json()),
         "oracles": result.oracles,
+        "nulls": result.nulls,
         "steps": found.steps,
         **about,
         "metrics": found.metrics or {"accuracy": {"absent": result.missing}},

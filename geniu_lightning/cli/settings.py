@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, fie
 
 from geniu_lightning.errors import SettingError
 from geniu_lightning.settings import checked
-from geniu_lightning.settings.checked import PositiveInt, expected, located, shown
+from geniu_lightning.settings.checked import NonNegativeInt, PositiveInt, expected, located, shown
 from geniu_lightning.settings.configs import CONF
 
 Object = dict[str, Any]  # its own constructor checks it
@@ -76,6 +76,7 @@ class _Evaluation(_Group):
     seed: int
     split: Literal["test", "train", "validation"]
     bank: Literal["use", "build"] | None
+    nulls: bool = False
     timings: PositiveInt = 1
     metrics: dict[str, Object]
 
@@ -99,6 +100,7 @@ class _Oracles(_Group):
     folder: Folder
     count: PositiveInt
     add: PositiveInt | None = None
+    nulls: NonNegativeInt | None = None
 
 
 class _Command(_Group):
@@ -137,6 +139,7 @@ class _Evaluate(_Command):
     forget: Classes
     population: str | list[str] | None
     keeps_proxies: bool | None
+    nulls: list[str]
     allow_custom: bool
     data: _Place
     oracles: _Oracles

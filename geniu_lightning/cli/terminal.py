@@ -49,12 +49,16 @@ def decoding_report() -> Callable[[str, int, int], None]:
     return report
 
 
+def duration(seconds: float) -> str:
+    """Return a time in words, in minutes where they are more than one and a half."""
+    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+
+
 def waiting(seconds: float) -> Callable[[str], None]:
     """Log the estimated time of a long evaluation; return a reporter of its parts."""
     start, due = time.monotonic(), paced()
     if seconds > 2 * SECONDS_BETWEEN_LINES:
-        about = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
-        log.info("evaluation will take about %s", about)
+        log.info("evaluation will take about %s", duration(seconds))
 
     def report(part: str) -> None:
         if due():

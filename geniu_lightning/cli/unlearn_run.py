@@ -3,24 +3,23 @@
 import dataclasses
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from geniu_lightning.cli import results
-from geniu_lightning.cli.device import trainer_settings
+from geniu_lightning.cli.method_run import method_of, run_method
 from geniu_lightning.cli.model_evaluation import evaluate_request
+from geniu_lightning.cli.nulls import null_runs
 from geniu_lightning.cli.request import Request
 from geniu_lightning.cli.terminal import say
-from geniu_lightning.data.module import ImageData
-from geniu_lightning.errors import DataNotFoundError, UserError
+from geniu_lightning.errors import UserError
 from geniu_lightning.files import now
 from geniu_lightning.fitting.distributed import total_over_ranks
 from geniu_lightning.fitting.memory import PeakMemory
-from geniu_lightning.fitting.trainer import make_trainer
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import KIT
 from geniu_lightning.receipt import page as receipt
@@ -29,11 +28,9 @@ from geniu_lightning.runs.cost import cost_of, repeated
 from geniu_lightning.runs.folder import WEIGHTS, RunFolder
 from geniu_lightning.runs.processes import single_process
 from geniu_lightning.runs.revision import revision
-from geniu_lightning.settings.configs import built, instead_of_data, plain
 from geniu_lightning.tracking import loggers as trackers
 from geniu_lightning.training.next_kit import all_forgotten, next_kit
-from geniu_lightning.unlearning.base import Clock, Unlearner
-from geniu_lightning.unlearning.sources import Sources
+from geniu_lightning.unlearning.base import Clock
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +52,14 @@ def unlearn_request(folder: RunFolder, request: Request) -> nn.Module:
     loggers = _loggers(folder, request)
     whole = False
     with trackers.closing(loggers):
-        unlearner = _unlearner(request)
+        unlearner = method_of(config, request.forget, config.seed)
         if folder.rank_zero:
             method, access = config.unlearner.name, unlearner.access
             log.info("forgetting %s with %s, which reads %s", request.named, method, access)
         with PeakMemory(request.device) as memory:
-            classifier = _run(unlearner, request, folder.path, loggers)
+            classifier = run_method(
+                unlearner, request, request.kit, folder.path, loggers, "unlearning"
+            )
         reads = total_over_ranks(sum(request.data.reads.values()) if request.data else 0)
         if folder.rank_zero:
             seconds = _timings(unlearner.clock.seconds, request, folder.path)
@@ -75,10 +74,10 @@ def unlearn_request(folder: RunFolder, request: Request) -> nn.Module:
 
 
 def evaluate_again(folder: RunFolder, request: Request) -> None:
-    """Evaluate the weights of a finished run, because there are other oracles than at first."""
+    """Evaluate the weights of a finished run, as it would now be compared with other models."""
     if not folder.rank_zero:
         return
-    log.info("evaluating %s again: there are other oracles than at first", folder.path)
+    log.info("evaluating %s again: there are other oracles or null runs than at first", folder.path)
     cost = json.loads((folder.path / "metrics.json").read_text())["cost"]
     custom, after = request.config.allow_custom, None
     weights = Kit.load(folder.path / WEIGHTS, custom)
@@ -96,68 +95,12 @@ def _loggers(folder: RunFolder, request: Request) -> list[Logger]:
     return request.loggers(folder.path, "unlearn", config.unlearner.name, f"seed {config.seed}")
 
 
-def _unlearner(request: Request) -> Unlearner:
-    settings = plain(request.config.unlearner)
-    del settings["name"]
-    method: Unlearner = built(
-        settings, "unlearner", forget=request.forget, seed=request.config.seed
-    )
-    return method
-
-
-def _run(
-    unlearner: Unlearner,
-    request: Request,
-    folder: Path,
-    loggers: list[Logger],
-    label: str = "unlearning",
-) -> nn.Module:
-    settings = trainer_settings(request.config.trainer)
-    recorded = request.kit.info.settings.get("precision")
-    if unlearner.from_scratch and recorded is not None:
-        settings["precision"] = recorded
-
-    def trainer(steps: int) -> Trainer:
-        return make_trainer(
-            label,
-            **settings,
-            folder=folder,
-            loggers=loggers,
-            max_steps=steps,
-            enable_checkpointing=False,
-        )
-
-    def open_split(split: str, batch_size: int, seed: int | None, limit: int | None) -> Any:
-        if not len(data.indices(split)):
-            name = request.config.unlearner.name
-            raise DataNotFoundError(
-                f"{name} reads the {split} images, which are missing; {instead_of_data()}"
-            )
-        return data.loader(
-            split, batch_size=batch_size, seed=seed, limit=limit, device=request.device
-        )
-
-    if unlearner.access:
-        data = _images_for(unlearner, request)
-    sources = Sources(unlearner.access, request.forget, open_split)
-    return unlearner.run(request.kit, sources, trainer)
-
-
-def _images_for(unlearner: Unlearner, request: Request) -> ImageData:
-    """Return the kit's images; if they are nowhere, the error names the methods that would work."""
-    try:
-        return request.images()
-    except DataNotFoundError as error:
-        reads = f"{request.config.unlearner.name} reads {unlearner.access}"
-        raise DataNotFoundError(f"{reads}, and {error}; {instead_of_data()}") from error
-
-
 def _timings(first: float, request: Request, folder: Path) -> list[float]:
     """Return seconds of unlearning, repeated as often as the evaluation asks for."""
 
     def once(number: int) -> float:
-        unlearner = _unlearner(request)
-        _run(unlearner, request, folder, [], f"timing {number}")
+        unlearner = method_of(request.config, request.forget, request.config.seed)
+        run_method(unlearner, request, request.kit, folder, [], f"timing {number}")
         return unlearner.clock.seconds
 
     alone = single_process(request.config.trainer)  # the other processes have gone on
@@ -206,7 +149,8 @@ def _evaluate(
     """Evaluate, write metrics, receipt and pictures, print tables; whether nothing is missing."""
     # the kit that stays with the weights: the next one, else the one that was read
     stored = request.kit if after is None and cost["reads_prompts"] else after
-    result = evaluate_request(request, classifier, stored)
+    nulls = partial(null_runs, request, cost["seconds"])
+    result = evaluate_request(request, classifier, stored, nulls)
     document = results.document(result, folder.description | {"cost": cost}, request.bank)
     page = None
     if document["run"]["job"] != "oracle":  # nobody asked an oracle to forget

@@ -24,6 +24,7 @@ WARNINGS = (
     ".*Experiment logs directory.*",
     ".*no pre-optimization state was saved.*",
     ".*in eval mode at the start of training.*",
+    ".*smaller than the logging interval.*",
 )
 
 

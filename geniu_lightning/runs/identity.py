@@ -11,7 +11,7 @@ from typing import Any
 INCIDENTAL = (
     *("out", "force", "allow_custom", "logger", "data.root", "kit"),
     *("trainer.accelerator", "trainer.threads", "trainer.checkpoint_every_n_steps"),
-    *("weights", "oracles", "runs", "next_kit"),
+    *("weights", "nulls", "oracles", "runs", "next_kit"),
 )
 LONGEST_NAME = 80  # characters, before the hash
 
