@@ -15,6 +15,7 @@ from geniu_lightning.cli.request import Request
 from geniu_lightning.cli.results import Result
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import DataNotFoundError
+from geniu_lightning.evaluation.advice import advice, resolution
 from geniu_lightning.evaluation.cache import FileCache, FileOutputs
 from geniu_lightning.evaluation.context import Context, Proxies, Split, outputs_of
 from geniu_lightning.evaluation.evaluator import Evaluation, Evaluator
@@ -46,6 +47,8 @@ def evaluate_request(
         log.warning("evaluation is left out, until the same command finds the images: %s", error)
         return Result(Evaluation(), missing=str(error))
     bank = request.bank
+    if bank is not None and request.config.evaluation.get("nulls"):
+        _announce(request, data, bank)
     oracles = _opened_oracles(request, bank) if bank is not None else {}
     made = nulls(oracles) if expected_nulls(request.config, bank) else ()
     found = evaluate_model(
@@ -60,6 +63,20 @@ def evaluate_request(
         stored=stored,
     )
     return Result(found, list(oracles), len(made))
+
+
+def _announce(request: Request, data: ImageData, bank: OracleBank) -> None:
+    """Say what a comparison will be able to resolve, before anything is trained for it."""
+    counts = data.labels("test").bincount(minlength=len(data.names))
+    images, oracles = int(counts[list(request.forget)].min()), len(bank.expected())
+    nulls = expected_nulls(request.config, bank)
+    log.info(
+        "%s: %d test images, %d oracles, %d null runs; a share of so many images has a standard"
+        " deviation of up to %.3f",
+        *(request.named, images, oracles, nulls, resolution(images)),
+    )
+    if text := advice(images, oracles):
+        log.info("%s", text)
 
 
 def _opened_oracles(request: Request, bank: OracleBank) -> dict[int, Kit]:
