@@ -36,7 +36,8 @@ def null_runs(request: Request, seconds: float, oracles: Mapping[int, Kit]) -> l
         missing = [seed for seed in seeds if not _file(folder, seed).is_file()]
         if missing:
             name, about = request.config.unlearner.name, duration(seconds * len(missing))
-            log.info("running %s on %d oracles, about %s in all", name, len(missing), about)
+            counts = (len(missing), len(oracles))
+            log.info("running %s on %d of %d oracles, about %s in all", name, *counts, about)
             start = time.monotonic()
             for k, seed in enumerate(missing, 1):
                 label = f"null run {k} of {len(missing)}"

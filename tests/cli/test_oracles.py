@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
+from torch import Tensor
+from torch.testing import assert_close
 
+from geniu_lightning.cli import oracle_run
+from geniu_lightning.cli.oracles import expected_nulls, oracle_bank
+from geniu_lightning.data.module import ImageData
+from geniu_lightning.evaluation.context import Context
+from geniu_lightning.evaluation.evaluator import Evaluation, Evaluator
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.runs.oracles import RECIPE
 from geniu_lightning.unlearning.retrain import Retrain
@@ -59,6 +67,96 @@ def test_oracles_are_retrained_models_of_seeds_of_their_own(
     )
     assert outcome.status == 0
     assert metrics_of(folder / "1002")["cost"]["seconds"] > 0
+
+
+def test_an_oracle_reads_no_image_of_the_class_and_is_what_retraining_makes(
+    trained: Path, bank: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    read = ImageData.read
+
+    def noted(self: ImageData, which: str, indices: Tensor, *more: Any) -> Tensor:
+        seen.extend(self.all_labels[indices].tolist())
+        return read(self, which, indices, *more)
+
+    monkeypatch.setattr(ImageData, "read", noted)
+    monkeypatch.setattr(oracle_run, "store_outputs", lambda *_: None)  # of test images, and all
+    common = (f"kit={trained}", "forget=[0]", "trainer.threads=1")
+    outcome = command("unlearn", *common, "oracles.add=1", f"oracles.folder={tmp_path / 'own'}")
+    assert outcome.status == 0, outcome.err
+    assert set(seen) == set(range(1, 10))
+    (own,), (shared,) = (tmp_path / "own").iterdir(), bank.iterdir()
+    oracle = own / "1000" / "kit.safetensors"
+    assert own.name == shared.name
+    assert same_tensors(oracle, shared / "1000" / "kit.safetensors")
+    words = ("unlearner=retrain", "unlearner.training_seed=1000", f"out={tmp_path / 'run'}")
+    assert command("unlearn", *common, *words, "evaluation=none").status == 0
+    ours, theirs = Kit.load(oracle), Kit.load(tmp_path / "run" / "unlearned.safetensors")
+    for name, value in theirs.classifier.state_dict().items():
+        assert_close(ours.classifier.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_null_runs_are_done_once_and_compared_with(
+    trained: Path, bank: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "bank"
+    shutil.copytree(bank, own)
+    judged: list[list[tuple[float, ...]]] = []
+    evaluate = Evaluator.evaluate
+
+    def noted(self: Evaluator, context: Context) -> Evaluation:
+        judged.append([tuple(net.head.bias.tolist()) for net in context.nulls])
+        return evaluate(self, context)
+
+    monkeypatch.setattr(Evaluator, "evaluate", noted)
+    common = (f"kit={trained}", "forget=[0]", f"oracles.folder={own}", *QUICK)
+    compared = ("evaluation=accuracy", "evaluation.bank=use", "evaluation.nulls=true")
+    words = (*common, *compared, "unlearner=geniu", "unlearner.steps=5", "next_kit=false")
+    for out, number, said in (
+        ("a", 0, ""),
+        ("a", 2, "running geniu on 2 of 3 oracles"),
+        ("b", 3, ""),
+    ):
+        run = (f"out={tmp_path / out}", f"oracles.nulls={number}")
+        outcome = command("unlearn", *words, *run)
+        assert outcome.status == 0, outcome.err
+        assert said in outcome.out
+        assert f"35 test images, 3 oracles, {number} null runs" in outcome.out
+        assert metrics_of(tmp_path / out)["nulls"] == len(judged[-1]) == number
+    assert "running geniu on 1 of 3 oracles" in outcome.out  # the others are there
+    assert len(set(judged[-1])) == 3
+    assert judged[-1][:2] == judged[-2]
+    ours = metrics_of(tmp_path / "b")
+    assert ours["metrics"]["accuracy"]["test"]["forget"]["value"] is not None
+
+    files = sorted(str(file) for file in own.glob("*/nulls/*/*.safetensors"))
+    weights = f"weights={tmp_path / 'b'}"
+    outcome = command("evaluate", *common, *compared, weights, f"nulls={files[1:]}")
+    assert outcome.status == 0, outcome.err
+    assert judged[-1] == judged[-2][1:]
+    alone = command("evaluate", *common, "evaluation=fast", weights, f"nulls={files}")
+    assert (alone.status, "compares with none" in alone.err) == (2, True)
+
+
+def test_the_number_of_null_runs_follows_the_settings_and_retraining_has_none(
+    trained: Path, bank: Path
+) -> None:
+    info = Kit.load(trained / "kit.safetensors").info
+    for nulls, wanted, method, expected in (
+        (True, None, "Geniu", 3), (True, 2, "Geniu", 2), (True, 9, "Geniu", 3),
+        (True, 0, "Geniu", 0), (False, None, "Geniu", 0), (True, None, "Retrain", 0),
+    ):  # fmt: skip
+        target = f"geniu_lightning.unlearning.{method.lower()}.{method}"
+        config = OmegaConf.create(
+            {
+                "evaluation": {"nulls": nulls, "bank": "use"},
+                "oracles": {"nulls": wanted, "folder": str(bank), "count": 3},
+                "unlearner": {"_target_": target},
+                "trainer": {"devices": 1, "num_nodes": 1},
+            }
+        )
+        assert expected_nulls(config, oracle_bank(config, info, (0,))) == expected
+    assert expected_nulls(config, None) == 0
 
 
 def test_an_evaluation_asks_for_oracles_and_is_repeated_when_they_exist(

@@ -79,7 +79,10 @@ def test_overhead_compares_all_steps_with_those_of_the_classifier_alone() -> Non
     clock.plain = [9.0, 1.0, 1.0]  # the first one warms up
     clock.all = [*clock.plain, 2.0, 2.0]
     assert clock.cost() == {"step_seconds": 15.0, "generator_overhead": pytest.approx(2.0)}
+    clock.reading = [0.5, 1.5]  # a batch
+    assert clock.classifier_seconds(steps=4) == pytest.approx(4 * (1 + 1))
     clock.plain = [9.0]
     assert "absent" in clock.cost()["generator_overhead"]
+    assert "absent" in clock.classifier_seconds(steps=4)
     clock.resumed = True
     assert "resumed" in clock.cost()["generator_overhead"]["absent"]

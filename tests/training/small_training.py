@@ -1,6 +1,6 @@
 """A training of a few steps on generated images, shared by the tests."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,11 @@ def networks(kind: type[AllCNN] = AllCNN) -> tuple[AllCNN, VAE]:
         return kind(1, CLASSES, width=2), VAE(1, SIZE, latent=8)
 
 
-def loader_of(augmented: bool = False) -> IndexLoader:
+def images_of(classes: Sequence[int]) -> Tensor:
+    return torch.isin(LABELS, torch.tensor(list(classes))).nonzero().flatten()
+
+
+def loader_of(augmented: bool = False, classes: Sequence[int] = range(CLASSES)) -> IndexLoader:
     def read(rows: Tensor, augmentation: int | None) -> tuple[Tensor, Tensor]:
         images = IMAGES[rows]
         if augmented:
@@ -64,7 +68,7 @@ def loader_of(augmented: bool = False) -> IndexLoader:
             images = images + 0.1 * torch.randn(images.shape, generator=rng)
         return SPEC.normalise(images), LABELS[rows]
 
-    return IndexLoader(read, torch.arange(len(LABELS)), BATCH, 3)
+    return IndexLoader(read, images_of(classes), BATCH, 3)
 
 
 def module_of(
@@ -72,6 +76,7 @@ def module_of(
     with_generator: bool = True,
     kind: type[AllCNN] = AllCNN,
     finished: bool = False,
+    classes: Sequence[int] | None = None,
     read: Callable[[Tensor], Tensor] = IMAGES.__getitem__,
     **changed: Any,
 ) -> GeniuModule:
@@ -79,8 +84,9 @@ def module_of(
     settings = TrainingSettings(**SETTINGS | changed)
     exemplars = IndexedExemplars(
         LABELS,
-        torch.arange(len(LABELS)),
+        torch.arange(len(LABELS)) if classes is None else images_of(classes),
         read,
+        classes,
         num_classes=CLASSES,
         per_class=PER_CLASS,
         strategy=settings.exemplar_strategy,

@@ -1,5 +1,6 @@
 """The module: the training of a plain loop, who moves when, exact resume, faults and logs."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from geniu_lightning.data.loader import IndexLoader
 from geniu_lightning.errors import SettingError, TrainingDivergedError
+from geniu_lightning.training import proxies
 from geniu_lightning.training.module import GeniuModule
 from tests.reference import training_loop
 from tests.training.small_training import (
@@ -103,6 +105,34 @@ def test_training_is_that_of_a_plain_loop(
         assert any(
             (v - start[k]).abs().max() > least_move for k, v in part(module, name).items()
         ), f"{name} hardly moved, so equality says nothing"
+
+
+def test_prompts_of_some_classes_are_taught_these_classes_and_show_none_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Tensor] = []
+
+    def read(rows: Tensor) -> Tensor:
+        shown.append(LABELS[rows])
+        return IMAGES[rows]
+
+    taught: list[int] = []
+    losses = proxies.combined_loss
+
+    def noted(**terms: Any) -> Any:
+        taught.extend([] if terms["prompts"] is None else terms["prompts"].labels.tolist())
+        return losses(**terms)
+
+    monkeypatch.setattr(proxies, "combined_loss", noted)
+    module = module_of(classes=(0, 2), read=read)
+    module.update_schedule = replace(module.update_schedule, steps_per_epoch=3)  # of 16 images
+    module.proxy_trainer.schedule = module.update_schedule.updates  # type: ignore[union-attr]
+    fit(module, tmp_path, data=loader_of(classes=(0, 2)))
+    assert module.prompts.shape[0] == 2 * PER_CLASS
+    assert set(taught) == {0, 2}
+    for labels in shown:
+        assert labels.tolist() == [0] * PER_CLASS + [2] * PER_CLASS
+    assert 0 <= module.proxy_accuracy() <= 1
 
 
 def test_generator_and_prompts_move_where_scheduled_and_never_disturb_the_classifier(
