@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from geniu_lightning.cli.run import carry_out
-from geniu_lightning.errors import SettingError
+from geniu_lightning.errors import SettingError, UserError
 from geniu_lightning.kit.info import KitInfo
 from geniu_lightning.runs.folder import RunFolder
 from geniu_lightning.runs.oracles import OracleBank
@@ -43,15 +43,22 @@ def expected_nulls(config: DictConfig, bank: OracleBank | None) -> int:
     if config.unlearner.get("_target_") == method_settings("retrain")["_target_"]:
         return 0  # the oracles are its null
     oracles, wanted = len(bank.expected()), config.oracles.nulls
-    return oracles if wanted is None else min(wanted, oracles)
+    number: int = oracles if wanted is None else min(wanted, oracles)
+    if number and not single_process(config.trainer):
+        raise UserError(
+            "a run of several processes cannot do null runs: set oracles.nulls=0, or use one device"
+        )
+    return number
 
 
 def is_current(config: DictConfig, folder: RunFolder, bank: OracleBank | None) -> bool:
     """Whether a run was compared with the oracles and null runs that it would be with now."""
-    if bank is None or not folder.done:
-        return bank is None
-    document = json.loads((folder.path / "metrics.json").read_text())
+    if bank is None:
+        return True
     now = (bank.expected(), expected_nulls(config, bank))
+    if not folder.done:
+        return False
+    document = json.loads((folder.path / "metrics.json").read_text())
     return (document.get("oracles", []), document.get("nulls", 0)) == now
 
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from geniu_lightning.cli.command import run_command
 from geniu_lightning.cli.jobs import is_sweep
-from geniu_lightning.cli.oracles import add_oracle, expected_nulls, is_current, oracle_bank
+from geniu_lightning.cli.oracles import add_oracle, is_current, oracle_bank
 from geniu_lightning.cli.run import carry_out, run_folder
 from geniu_lightning.cli.sweep import print_summary, retain_minus_forget, unlearning_row
 from geniu_lightning.errors import BusyError, UserError
@@ -18,7 +18,6 @@ from geniu_lightning.kit.header import KIT, forgotten, kit_metadata, kit_path
 from geniu_lightning.kit.info import KitInfo
 from geniu_lightning.runs.identity import identity_of
 from geniu_lightning.runs.oracles import FIRST_SEED
-from geniu_lightning.runs.processes import single_process
 from geniu_lightning.runs.revision import revision
 from geniu_lightning.settings.configs import plain
 
@@ -73,10 +72,6 @@ def unlearn(config: DictConfig) -> float | None:
         step(folder, Request(config, path, forget, bank))
 
     complete = is_current(config, folder, bank)
-    if not complete and not single_process(config.trainer) and expected_nulls(config, bank):
-        raise UserError(
-            "a run of several processes cannot do null runs: set oracles.nulls=0, or use one device"
-        )
     if not carry_out("unlearn", config, folder, work, force=force, complete=complete):
         return None
     return retain_minus_forget(folder.path, config.evaluation.split)

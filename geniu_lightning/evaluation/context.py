@@ -98,10 +98,9 @@ class Context:
     class_counts: tuple[int, ...]  # training images
     splits: Mapping[str, Split]  # `test`, `train` and, where there is one, `validation`
     oracles: tuple[nn.Module, ...] = ()  # never the evaluated model
-    # networks that the evaluated model's method made, one of each of the first oracles, which are
-    # their `parents`; or, where that is false, of other models that never saw the class
+    # made by the evaluated model's method of models that never saw the class: of the first oracles,
+    # one of each, unless a user brought them
     nulls: tuple[nn.Module, ...] = ()
-    parents: bool = True
     matched: bool = False  # whether oracles are made as the evaluated model was
     proxies: Proxies | None = None  # those stored with the unlearned model
     # makes an untrained network of the same kind from a seed, and moves no global random stream

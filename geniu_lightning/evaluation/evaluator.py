@@ -144,8 +144,7 @@ class Evaluator:
     def _measured(self, context: Context) -> Rows:
         networks = _networks(context)
         kin = {f"oracle {k + 1}": k for k in range(len(context.oracles))}
-        if context.parents:
-            kin |= {f"null {k + 1}": k for k in range(len(context.nulls))}
+        kin |= {f"null {k + 1}": k for k in range(len(context.nulls))}
         metrics = {k: self._strongest(context, k, metric) for k, metric in self.metrics.items()}
         measured = {
             who: {

@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from geniu_lightning.cli import oracle_run
 from geniu_lightning.cli.oracles import expected_nulls, oracle_bank
 from geniu_lightning.data.module import ImageData
+from geniu_lightning.errors import UserError
 from geniu_lightning.evaluation.context import Context
 from geniu_lightning.evaluation.evaluator import Evaluation, Evaluator
 from geniu_lightning.kit.file import Kit
@@ -157,6 +158,10 @@ def test_the_number_of_null_runs_follows_the_settings_and_retraining_has_none(
         )
         assert expected_nulls(config, oracle_bank(config, info, (0,))) == expected
     assert expected_nulls(config, None) == 0
+    config.trainer.devices, config.unlearner._target_ = 2, "another"
+    config.evaluation.nulls, config.oracles.nulls = True, None
+    with pytest.raises(UserError, match=r"set oracles\.nulls=0"):
+        expected_nulls(config, oracle_bank(config, info, (0,)))
 
 
 def test_an_evaluation_asks_for_oracles_and_is_repeated_when_they_exist(
