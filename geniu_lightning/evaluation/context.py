@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NoReturn, Protocol, get_args
+from typing import Any, Literal, NoReturn, Protocol, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ CHUNK = 125  # bounds memory; larger ones are slower on a CPU
 LARGEST_LOGIT = 1e4  # stands for infinity, so that a masked logit stays a finite number
 
 Part = Literal["original", "oracles", "proxies", "fresh"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Split:
     def positions_of(self, classes: tuple[int, ...]) -> Tensor:
         """Return the positions of images of some classes, int64."""
         return torch.isin(self.labels, torch.tensor(classes, dtype=torch.int64)).nonzero().flatten()
+
+    def at(self, positions: Tensor) -> "Split":
+        """Return the images at some positions as a split of their own."""
+        return Split(self.labels[positions], lambda places: self.read(positions[places]))
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class Context:
     _outputs: dict[tuple[int, str], tuple[nn.Module, Outputs]] = field(
         default_factory=dict, repr=False
     )
-    _shared: dict[tuple[object, ...], Outputs] = field(default_factory=dict, repr=False)
+    _shared: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False)
     _digests: dict[int, tuple[nn.Module, str]] = field(default_factory=dict, repr=False)
 
     @property
@@ -163,11 +168,11 @@ class Context:
             self._outputs[key] = (network, found)  # the reference keeps the id unique
         return self._outputs[key][1]
 
-    def once(self, key: tuple[object, ...], make: Callable[[], Outputs]) -> Outputs:
-        """Return outputs that do not depend on the evaluated model, made at the first call."""
+    def once(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
+        """Return what does not depend on the evaluated model, made at the first call."""
         if key not in self._shared:
             self._shared[key] = make()
-        return self._shared[key]
+        return cast(T, self._shared[key])
 
 
 @torch.no_grad()

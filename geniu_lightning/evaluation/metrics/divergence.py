@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from geniu_lightning.evaluation.context import Context, Outputs, Split, outputs_of
+from geniu_lightning.evaluation.context import Context, Outputs, outputs_of
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
 from geniu_lightning.evaluation.metrics.accuracy import NO_ORACLE, balanced_mean, lacking, shares
 from geniu_lightning.settings.checked import PositiveInt, checked
@@ -102,9 +102,7 @@ class RandomTeacher(Metric):
         def answers() -> Outputs:
             assert context.fresh is not None
             split = context.splits["test"]
-            mine = split.positions_of(context.forget)
-            images = Split(split.labels[mine], lambda positions: split.read(mine[positions]))
-            return outputs_of(context.fresh(seed), images)
+            return outputs_of(context.fresh(seed), split.at(split.positions_of(context.forget)))
 
         return context.once(("random teacher", seed, context.forget), answers)
 
