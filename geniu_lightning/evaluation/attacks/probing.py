@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from geniu_lightning.evaluation.context import Context, Outputs, drawn, outputs_of
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
-from geniu_lightning.evaluation.metrics.accuracy import mean_over, per_class
-from geniu_lightning.settings.checked import NonNegativeInt, Positive, checked
+from geniu_lightning.evaluation.metrics.accuracy import mean_over, shares
+from geniu_lightning.settings.checked import NonNegativeInt, Positive, PositiveInt, checked
 
-FEWEST = 5  # held-out training images of each class that are enough to fit on
+PER_CLASS = 200  # training images of each class that are fitted on, at most
 DRAWS = 3
 RESOLUTION = 1e-6  # a smaller relative spread of 32-bit features is rounding
 CLOSE_COSINES = 1e-9  # smaller differences of cosines are rounding
@@ -27,30 +27,38 @@ RECALLS = {"recall": MetricInfo("oracle"), "retain": MetricInfo("oracle")}
 @checked
 @dataclass(frozen=True)
 class Probe(Metric):
-    """Linear classifier, trained anew on frozen features of all classes.
+    """Linear classifier, trained anew on frozen features of training images of all classes.
 
     Multinomial logistic regression with an L2 penalty and classes weighted by 1/n_c, on features
-    standardised by the images it is fitted on. `recall` is the share of a forgotten class's images
-    that it gets right, mean over these classes, `retain` the same over retained classes. Chance is
-    1/K; an oracle is far above it, as good features also separate classes never seen.
+    standardised by the images it is fitted on. `recall` is the share of a forgotten class's test
+    images that it gets right, mean over these classes, `retain` the same over retained classes.
+    `net` is `recall` minus the share of retained images that it takes for the class. Chance is 1/K,
+    and 0 for `net`; an oracle is far above it, as good features also separate classes never seen.
+
+    Retained training images are memorised, in oracles too, and a probe fitted on them gives all
+    space between them to the class: `recall` is then near 1 in every model, and `net` differs.
 
     Source:
         Alain and Bengio, Understanding intermediate layers using linear classifier probes, arXiv
         1610.01644. For unlearning: Are We Truly Forgetting?, arXiv 2503.06991.
     """
 
-    infos = RECALLS
+    infos: ClassVar[dict[str, MetricInfo]] = {**RECALLS, "net": MetricInfo("oracle")}
 
     strength: Positive = 1.0  # inverse of the penalty's weight, scikit-learn's `C`
+    per_class: PositiveInt = PER_CLASS
 
     def __call__(self, context: Context) -> Values:
         """Measure the unlearned model."""
-        parts = fit_and_score(context)
+        parts = fit_and_score(context, self.per_class)
         if isinstance(parts, Absent):
-            return dict.fromkeys(RECALLS, parts)
+            return dict.fromkeys(self.infos, parts)
         fit, score = parts
         scores = probe(fit.features, fit.labels, score.features, self.strength)
-        return summary(recalls(scores, score.labels, CLOSE_LOGITS), context)
+        table = answered(scores, score.labels, CLOSE_LOGITS)
+        taken = table[list(context.retained)].nanmean(dim=0)
+        net = {"net": mean_over(table.diagonal() - taken, context.forget)}
+        return summary(table.diagonal(), context) | net
 
 
 @checked
@@ -58,9 +66,10 @@ class Probe(Metric):
 class Prototype(Metric):
     """Nearest class mean by cosine: recovery without an optimiser.
 
-    The prototype of class c is μ_c = mean of h/‖h‖ over k images of c; an image goes to the class
-    with the largest cos(h, μ_c), ties divided. `k1`, `k5`, …: means over three draws of k images;
-    `all`: of all that may be fitted on; `proxies`: of the proxies stored with the model.
+    The prototype of class c is μ_c = mean of h/‖h‖ over k training images of c; a test image goes
+    to the class with the largest cos(h, μ_c), ties divided. `k1`, `k5`, …: means over three draws
+    of k images; `all`: of the images that the probe is fitted on; `proxies`: of the proxies stored
+    with the model.
 
     Source:
         Snell et al., Prototypical Networks for Few-shot Learning, arXiv 1703.05175, equation 1.
@@ -71,11 +80,12 @@ class Prototype(Metric):
     infos = RECALLS
 
     shots: Annotated[Sequence[NonNegativeInt], Field(min_length=1)] = (1, 5, 0)  # 0: all
+    per_class: PositiveInt = PER_CLASS
 
     def __call__(self, context: Context) -> Values:
         """Measure the unlearned model."""
         groups = {f"k{k}" if k else "all": k for k in self.shots}
-        parts = fit_and_score(context)
+        parts = fit_and_score(context, self.per_class)
         if isinstance(parts, Absent):
             return {f"{group}.{name}": parts for group in [*groups, "proxies"] for name in RECALLS}
         fit, score = parts
@@ -111,48 +121,51 @@ class Prototype(Metric):
         return summary(recalls(scores, score.labels, CLOSE_COSINES), context)
 
 
-def fit_and_score_positions(context: Context) -> tuple[str, Tensor, Tensor] | Absent:
-    """Return a split and positions in it to fit on, and positions in `test` to score.
+def fitted_positions(context: Context, per_class: int = PER_CLASS) -> Tensor | Absent:
+    """Return positions in `train` to fit on: at most `per_class` of each class.
 
-    The model was trained on neither: `validation` and `test`, if `validation` has five images of
-    every class; else halves of each class's test images, drawn alike for every model; an odd one is
-    scored.
+    The same for every model. All test images are scored.
     """
-    if "test" not in context.splits:
-        return Absent("the run has no test images")
-    test, classes = context.splits["test"], len(context.class_names)
-    held_out = context.splits.get("validation")
-    if held_out is not None and _fewest(held_out.labels, classes) >= FEWEST:
-        return "validation", torch.arange(len(held_out.labels)), torch.arange(len(test.labels))
-    if _fewest(test.labels, classes) < 2:
-        return Absent("a class has fewer than two test images, one to fit on and one to score")
-    fit = torch.zeros(len(test.labels), dtype=torch.bool)
-    for k in range(classes):
-        places = (test.labels == k).nonzero().flatten()
-        fit[drawn(places, len(places) // 2, context.generator("halves", k))] = True
-    return "test", fit.nonzero().flatten(), (~fit).nonzero().flatten()
+    for split in ("test", "train"):
+        if split not in context.splits:
+            return Absent(f"the run has no {split} images")
+    train, classes = context.splits["train"], len(context.class_names)
+    if torch.bincount(train.labels, minlength=classes).min() < 2:
+        return Absent("a class has fewer than two training images to fit on")
+    pools = [train.positions_of((k,)) for k in range(classes)]
+    return torch.cat(
+        [drawn(pool, per_class, context.generator("fit", k)) for k, pool in enumerate(pools)]
+    )
 
 
-def fit_and_score(context: Context) -> tuple[Outputs, Outputs] | Absent:
+def fit_and_score(context: Context, per_class: int) -> tuple[Outputs, Outputs] | Absent:
     """Return the evaluated model's outputs on the images to fit on and on those to score."""
-    parts = fit_and_score_positions(context)
-    if isinstance(parts, Absent):
-        return parts
-    fit = context.outputs(context.unlearned, parts[0]).at(parts[1])
-    score = context.outputs(context.unlearned, "test").at(parts[2])
+    positions = fitted_positions(context, per_class)
+    if isinstance(positions, Absent):
+        return positions
+    fit = context.outputs(context.unlearned, "train").at(positions)
+    score = context.outputs(context.unlearned, "test")
     if not (fit.features.isfinite().all() and score.features.isfinite().all()):
         return Absent("features are not all finite numbers")
     return fit, score
 
 
-def recalls(scores: Tensor, labels: Tensor, within: float) -> Tensor:
-    """Return the recall of each class, float64, shape `(K,)`; NaN for one without images.
+def answered(scores: Tensor, labels: Tensor, within: float) -> Tensor:
+    """Return the share of each true class (row) that goes to each class, float64, `(K, K)`.
 
-    Scores `(N, K)` that are `within` reach of a row's largest share the answer with it.
+    Scores `(N, K)` that are `within` reach of a row's largest share the answer with it. Rows of
+    classes without images are NaN.
     """
     largest = scores.max(dim=1, keepdim=True).values
-    levelled = torch.where(scores >= largest - within, largest, scores)
-    return per_class(Outputs(levelled, levelled[:, :0], labels), scores.shape[1])
+    answers = shares(torch.where(scores >= largest - within, largest, scores))
+    sums = torch.zeros(scores.shape[1], scores.shape[1], dtype=torch.float64)
+    counts = torch.bincount(labels, minlength=scores.shape[1])
+    return sums.index_add_(0, labels, answers) / counts[:, None]
+
+
+def recalls(scores: Tensor, labels: Tensor, within: float) -> Tensor:
+    """Return the recall of each class, float64, shape `(K,)`; NaN for one without images."""
+    return answered(scores, labels, within).diagonal()
 
 
 def probe(features: Tensor, labels: Tensor, others: Tensor, strength: float) -> Tensor:
@@ -188,10 +201,6 @@ def unit(rows: Tensor) -> Tensor:
     """Return rows `(N, D)` at length 1, float64; zeros stay zeros."""
     lengths = rows.double().norm(dim=1, keepdim=True)
     return rows / torch.where(lengths > 0, lengths, 1.0)
-
-
-def _fewest(labels: Tensor, classes: int) -> int:
-    return int(torch.bincount(labels, minlength=classes).min())
 
 
 def summary(each: Tensor, context: Context) -> Values:

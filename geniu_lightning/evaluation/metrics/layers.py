@@ -10,7 +10,7 @@ from geniu_lightning.evaluation.attacks.probing import (
     CLOSE_COSINES,
     RECALLS,
     cosines,
-    fit_and_score_positions,
+    fitted_positions,
     recalls,
     summary,
     unit,
@@ -37,23 +37,22 @@ class Layers(Metric):
 
     def images_processed(self, context: Context) -> int:
         """Return the images that it reads."""
-        places = fit_and_score_positions(context)
-        return 0 if isinstance(places, Absent) else len(places[1]) + len(places[2])
+        fit = fitted_positions(context)
+        return 0 if isinstance(fit, Absent) else len(fit) + len(context.splits["test"].labels)
 
     def __call__(self, context: Context) -> Values:
         """Measure the unlearned model."""
         network, count = context.unlearned, len(parts_of(context.unlearned))
-        places = fit_and_score_positions(context)
-        if isinstance(places, Absent):
-            return {f"{part + 1}.{name}": places for part in range(count) for name in RECALLS}
-        split, fit, score = places
-        sums = class_sums(network, context.splits[split], fit, len(context.class_names))
+        fit = fitted_positions(context)
+        if isinstance(fit, Absent):
+            return {f"{part + 1}.{name}": fit for part in range(count) for name in RECALLS}
+        sums = class_sums(network, context.splits["train"], fit, len(context.class_names))
         scores: list[list[Tensor]] = [[] for _ in range(count)]
-        labels = context.splits["test"].labels[score]
-        for behind, _ in features_by_part(network, context.splits["test"], score):
+        test = context.splits["test"]
+        for behind, _ in features_by_part(network, test, torch.arange(len(test.labels))):
             for part, features in behind.items():
                 scores[part].append(cosines(features, sums[part]))
-        rows = {part + 1: _row(own, labels, context) for part, own in enumerate(scores)}
+        rows = {part + 1: _row(own, test.labels, context) for part, own in enumerate(scores)}
         return {f"{part}.{name}": v for part, row in rows.items() for name, v in row.items()}
 
 

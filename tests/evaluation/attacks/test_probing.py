@@ -14,8 +14,9 @@ from geniu_lightning.evaluation.attacks.probing import (
     NO_PROXIES,
     Probe,
     Prototype,
+    answered,
     cosines,
-    fit_and_score_positions,
+    fitted_positions,
     probe,
     prototypes,
     recalls,
@@ -68,43 +69,51 @@ def test_prototypes_are_mean_directions_and_the_nearest_wins() -> None:
     assert recalls(near, torch.tensor([0, 1]), 0.0)[:2].tolist() == [0.0, 0.0]
 
 
-def test_images_to_fit_on_are_held_out_or_half_of_the_test_images() -> None:
-    labels = torch.tensor([0] * 7 + [1] * 20 + [2] * 2)
-    context = points((0,), 3, splits={"test": split_of(0, labels)})
-    name, fit, score = fit_and_score_positions(context)
-    assert name == "test"
-    assert sorted([*fit.tolist(), *score.tolist()]) == list(range(29))
-    assert torch.bincount(labels[fit]).tolist() == [3, 10, 1]
-    assert fit.tolist() != fit_and_score_positions(replace(context, seed=1))[1].tolist()
-    again = fit_and_score_positions(context.evaluating(context.original))
-    assert torch.equal(again[1], fit)
-    for fewest, expected in ((5, "validation"), (4, "test"), (0, "test")):
-        held_out = torch.tensor([0] * fewest + [1] * 9 + [2] * 5 + [3] * 5)
-        splits = {**points().splits, "validation": split_of(1, held_out)}
-        name, fit, score = fit_and_score_positions(points(splits=splits))
-        sizes = (len(held_out), 80) if expected == "validation" else (40, 40)
-        assert (name, len(fit), len(score)) == (expected, *sizes)
+def test_the_images_to_fit_on_are_a_few_training_images_of_each_class() -> None:
+    labels = torch.tensor([0] * 7 + [1] * 20 + [2] * 2).flip(0)
+    context = points((0,), 3, splits={"train": split_of(0, labels), "test": split_of(1, labels)})
+    fit = fitted_positions(context, 5)
+    assert torch.bincount(labels[fit]).tolist() == [5, 5, 2]
+    assert len(set(fit.tolist())) == 12
+    assert torch.equal(fitted_positions(context.evaluating(context.original), 5), fit)
+    assert fit.tolist() != fitted_positions(replace(context, seed=1), 5).tolist()
     labels = torch.arange(80) % 4
     wrong = Split((labels + 1) % 4, split_of(3, labels, spread=0.01).read)  # teaches the next class
-    apart = points(splits={"test": split_of(5, labels, spread=0.01), "validation": wrong})
-    assert measured(Probe(), apart) == {"recall": 0.0, "retain": 0.0}
+    held_out = split_of(6, labels, spread=0.01)  # right, and not looked at
+    test = split_of(5, labels, spread=0.01)
+    apart = points(splits={"test": test, "train": wrong, "validation": held_out})
+    assert measured(Probe(), apart) == {"recall": 0.0, "retain": 0.0, "net": -1 / 3}
     assert measured(Prototype(), apart)["all.recall"] == 0.0
+
+
+def test_a_recall_that_costs_other_classes_is_no_net_recall() -> None:
+    """Images of class 3 are taken for class 1: a third of what retained classes have."""
+    table = answered(torch.eye(4)[[0, 1, 1, 2, 1, 2]], torch.tensor([0, 1, 1, 2, 3, 2]), 0.0)
+    assert table.tolist() == torch.eye(4).double()[[0, 1, 2, 1]].tolist()
+    labels, seen = torch.arange(80) % 4, torch.arange(80) % 4
+    shown = seen.clone()
+    shown[seen == 3] = 1
+    test = Split(labels, split_of(5, shown, spread=0.01).read)
+    splits = {"test": test, "train": split_of(3, labels, spread=0.01)}
+    found = measured(Probe(), points(splits=splits))
+    assert found == pytest.approx({"recall": 1.0, "retain": 2 / 3, "net": 2 / 3})
 
 
 def test_few_shots_are_averaged_over_three_draws_of_each_class() -> None:
     labels = torch.arange(80) % 4
-    context = points(splits={"test": split_of(3, labels, spread=3.0)})
-    _, fit, score = fit_and_score_positions(context)
-    images = images_of(3, labels, spread=3.0).flatten(1)
+    splits = {"train": split_of(3, labels, spread=3.0), "test": split_of(4, labels, spread=3.0)}
+    context = points(splits=splits)
+    fit = fitted_positions(context)
+    shown, scored = (images_of(seed, labels, spread=3.0).flatten(1) for seed in (3, 4))
     right = []
     for number in range(3):
         chosen = []
         for k in range(4):
             mine = fit[labels[fit] == k]
-            order = torch.randperm(10, generator=context.generator("prototype", number, k))
-            chosen.append(images[mine[order[0]]])
-        answers = cosines(images[score], torch.stack(chosen)).argmax(dim=1)
-        right.append((answers == 1)[labels[score] == 1].double().mean().item())
+            order = torch.randperm(20, generator=context.generator("prototype", number, k))
+            chosen.append(shown[mine[order[0]]])
+        answers = cosines(scored, torch.stack(chosen)).argmax(dim=1)
+        right.append((answers == 1)[labels == 1].double().mean().item())
     assert len(set(right)) > 1
     assert measured(Prototype((1,)), context)["k1.recall"] == pytest.approx(np.mean(right))
 
@@ -115,23 +124,28 @@ def test_a_new_head_hides_nothing() -> None:
 
 
 def test_a_value_that_cannot_be_computed_is_absent_with_its_reason() -> None:
-    few = Absent("a class has fewer than two test images, one to fit on and one to score")
+    few = Absent("a class has fewer than two training images to fit on")
+    test = split_of(1, torch.arange(6) % 3)
     for metric in (Probe(), Prototype()):
         for labels in ([0, 1, 1, 2, 2], [0, 0, 1, 1]):
-            splits = {"test": split_of(0, torch.tensor(labels))}
+            splits = {"train": split_of(0, torch.tensor(labels)), "test": test}
             found = measured(metric, points((0,), 3, splits=splits))
             assert set(found.values()) == {few}
-        found = measured(metric, points((0,), 3, splits={}))
-        assert set(found.values()) == {Absent("the run has no test images")}
+        for lacking in ("train", "test"):
+            others = {k: v for k, v in points().splits.items() if k != lacking}
+            found = measured(metric, points(splits=others))
+            assert set(found.values()) == {Absent(f"the run has no {lacking} images")}
         assert found.keys() == measured(metric, points()).keys()
         images = images_of(0, torch.arange(40) % 4)
         images[3, 0, 0, 0] = torch.inf
         network = Plain()
         network.head.weight.data[:, 0] = 1.0
         broken = Split(torch.arange(40) % 4, lambda positions, images=images: images[positions])
-        found = measured(metric, points(unlearned=network, splits={"test": broken}))
-        assert set(found.values()) == {Absent("features are not all finite numbers")}
-    found = measured(Prototype((1, 5, 0)), points(each=8))
+        for name in ("train", "test"):
+            splits = {**points().splits, name: broken}
+            found = measured(metric, points(unlearned=network, splits=splits))
+            assert set(found.values()) == {Absent("features are not all finite numbers")}
+    found = measured(Prototype((1, 5, 0)), points(each=4))
     assert found["k5.recall"] == Absent("a class has only 4 images to fit on, fewer than 5")
     assert isinstance(found["k1.recall"], float)
     assert isinstance(found["all.recall"], float)

@@ -50,9 +50,9 @@ class Two(nn.Module):
 def world(unlearned: nn.Module) -> Context:
     labels = torch.arange(CLASSES * EACH) % CLASSES
     images = torch.eye(CLASSES)[labels].reshape(-1, 1, 2, 2)
-    test = Split(labels, lambda positions: images[positions])
-    counts = (EACH,) * CLASSES
-    return Context(unlearned, unlearned, (1,), tuple("abcd"), counts, {"test": test})
+    split = Split(labels, lambda positions: images[positions])
+    counts, splits = (EACH,) * CLASSES, {"train": split, "test": split}
+    return Context(unlearned, unlearned, (1,), tuple("abcd"), counts, splits)
 
 
 def test_recall_is_that_behind_each_part() -> None:
@@ -71,7 +71,7 @@ def test_recall_is_that_behind_each_part() -> None:
     assert measured(Layers(), context_of(rigged()["original"])) == {}  # without parts
     none = measured(Layers(), replace(world(Two(blind())), splits={}))
     assert none == dict.fromkeys(expected, Absent("the run has no test images"))
-    assert Layers().images_processed(world(Two(blind()))) == CLASSES * EACH
+    assert Layers().images_processed(world(Two(blind()))) == 2 * CLASSES * EACH
 
 
 def test_the_sums_have_the_means_cosines() -> None:
