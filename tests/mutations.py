@@ -107,6 +107,36 @@ MUTATIONS: list[tuple[str, ...]] = [
         "bias[k] = bias[list(retained)].max()",
     ),
     (
+        "evaluation/attacks/probing.py",
+        "table.diagonal() - taken",
+        "table.diagonal()",
+        "tests/evaluation/attacks/test_probing.py",
+    ),
+    (
+        "evaluation/attacks/which_class.py",
+        "images - rate *",
+        "images + rate *",
+        "tests/evaluation/attacks/test_which_class.py",
+    ),
+    (
+        "evaluation/metrics/quantisation.py",
+        "2 ** (bits - 1) - 1",
+        "2**bits - 1",
+        "tests/evaluation/metrics/test_quantisation.py",
+    ),
+    (
+        "evaluation/metrics/over_unlearning.py",
+        "distance = (side * margin(",
+        "distance = (margin(",
+        "tests/evaluation/metrics/test_over_unlearning.py",
+    ),
+    (
+        "evaluation/metrics/weight_distance.py",
+        "/ own.norm() / length",
+        "/ length / length",
+        "tests/evaluation/metrics/test_weight_distance.py",
+    ),
+    (
         "evaluation/references.py",
         "1 - 0.025 / tests",
         "1 - 0.025",

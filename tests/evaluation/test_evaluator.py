@@ -243,7 +243,7 @@ def test_every_shipped_metric_keeps_the_rules() -> None:
         "knowledge": {"steps": 2},
     }
     metrics = {k: built(v | short.get(k, {}), k, _convert_="all") for k, v in targets.items()}
-    assert len(metrics) == 19
+    assert len(metrics) == 23
     uniform = rigged()["uniform"]
     contexts = [
         context_of(

@@ -15,6 +15,7 @@ from geniu_lightning.evaluation.metric import Absent
 from geniu_lightning.evaluation.metrics.accuracy import Accuracy
 from geniu_lightning.evaluation.metrics.confusion import Confusion
 from geniu_lightning.evaluation.metrics.divergence import Divergence, RandomTeacher
+from geniu_lightning.evaluation.metrics.quantisation import Quantisation
 from geniu_lightning.evaluation.metrics.representation import CKA
 from geniu_lightning.evaluation.metrics.scores import Scores
 from tests.evaluation.worlds import SUNK, T, context_of, rigged
@@ -43,6 +44,7 @@ METRICS = {
     "probe": Probe(),
     "head": Head(),
     "cka": CKA(),
+    "quantisation": Quantisation(),
 }
 KNOWN: dict[str, tuple[Any, ...]] = {  # original, oracle, mask, uniform, memoriser, collapsed
     "accuracy.test.forget": (1.0, 0.0, 0.0, 0.1, 0.0, 0.0),
@@ -97,6 +99,10 @@ KNOWN: dict[str, tuple[Any, ...]] = {  # original, oracle, mask, uniform, memori
     "head.transplant_retain": (1.0, 1.0, 1.0, 0.1, 1.0, 1 / 9),
     "head.row_norm": (1.0, 3 / T, 1.0, NO_ROWS, FAR, 1.0),
     "head.alignment": (INSIDE, 0.0, INSIDE, ALIKE, 0.0, ALIKE),
+    **dict.fromkeys(
+        ("quantisation.b8.forget", "quantisation.b4.forget"), (1.0, 0.0, 0.0, 0.1, 0.0, 0.0)
+    ),
+    "quantisation.b4.retain": (1.0, 1.0, 1.0, 0.1, 1.0, 1 / 9),
     "head.bias_anomaly": (EQUAL,) * 6,
     **dict.fromkeys(("cka.test_forget.original", "cka.test_forget.oracle"), (STILL,) * 6),
     **dict.fromkeys(

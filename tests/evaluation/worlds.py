@@ -41,8 +41,9 @@ class Rigged(nn.Module):
         self.eval().requires_grad_(False)
 
     def features(self, images: Tensor) -> Tensor:
-        labels, train = images[:, 0, 0, 0].long(), images[:, 0, 0, 1].long()
-        return self.table[train, labels]
+        labels = images[:, 0, 0, 0].long().clamp(0, CLASSES - 1)  # also of noise
+        train = images[:, 0, 0, 1].long().clamp(0, 1)
+        return self.table[train, labels] + 0 * images.sum(dim=(1, 2, 3))[:, None]  # a gradient
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
