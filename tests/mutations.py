@@ -126,8 +126,8 @@ MUTATIONS: list[tuple[str, ...]] = [
     ),
     (
         "evaluation/metrics/over_unlearning.py",
-        "distance = (side * margin(",
-        "distance = (margin(",
+        "lambda x: side * margin(",
+        "lambda x: margin(",
         "tests/evaluation/metrics/test_over_unlearning.py",
     ),
     (

@@ -59,7 +59,7 @@ INSIDE = (
     Family("adaptive", ("adaptive.net", "adaptive.net_area"), required=True),
     Family(
         "features",
-        ("probe.recall", *(f"prototype.{k}.recall" for k in ("k1", "k5", "all"))),
+        ("probe.net", *(f"prototype.{k}.recall" for k in ("k1", "k5", "all"))),
         required=True,
     ),
     Family("head", ("head.repair", "head.transplant"), memory=True),

@@ -191,6 +191,13 @@ def outputs_of(network: nn.Module, split: Split) -> Outputs:
     )
 
 
+def gradient_sign(images: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the sign of the gradient of Σ score(images) with respect to the images."""
+    leaf = images.detach().requires_grad_(True)
+    # a network may work in place, which a leaf does not allow
+    return torch.autograd.grad(score(leaf.clone()).sum(), leaf)[0].sign()
+
+
 def log_softmax(logits: Tensor) -> Tensor:
     """Return log-probabilities in float64 that keep confident images apart.
 

@@ -11,6 +11,7 @@ from geniu_lightning.evaluation.context import (
     Outputs,
     Split,
     entropy,
+    gradient_sign,
     log_softmax,
     outputs_of,
 )
@@ -89,6 +90,13 @@ def test_a_part_that_a_metric_did_not_declare_is_hidden_from_it() -> None:
         shown.original.parameters()
     with pytest.raises(RuntimeError, match="looks at oracles"):
         len(shown.restricted_to(frozenset()).oracles)
+
+
+def test_the_gradient_of_images_passes_networks_that_work_in_place() -> None:
+    images = torch.tensor([[1.0, -2.0, 3.0], [0.0, -1.0, 2.0]])
+    found = gradient_sign(images, lambda x: -nn.functional.relu(x, inplace=True))
+    assert found.tolist() == [[-1.0, 0.0, -1.0], [0.0, 0.0, -1.0]]
+    assert images[0, 1] == -2.0
 
 
 def test_log_probabilities_keep_confident_images_apart() -> None:

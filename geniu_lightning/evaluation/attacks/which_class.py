@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geniu_lightning.evaluation.attacks.head import rows_of
-from geniu_lightning.evaluation.context import CHUNK, LARGEST_LOGIT, Context, log_softmax
+from geniu_lightning.evaluation.context import (
+    CHUNK,
+    LARGEST_LOGIT,
+    Context,
+    gradient_sign,
+    log_softmax,
+)
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
 from geniu_lightning.settings.checked import Positive, PositiveInt, checked
 
@@ -83,10 +89,12 @@ class WhichClass(Metric):
 
 def inverted(network: nn.Module, images: Tensor, labels: Tensor, steps: int, rate: float) -> Tensor:
     """Return log p_y of images moved by signed gradient steps that raise it, float64, `(N,)`."""
+
+    def loss(moved: Tensor) -> Tensor:
+        return F.cross_entropy(network(moved), labels, reduction="sum")
+
     for _ in range(steps):
-        images = images.detach().requires_grad_(True)
-        loss = F.cross_entropy(network(images), labels, reduction="sum")
-        images = images - rate * torch.autograd.grad(loss, images)[0].sign()
+        images = images - rate * gradient_sign(images, loss)
     with torch.no_grad():
         logits = network(images).cpu().clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
     return log_softmax(logits).gather(1, labels[:, None].cpu()).squeeze(1)

@@ -11,6 +11,7 @@ from geniu_lightning.evaluation.context import (
     Context,
     Split,
     drawn,
+    gradient_sign,
     log_softmax,
     outputs_of,
 )
@@ -118,19 +119,19 @@ def boundary_images(
     side = margin(network, images, labels, others).sign()
     moved = images
     for _ in range(steps):
-        moved = moved.detach().requires_grad_(True)
-        distance = (side * margin(network, moved, labels, others)).sum()
-        (gradient,) = torch.autograd.grad(distance, moved)
-        step = 2.5 * epsilon / steps * gradient.sign()
-        moved = images + (moved.detach() - step - images).clamp(-epsilon, epsilon)
+        step = gradient_sign(moved, lambda x: side * margin(network, x, labels, others))
+        moved = moved - 2.5 * epsilon / steps * step
+        moved = images + (moved - images).clamp(-epsilon, epsilon)
     with torch.no_grad():
         reached = side * margin(network, moved, labels, others) <= 0
         images, way = images[reached], (moved - images)[reached]
         labels, side = labels[reached], side[reached]
+        if not len(images):  # not every network takes an empty batch
+            return images, reached.cpu()
         low, high = torch.zeros_like(side), torch.ones_like(side)
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            there = images + way * middle.reshape(-1, *[1] * (images.dim() - 1))
+            there = images + way * middle[:, None, None, None]
             beyond = side * margin(network, there, labels, others) <= 0
             low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
-        return images + way * high.reshape(-1, *[1] * (images.dim() - 1)), reached.cpu()
+        return images + way * high[:, None, None, None], reached.cpu()
