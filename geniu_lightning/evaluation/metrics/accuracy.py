@@ -1,6 +1,5 @@
 """Accuracy by class, and its summaries over forgotten and retained classes."""
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -15,6 +14,9 @@ from geniu_lightning.settings.checked import checked
 SplitName = Literal["test", "train", "validation"]
 NO_IMAGE = Absent("the split has no image of such a class")
 NO_ORACLE = Absent("there is no oracle to compare with")
+NO_MINORITY = Absent(
+    "no retained class has at most two thirds as many training images as the largest"
+)
 
 
 @checked
@@ -104,17 +106,14 @@ def few_and_many(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Divide classes into those with few and those with many training images.
 
-    Few is less than the median; where no class has less, as with one large class among equal small
-    ones, few is the median and many is more. Both are empty where all counts are equal.
+    Few is at most two thirds of the largest count of `classes`; both are empty where no class has
+    so few. A half would be one of the usual ratios of imbalance: of classes cut to a half, rounding
+    puts each on one side or the other.
     """
-    numbers = [counts[k] for k in classes]
-    if len(set(numbers)) < 2:
-        return (), ()
-    bound = statistics.median(numbers)
-    if min(numbers) == bound:
-        bound = min(number for number in numbers if number > bound)
-    few = tuple(k for k in classes if counts[k] < bound)
-    return few, tuple(k for k in classes if counts[k] >= bound)
+    largest = max((counts[k] for k in classes), default=0)
+    few = tuple(k for k in classes if 3 * counts[k] <= 2 * largest)
+    many = tuple(k for k in classes if k not in few)
+    return (few, many) if few and many else ((), ())
 
 
 def profile(outputs: Outputs, context: Context) -> Values:
@@ -124,7 +123,6 @@ def profile(outputs: Outputs, context: Context) -> Values:
     mine = outputs.of(retained)
     right = credits(mine.logits, mine.labels)
     few, many = few_and_many(context.class_counts, retained)
-    equal = Absent("all retained classes have the same number of training images")
     measured = [k for k in retained if not each[k].isnan()]
     weights = torch.tensor([context.class_counts[k] for k in measured], dtype=torch.float64)
     by_frequency = (
@@ -137,8 +135,8 @@ def profile(outputs: Outputs, context: Context) -> Values:
         "retain": mean_over(each, retained),
         "retain_micro": right.mean().item() if len(right) else NO_IMAGE,
         "retain_by_frequency": by_frequency,
-        "retain_minority": mean_over(each, few) if few else equal,
-        "retain_majority": mean_over(each, many) if many else equal,
+        "retain_minority": mean_over(each, few) if few else NO_MINORITY,
+        "retain_majority": mean_over(each, many) if many else NO_MINORITY,
         "worst_retained": each[measured].min().item() if measured else NO_IMAGE,
         "per_class": [None if value != value else value for value in each.tolist()],
     }

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
 
+from geniu_lightning.data.imbalance import step
 from geniu_lightning.errors import SettingError
 from geniu_lightning.evaluation.context import Outputs
 from geniu_lightning.evaluation.metric import Absent
@@ -66,9 +68,9 @@ def test_summaries_match_scikit_learn() -> None:
         assert found["per_class"] == pytest.approx(recall)
         retained = [k for k in range(6) if k not in forget]
         assert found["worst_retained"] == pytest.approx(min(recall[k] for k in retained))
-        middle = np.median([counts[k] for k in retained])
+        bound = 2 / 3 * max(counts[k] for k in retained)
         for name, few in (("retain_minority", True), ("retain_majority", False)):
-            expected = np.mean([recall[k] for k in retained if (counts[k] < middle) == few])
+            expected = np.mean([recall[k] for k in retained if (counts[k] < bound) == few])
             assert found[name] == pytest.approx(expected)
         larger = outputs(given.logits * 1e3, given.labels)
         assert profile_of(larger, forget, counts) == found  # the scale of logits changes nothing
@@ -87,20 +89,36 @@ def test_a_tie_counts_as_its_share_and_nan_as_wrong() -> None:
     assert credits(infinite, torch.tensor([0, 0, 0])).tolist() == [0.0, 1.0, 0.0]
 
 
-def test_few_and_many_are_told_by_retained_training_images() -> None:
+def test_few_is_at_most_two_thirds_of_the_largest_retained_class() -> None:
     for counts, classes, few, many in (
         ((9, 1, 2, 3, 4), (1, 2, 3, 4), (1, 2), (3, 4)),
-        ((9, 1, 2, 3), (1, 2, 3), (1,), (2, 3)),  # the median itself is not few
-        ((5, 500, 50, 50, 50), (1, 2, 3, 4), (2, 3, 4), (1,)),  # one large class among small ones
-        ((5, 500, 500, 50, 50, 50), (1, 2, 3, 4, 5), (3, 4, 5), (1, 2)),
+        ((0, 9, 6, 7), (1, 2, 3), (2,), (1, 3)),  # two thirds are few
+        ((5, 500, 50, 50, 50), (1, 2, 3, 4), (2, 3, 4), (1,)),
         ((900, 50, 50, 50), (1, 2, 3), (), ()),  # a forgotten class makes no minority
+        ((43, 43, 42, 43), (0, 1, 2, 3), (), ()),  # nor does one image
         ((5, 7), (1,), (), ()),
+        ((5, 0, 0), (1, 2), (), ()),
         ((5, 7), (), (), ()),
     ):
         assert few_and_many(counts, classes) == (few, many)
     found = profile_of(random_outputs(0, 30), (0,), (80, 10, 10, 10, 10, 10))
-    reason = Absent("all retained classes have the same number of training images")
+    reason = Absent(
+        "no retained class has at most two thirds as many training images as the largest"
+    )
     assert found["retain_minority"] == found["retain_majority"] == reason
+
+
+def test_rounding_makes_no_minority_among_classes_cut_to_one_ratio() -> None:
+    labels = torch.from_numpy(load_digits().target)  # 174 to 183 images a class
+    for ratio in (0.5, 0.3, 0.2, 0.1, 0.02):
+        for large in range(10):
+            kept = step(labels, [*map(str, range(10))], majority=[large], ratio=ratio)
+            counts = tuple(labels[kept].bincount().tolist())
+            for forgotten in range(10):
+                retained = tuple(k for k in range(10) if k != forgotten)
+                small = tuple(k for k in retained if k != large)
+                expected = ((), ()) if forgotten == large else (small, (large,))
+                assert few_and_many(counts, retained) == expected
 
 
 def right(*labels: int) -> Outputs:
@@ -110,10 +128,10 @@ def right(*labels: int) -> Outputs:
 
 def test_a_class_without_images_is_left_out_of_means() -> None:
     given = outputs(torch.eye(4)[[0, 1, 1]], [0, 1, 3])
-    found = profile_of(given, (0,), (5, 1, 8, 3))
+    found = profile_of(given, (0,), (5, 1, 8, 7))
     assert found["per_class"] == [1.0, 1.0, None, 0.0]
     means = ("retain", "worst_retained", "retain_micro", "retain_by_frequency")
-    assert [found[name] for name in means] == [0.5, 0.0, 0.5, 0.25]
+    assert [found[name] for name in means] == [0.5, 0.0, 0.5, 0.125]
     assert (found["retain_minority"], found["retain_majority"]) == (1.0, 0.0)
     assert per_class(given, 4).isnan().tolist() == [False, False, True, False]
     assert profile_of(right(0, 1), (1, 2))["forget"] == 1.0
