@@ -79,7 +79,8 @@ def bounded_reciprocal(logits: Tensor, labels: Tensor, max_margin: float) -> Ten
     gap = margin(logits, labels)
     inside = gap.clamp(max=max_margin)
     slope = (1 / (1 + math.exp(max_margin))) / math.log1p(math.exp(-max_margin)) ** 2
-    return F.softplus(-inside).reciprocal() + slope * (gap - inside)
+    # not `gap - inside`, whose gradients cancel only up to the rounding of `slope`
+    return F.softplus(-inside).reciprocal() + slope * F.relu(gap - max_margin)
 
 
 def divergence(target: Tensor, logits: Tensor) -> Tensor:

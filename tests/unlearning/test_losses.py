@@ -106,6 +106,16 @@ def test_bounded_reciprocal_pushes_a_confident_proxy_and_never_harder_than_its_b
     assert limit == pytest.approx(np.exp(bound), rel=0.02)  # as its docstring says
 
 
+@pytest.mark.parametrize("bound", [5.0, 40.0])
+def test_a_bound_does_not_touch_the_gradient_below_it(bound: float) -> None:
+    gaps = [-20.0, -1.0, 0.0, 4.0, *([30.0] if bound > 30 else [])]
+    logits = torch.tensor([[gap, 0.0] for gap in gaps], requires_grad=True)
+    bounded_reciprocal(logits, torch.zeros(len(gaps), dtype=torch.int64), bound).sum().backward()
+    assert logits.grad is not None
+    expected = [slope_in_double(gap) for gap in gaps]
+    np.testing.assert_allclose(logits.grad[:, 0], expected, rtol=1e-4)
+
+
 @some
 @given(seed=seeds, scale=scales)
 def test_divergence_matches_scipy(seed: int, scale: float) -> None:
