@@ -30,6 +30,7 @@ class Row:
         runs: How many there are; of oracles how many evaluations of them.
         failures: Training seeds whose run failed, and why.
         oracles: Training seeds of the oracles that the runs were compared with, a bank each.
+        evaluations: Families of metrics that the runs were evaluated with, a set a tier.
     """
 
     setting: str
@@ -44,6 +45,7 @@ class Row:
     runs: int = 0
     failures: dict[int, str] = field(default_factory=dict)
     oracles: frozenset[tuple[int, ...]] = frozenset()
+    evaluations: frozenset[frozenset[str]] = frozenset()
     best: bool = False
 
     @property
@@ -191,6 +193,7 @@ def _row(members: Sequence[Run], several: bool) -> Row:
             if run.failed and (run.seed, run.settings.get("seed")) not in done
         },
         oracles=_banks(well),
+        evaluations=frozenset(run.families for run in well),
     )
 
 

@@ -36,6 +36,7 @@ class Run:
         numbers: Of each of `PARTS` the numbers, by dotted names such as `accuracy.test.forget`.
         curves: Likewise the lists of numbers, such as `relearning.k10.curve`.
         oracles: Training seeds of the models that it was compared with.
+        families: Of the metrics that it was evaluated with; they tell the tier of evaluation.
         settings: Of the run; `trained` has those of its kit.
         document: What its file holds, in the form of version 2.
         failed: Why the run failed; empty where it ended well.
@@ -54,6 +55,7 @@ class Run:
     numbers: dict[str, dict[str, float]]
     curves: dict[str, dict[str, list[float]]]
     oracles: tuple[int, ...]
+    families: frozenset[str]
     settings: Json
     document: Json
     verdict: str | None = None
@@ -148,6 +150,7 @@ def _run(folder: Path, document: Json) -> Run:
             for part in PARTS
         },
         oracles=tuple(map(int, document.get("oracles") or ())),
+        families=frozenset(run["evaluation"]["metrics"]),
         settings=run,
         document=document,
         verdict=_word(document.get("verdict")),

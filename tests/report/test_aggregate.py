@@ -98,7 +98,7 @@ def test_oracles_are_read_off_the_runs_that_were_compared_with_them(tmp_path: Pa
     assert (found.mean["cost.seconds"], len(found.seeds)) == (16.0, 5)
     assert found.verdict == "forgotten 5/10, distinguishable 4/10, damaged 1/10"
     # other evaluations of the same kits, and a kit that was trained otherwise for this problem
-    fast = change(run(tmp_path / "fast", "none"), run__evaluation={"timings": 1})
+    fast = change(run(tmp_path / "fast", "none"), run__evaluation={"timings": 1, "metrics": {}})
     change(fast, oracle_verdicts={"untested": 5}, run__trained__training__when="after")
     assert row(tmp_path, "oracles (5)").verdict.endswith(
         "untested 5/15, distinguishable 4/15, damaged 1/15"

@@ -78,8 +78,8 @@ def test_the_tradeoff_is_against_relearning_where_it_was_measured(tmp_path: Path
     assert figure.axes[0].get_xlabel().startswith("relearned")
     assert plotted(figure)["suppressed"] == ([AREA], [0.75])
     assert "finetune" in texts(figure)
-    assert "geniu (best)" not in texts(figure)  # without an area it has no place here
-    assert figure.get_supxlabel() == "not drawn, for lack of a number: random_init, geniu (best)"
+    assert "geniu" not in texts(figure)  # without an area it has no place here
+    assert figure.get_supxlabel() == "not drawn, for lack of a number: random_init, geniu"
 
 
 def test_a_verdict_that_not_all_runs_have_is_not_the_methods(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_the_price_of_each_method_stands_at_its_seconds(tmp_path: Path) -> None:
         }
         assert values <= points
         names = {note.get_text() for note in axes.texts}
-        assert {"geniu", "regrow (best)"} <= names
+        assert {"geniu", "regrow"} <= names
         assert not names & {"gradient_ascent", "logit_mask"}
 
 

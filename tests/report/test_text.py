@@ -124,14 +124,14 @@ def test_a_latex_table_is_whole(tmp_path: Path) -> None:
         r"a\_b \& 5\% of \$x \{y\} \#1 \textasciitilde{}\textasciicircum{}\textbackslash{}"
         r" \textless{} $\pm$"
     )
-    for seed in (1, 2):
-        run(tmp_path / f"{seed}", "my_method", seed, retain=0.5 + seed / 4)
+    for seed in (1, 2, 3):
+        run(tmp_path / f"{seed}", "my_method", seed, retain=0.5 + seed / 8)
     failed(tmp_path / "c", "other", 1, "50% of\nit")  # a reason may not leave its comment
     text = as_latex([table(tmp_path)] * 2)
     heads = re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert {line.count("&") + 1 for line in rows} == {len(head) for head in heads}
-    assert r"\textbf{my\_method (best)} & 2 & 0.1250 $\pm$ 0.0000 & 0.8750 $\pm$ 0.1768" in text
+    assert r"\textbf{my\_method (best)} & 3 & 0.1250 $\pm$ 0.0000 & 0.7500 $\pm$ 0.1250" in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [2, 4, 2]
     assert r"% other, seed 1, failed: 50\% of it" in text
     assert [text.count(f"tab:unlearning-{k}") for k in (1, 2, 3)] == [1, 1, 0]
