@@ -38,9 +38,9 @@ class Geniu(Tuning):
         source: `proxies` of the kit; `data` tunes on training images as a control.
 
     Source:
-        GENIU, arXiv 2406.07885, Eq. 7. Departures: the bound of the reciprocal; the terms not
-        marked as the paper's, among them `distill`, the default (`experiment=paper_tuning` is
-        Eq. 7). Steps, optimizer and clipping are not recovered.
+        GENIU, arXiv 2406.07885, Eq. 7, which is `experiment=paper_tuning`. Departures of the
+        defaults: the bound of the reciprocal, the clipped gradient, the distilled retain term.
+        Steps and optimizer are not recovered; of clipping the paper says nothing.
     """
 
     sides = Access.FORGET | Access.RETAIN

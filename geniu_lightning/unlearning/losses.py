@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 ForgetTerm = Literal["reciprocal", "negative", "uniform", "random_label"]
-MaxMargin = Annotated[float, Field(gt=0, le=40)]  # (e^40)^2 is as far as 32 bits go
+# the gradient holds (e^margin)^2, which overflows 32 bits at 44: 40 is as good as no bound
+MaxMargin = Annotated[float, Field(gt=0, le=40)]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

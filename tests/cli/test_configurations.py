@@ -75,6 +75,15 @@ def test_models_have_features_and_a_head(name: str) -> None:
     torch.testing.assert_close(network(images), network.head(network.features(images)))
 
 
+def test_the_papers_tuning_is_neither_clipped_nor_bounded() -> None:
+    chosen = composed("unlearn", "experiment=paper_tuning").unlearner
+    equation = ("reciprocal", "ce", 1.0, 1)
+    names = ("forget_term", "retain_term", "retain_weight", "proxies_per_class")
+    assert tuple(chosen[name] for name in names) == equation
+    assert chosen.max_gradient_norm is None
+    assert chosen.max_margin == 40.0  # test_losses: below it the gradient is the reciprocal's
+
+
 def test_generators_recipes_and_experiments_compose() -> None:
     for name in names("generator"):
         generator = OmegaConf.load(CONF / "generator" / f"{name}.yaml")
