@@ -38,9 +38,7 @@ class Family:
 WORKS = (
     Check("accuracy.test.retain", "below", damage=True, images="retain"),
     Check("accuracy.test.retain_minority", "below", damage=True, images="minority"),
-    Check(
-        "accuracy.test.worst_retained", "below", WORST_CLASS_LOSS, damage=True, images="worst"
-    ),
+    Check("accuracy.test.worst_retained", "below", WORST_CLASS_LOSS, damage=True, images="worst"),
     Check("confusion.attractor_retained", damage=True, images="retain"),
 )
 ANSWERS = (Check("accuracy.test.forget"), Check("accuracy.train.forget"))

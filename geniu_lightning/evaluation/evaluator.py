@@ -94,7 +94,9 @@ class Evaluator:
 
     def evaluate(self, context: Context) -> Evaluation:
         """Measure the model and, where there are oracles, these, the nulls and the controls."""
-        rows = self._measured(context)
+        oracles_of = {f"oracle {k + 1}": k for k in range(len(context.oracles))}
+        made_of = {f"null {k + 1}": k for k in range(len(context.nulls))}
+        rows = self.measured(context, _networks(context), oracles_of | made_of)
         oracles = [rows.of(f"oracle {k}") for k in range(1, len(context.oracles) + 1)]
         nulls = [rows.of(f"null {k}") for k in range(1, len(context.nulls) + 1)]
         controls = {who: rows.of(who) for who in ("original", "mask") if who in rows.measured}
@@ -111,7 +113,7 @@ class Evaluator:
                     [rows.peers(k) for k in range(len(oracles))],
                     controls,
                     infos,
-                    _images(context),
+                    images_of(context),
                     nulls,
                     context.matched,
                     context.intact,
@@ -141,10 +143,10 @@ class Evaluator:
                 total += 0 if known else metric.images_processed(about)
         return total
 
-    def _measured(self, context: Context) -> Rows:
-        networks = _networks(context)
-        kin = {f"oracle {k + 1}": k for k in range(len(context.oracles))}
-        kin |= {f"null {k + 1}": k for k in range(len(context.nulls))}
+    def measured(
+        self, context: Context, networks: Mapping[str, nn.Module], kin: Mapping[str, int]
+    ) -> Rows:
+        """Return the values of networks; of `kin`, see `Rows`."""
         metrics = {k: self._strongest(context, k, metric) for k, metric in self.metrics.items()}
         measured = {
             who: {
@@ -249,7 +251,7 @@ def _states(context: Context, metric: Metric) -> list[object]:
     return found
 
 
-def _images(context: Context) -> dict[str, int]:
+def images_of(context: Context) -> dict[str, int]:
     """Return the test images that shares are of, at least two of each kind."""
     if "test" not in context.splits:
         return dict.fromkeys(("forget", "retain", "minority", "worst"), 2)

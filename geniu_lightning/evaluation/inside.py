@@ -10,8 +10,8 @@ from geniu_lightning.evaluation.metric import Values
 from geniu_lightning.evaluation.references import EPSILON_AREA, PRIOR_WEIGHT, resolution, tolerance
 
 LEVEL = 0.05  # chance that a network that never saw the class shows it in any family
-POWER = 0.5  # share of what the original holds that a value with power would have shown
-LEAST_SPREAD = 0.02  # of networks that never saw the class, in steps to the original
+POWER = 1.0  # a value has power if it would have shown this share of what the original holds
+LEAST_SPREAD = 0.04  # of networks that never saw the class, in steps to the original
 
 
 @dataclass(frozen=True)
