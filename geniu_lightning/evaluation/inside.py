@@ -148,11 +148,11 @@ def mean_of(row: Values, names: Sequence[str]) -> float:
 
 def oracles_needed(attack: Attack, count: int) -> int | None:
     """Return with how many references an attack would have power; `None` beyond fifty."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     def factor(number: int) -> float:
         freedom = number - 1 + PRIOR_WEIGHT
-        return float(t.ppf(0.995, freedom)) * math.sqrt(1 + 1 / number)
+        return float(stdtrit(freedom, 0.995)) * math.sqrt(1 + 1 / number)
 
     for number in range(count + 1, 51):
         if attack.detects * factor(number) / factor(count) <= POWER:

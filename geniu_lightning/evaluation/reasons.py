@@ -85,7 +85,7 @@ def untested(
             said.append(f"{NAMES[family.name]} has no result")
             continue
         best = min(mine, key=lambda attack: attack.detects)
-        if abs(best.reach) < best.allowed / 2:
+        if best.detects > 2:
             said.append(f"{NAMES[family.name]} does not tell even the original from oracles")
             continue
         needed = oracles_needed(best, count)

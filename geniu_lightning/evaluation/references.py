@@ -44,12 +44,12 @@ def tolerance(values: Sequence[float], prior: float, level: float) -> float:
         Moderated t: Smyth, Statistical Applications in Genetics and Molecular Biology 3, 2004.
         Departure: the prior's weight is fixed, not estimated.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit  # scipy.stats takes a hundred times as long
 
     own, freedom = len(values) - 1, len(values) - 1 + PRIOR_WEIGHT
     variance = statistics.variance(values) if own else 0.0
     spread = math.sqrt((own * variance + PRIOR_WEIGHT * prior**2) / freedom)
-    return float(t.ppf(1 - level, freedom)) * spread * math.sqrt(1 + 1 / len(values))
+    return float(stdtrit(freedom, 1 - level)) * spread * math.sqrt(1 + 1 / len(values))
 
 
 def position(
