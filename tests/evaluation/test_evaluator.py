@@ -238,12 +238,13 @@ def test_every_shipped_metric_keeps_the_rules() -> None:
         targets |= plain(OmegaConf.load(CONF / "evaluation" / f"{name}.yaml"))["metrics"]
     few = {"steps": [0, 1, 2], "draws": 1, "scored": 10}
     short: dict[str, Any] = {
-        **dict.fromkeys(("relearning", "retain_only", "adaptive", "own_proxies"), few),
+        **dict.fromkeys(("relearning", "relearning_sgd", "relearning_head"), few),
+        **dict.fromkeys(("retain_only", "adaptive", "own_proxies"), few),
         "relearn_time": {"budget": 2, "draws": 1, "scored": 10},
         "knowledge": {"steps": 2},
     }
     metrics = {k: built(v | short.get(k, {}), k, _convert_="all") for k, v in targets.items()}
-    assert len(metrics) == 23
+    assert len(metrics) == 25
     uniform = rigged()["uniform"]
     contexts = [
         context_of(
@@ -266,7 +267,7 @@ def test_every_shipped_metric_keeps_the_rules() -> None:
     assert tree.keys() == metrics.keys() - {"layers"}  # rigged networks have no parts
     assert first.infos.keys() >= first.values.keys()
     assert all(json.dumps(vars(metric)) for metric in metrics.values())
-    assert first.steps["relearning"] == [0, 1, 2]
+    assert first.steps["relearning_sgd"] == [0, 1, 2]
     assert sum(metric.images_processed(contexts[0]) for metric in metrics.values()) > 0
     assert first.confusions["after"].sum() == 1000
     assert first.accuracies["before"] == [1.0] * 10

@@ -1,4 +1,4 @@
-"""Tolerances and z-scores against scipy, and by drawing oracles of a known law."""
+"""Tolerances and z-scores against scipy, and by drawing networks of a known law."""
 
 import math
 
@@ -17,14 +17,20 @@ def test_z_is_students_t_of_one_more_oracle() -> None:
     assert z_score(0.52, [0.5, 0.5], 0.01) == pytest.approx(2 / math.sqrt(1.5))
 
 
-def test_a_tolerance_is_a_prediction_interval_by_bonferroni() -> None:
-    limit = stats.t.ppf(1 - 0.025 / 7, 2) * math.sqrt(4 / 3)
-    assert tolerance([0.0, 1.0, 2.0], 0.0, 7) == pytest.approx(limit)
-    alike = [0.8, 0.8, 0.8]
-    assert tolerance(alike, 0.02) == 0.02
-    least = stats.t.ppf(0.975, 2) * 0.05 * math.sqrt(4 / 3)
-    assert tolerance(alike, 0.01, least=0.05) == pytest.approx(least)
-    assert tolerance([0.7, 0.8, 0.9], 0.01, least=0.05) == tolerance([0.7, 0.8, 0.9], 0.01)
+def test_a_tolerance_is_a_prediction_limit_with_a_moderated_spread() -> None:
+    # of own spread 1 with 2 degrees of freedom and prior spread 2 with 4
+    limit = stats.t.ppf(0.99, 6) * math.sqrt((2 * 1 + 4 * 4) / 6) * math.sqrt(4 / 3)
+    assert tolerance([0.0, 1.0, 2.0], 2.0, 0.01) == pytest.approx(limit)
+    alone = stats.t.ppf(0.95, 4) * 0.1 * math.sqrt(2)
+    assert tolerance([0.7], 0.1, 0.05) == pytest.approx(alone)
+
+
+def test_one_more_network_of_the_same_law_exceeds_a_tolerance_as_often_as_it_says() -> None:
+    draws = np.random.default_rng(0)
+    for count in (3, 5, 10):
+        seen = draws.normal(size=(2000, count + 1))
+        beyond = [row[-1] - row[:-1].mean() > tolerance([*row[:-1]], 1.0, 0.05) for row in seen]
+        assert 0.02 < np.mean(beyond) < 0.06
 
 
 def test_position_is_0_at_the_oracles_and_1_at_the_original() -> None:

@@ -1,9 +1,6 @@
 """The verdict: by a rule, in an order, and only where the comparison resolves anything."""
 
 import json
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -15,11 +12,12 @@ from geniu_lightning.evaluation.attacks.probing import Prototype
 from geniu_lightning.evaluation.attacks.retained_attack import RetainedAttack
 from geniu_lightning.evaluation.cache import FileCache
 from geniu_lightning.evaluation.evaluator import Evaluator
-from geniu_lightning.evaluation.metric import Absent, MetricInfo, Value, Values
+from geniu_lightning.evaluation.metric import Absent
 from geniu_lightning.evaluation.metrics.accuracy import Accuracy
 from geniu_lightning.evaluation.metrics.confusion import Confusion
 from geniu_lightning.evaluation.metrics.divergence import Divergence
-from geniu_lightning.evaluation.verdict import Decision, Verdict, decide
+from geniu_lightning.evaluation.verdict import Verdict
+from tests.evaluation.made_up import IMAGES, INSIDE, MASK, ORACLE, Case, of_family
 from tests.evaluation.worlds import context_of, rigged
 
 V = Verdict
@@ -51,80 +49,9 @@ def test_each_rigged_model_gets_its_verdict(tmp_path: Path) -> None:
         assert found.decision.verdict is expected, model
         assert found.decision.controls == {"original": V.RETAINED, "mask": V.SUPPRESSED}
         assert found.decision.oracles == {V.UNTESTED: 3}
-    trained = {"relearning", "retain_only", "adaptive", "probe", "own_proxies"}
-    questions = (checks.WORKS, checks.ANSWERS, checks.INSIDE, checks.PROBABILITIES)
-    asked = {check.name for question in questions for check in question}
-    assert {name for name in asked if name.partition(".")[0] not in trained} <= set(found.values)
-
-
-# ---- the rule, on values made up ---------------------------------------------------------------
-
-# values of oracles and of the original in a full evaluation
-ORACLE: dict[str, float] = {
-    "accuracy.test.retain": 0.95,
-    "accuracy.test.retain_minority": 0.94,
-    "accuracy.test.worst_retained": 0.9,
-    "accuracy.test.forget": 0.0,
-    "accuracy.train.forget": 0.0,
-    "confusion.attractor_retained": 0.01,
-    "confusion.attractor": 0.2,
-    "confusion.distance": 0.1,
-    "divergence.test_forget.js": 0.05,
-    "divergence.train_forget.js": 0.05,
-    "membership.loss.leak": 0.51,
-    "membership.loss.auc": 0.5,
-    "membership.standard_error": 0.01,
-    "retained_attack.auc": 0.7,
-    "relearning.k10.area": 0.1,
-    "retain_only.area": 0.0,
-    "adaptive.net_area": 0.5,
-    "probe.recall": 0.8,
-    "prototype.all.recall": 0.7,
-    "head.repair": 0.0,
-    "own_proxies.area": 0.3,
-}
-ORIGINAL = ORACLE | {
-    "accuracy.test.forget": 0.98,
-    "accuracy.train.forget": 1.0,
-    "relearning.k10.area": 0.98,
-    "adaptive.net_area": 0.9,
-    "probe.recall": 0.98,
-    "prototype.all.recall": 0.97,
-    "head.repair": 0.98,
-    "membership.loss.leak": 0.6,
-}
-MASK = ORIGINAL | {"accuracy.test.forget": 0.0, "accuracy.train.forget": 0.0}
-IMAGES = 10**6  # so many that they resolve everything
-
-
-@dataclass
-class Case:
-    """A model that is an oracle but for some changes, with its oracles and controls."""
-
-    changes: Mapping[str, Value | Absent] = field(default_factory=dict)
-    count: int = 5
-    without: tuple[str, ...] = ("-",)
-
-    def __post_init__(self) -> None:
-        self.model = self._of(ORACLE | dict(self.changes))
-        self.oracles = [self._of(ORACLE) for _ in range(self.count)]
-        self.controls = {"original": self._of(ORIGINAL), "mask": self._of(MASK)}
-
-    def _of(self, row: Mapping[str, Value | Absent]) -> Values:
-        return {name: v for name, v in row.items() if not name.startswith(self.without)}
-
-    def spread(self, name: str, values: Sequence[float]) -> "Case":
-        for row, value in zip(self.oracles, values, strict=True):
-            row[name] = value
-        return self
-
-    def decide(self, images: int = IMAGES, intact: bool = True) -> Decision:
-        infos = dict.fromkeys({*self.model, *ORACLE}, MetricInfo("oracle"))
-        return decide(self.model, self.oracles, self.controls, infos, images, intact)
-
-
-def deciding(decision: Decision) -> list[str]:
-    return [finding.name for finding in decision.deciding]
+    asked = {check.name for check in (*checks.WORKS, *checks.ANSWERS, *checks.PROBABILITIES)}
+    asked |= {name for family in checks.INSIDE for name in family.checks}
+    assert {name for name in asked if name.partition(".")[0] in metrics} <= set(found.values)
 
 
 def test_the_first_question_that_fails_gives_the_verdict() -> None:
@@ -132,11 +59,12 @@ def test_the_first_question_that_fails_gives_the_verdict() -> None:
     for changes, expected, named in (
         ({}, V.FORGOTTEN, None),
         ({"accuracy.test.retain": 0.9}, V.DAMAGED, "accuracy.test.retain"),
-        ({"accuracy.test.retain_minority": 0.92}, V.DAMAGED, "accuracy.test.retain_minority"),
+        ({"accuracy.test.retain_minority": 0.9}, V.DAMAGED, "accuracy.test.retain_minority"),
+        ({"accuracy.test.retain_minority": Absent("none")}, V.FORGOTTEN, None),
         ({"accuracy.test.worst_retained": 0.84}, V.DAMAGED, "accuracy.test.worst_retained"),
         ({"accuracy.test.worst_retained": 0.86}, V.FORGOTTEN, None),  # five points are allowed
         ({"accuracy.test.retain": 0.99}, V.FORGOTTEN, None),  # better is no fault
-        ({"confusion.attractor_retained": 0.03}, V.DAMAGED, "confusion.attractor_retained"),
+        ({"confusion.attractor_retained": 0.04}, V.DAMAGED, "confusion.attractor_retained"),
         (
             {"accuracy.test.retain": 0.9, "accuracy.test.forget": 0.5},
             V.DAMAGED_AND_RETAINED,
@@ -144,17 +72,6 @@ def test_the_first_question_that_fails_gives_the_verdict() -> None:
         ),
         ({"accuracy.test.forget": 0.02}, V.RETAINED, "accuracy.test.forget"),
         ({"accuracy.train.forget": 0.5}, V.RETAINED, "accuracy.train.forget"),
-        ({"relearning.k10.area": 0.5}, V.SUPPRESSED, "relearning.k10.area"),
-        # a twentieth of the way to the original, and slower than an oracle
-        ({"relearning.k10.area": 0.15}, V.DISTINGUISHABLE, "relearning.k10.area"),
-        ({"relearning.k10.area": 0.05}, V.DISTINGUISHABLE, "relearning.k10.area"),
-        ({"probe.recall": 0.9}, V.SUPPRESSED, "probe.recall"),
-        ({"prototype.all.recall": 0.9}, V.SUPPRESSED, "prototype.all.recall"),
-        ({"head.repair": 0.9}, V.SUPPRESSED, "head.repair"),
-        ({"adaptive.net_area": 0.8}, V.SUPPRESSED, "adaptive.net_area"),
-        ({"membership.loss.leak": 0.55}, V.SUPPRESSED, "membership.loss.leak"),
-        # the original has no value to lie towards
-        ({"retain_only.area": 0.5}, V.DISTINGUISHABLE, "retain_only.area"),
         ({"divergence.test_forget.js": 0.11}, V.DISTINGUISHABLE, "divergence.test_forget.js"),
         ({"divergence.test_forget.js": 0.09}, V.FORGOTTEN, None),  # twice the oracles' is allowed
         ({"retained_attack.auc": 0.95}, V.DISTINGUISHABLE, "retained_attack.auc"),
@@ -165,15 +82,26 @@ def test_the_first_question_that_fails_gives_the_verdict() -> None:
         ({"knowledge.net": 0.1}, V.FORGOTTEN, None),
         ({low: 0.6}, in_model, low),
         ({low: 0.5}, V.FORGOTTEN, None),
-        ({"adaptive.net": Absent("no training images")}, V.FORGOTTEN, None),
-        ({"membership.loss.leak": Absent("no training images")}, V.FORGOTTEN, None),
-        ({"probe.recall": 0.9, "head.repair": 0.9}, V.SUPPRESSED, "head.repair"),  # the farthest
     ):
         found = Case(changes).decide()
-        assert found.verdict is expected, changes
-        assert deciding(found)[:1] == ([named] if named else []), changes
+        assert found.verdict is expected, (changes, found.reason)
+        assert [finding.name for finding in found.findings][:1] == ([named] if named else [])
         assert found.reason
         assert found.oracles == {V.FORGOTTEN: 5}
+        assert found.controls == {"original": V.RETAINED, "mask": V.SUPPRESSED}
+
+
+def test_a_damaged_model_is_also_called_suppressed() -> None:
+    found = Case({"accuracy.test.retain": 0.8, "relearning.k10.area": 0.9}).decide()
+    assert found.verdict is V.DAMAGED
+    assert "; and suppressed: ten images bring back 90%" in found.reason
+    assert [finding.question for finding in found.findings] == ["works", "inside", "inside"]
+    # and with what does not depend on what a model keeps: answers before what is inside
+    found = Case(
+        {"accuracy.test.retain": 0.8, "accuracy.test.forget": 0.4, "relearning.k10.area": 0.9}
+    ).decide()
+    assert found.verdict is V.DAMAGED_AND_RETAINED
+    assert "still answered, for 40.0%" in found.reason
 
 
 def test_a_model_as_good_as_the_original_is_not_damaged() -> None:
@@ -189,56 +117,23 @@ def test_a_model_as_good_as_the_original_is_not_damaged() -> None:
 
 def test_a_second_request_may_not_be_as_bad_as_the_first_left_it() -> None:
     worse = {name: 0.5 for name in ORACLE if name.startswith("accuracy.test.retain")}
-    case = Case(worse)
-    case.controls["original"].update(worse)
-    assert case.decide().verdict is V.FORGOTTEN
-    found = case.decide(intact=False)
-    assert found.verdict is V.DAMAGED
-    assert found.controls["original"] is V.DAMAGED_AND_RETAINED
+    for intact, expected, of_original in (
+        (True, V.FORGOTTEN, V.RETAINED),
+        (False, V.DAMAGED, V.DAMAGED_AND_RETAINED),
+    ):
+        case = Case(worse, intact=intact)
+        case.controls["original"].update(worse)
+        found = case.decide()
+        assert (found.verdict, found.controls["original"]) == (expected, of_original)
 
 
-def test_oracles_allow_what_they_show_and_each_is_compared_with_the_others() -> None:
-    case = Case({"relearning.k10.area": 0.5})
-    case.oracles[0]["relearning.k10.area"] = 0.5
-    assert case.decide().verdict is not V.SUPPRESSED
-    case = Case()
-    case.oracles[0]["probe.recall"] = 0.3  # with itself among them it would be inside
-    assert case.decide().oracles == {V.DISTINGUISHABLE: 1, V.FORGOTTEN: 4}
-    # oracles that agree on few images may do so by chance
-    for images, expected in ((36, V.FORGOTTEN), (36_000, V.SUPPRESSED)):
-        assert Case({"probe.recall": 0.83}).decide(images).verdict is expected
-
-
-RECALLS = (0.7, 0.75, 0.8, 0.85, 0.9)
-
-
-def test_tolerances_are_those_of_the_rule_the_widest_first() -> None:
-    def spread(**changes: float) -> Case:
-        case = Case({name.replace("_", "."): value for name, value in changes.items()})
-        case.spread("head.repair", (0.0, 0.1, 0.0, 0.1, 0.0))
-        return case.spread("probe.recall", RECALLS)
-
-    first = spread().decide().tolerances[0]
-    assert first["name"] == "probe.recall"
-    assert first["reach"] == pytest.approx(ORIGINAL["probe.recall"] - 0.8)
-    # Student's t of 4 degrees of freedom at 1 - 0.025 / 6, for six values that look inside
-    assert first["allowed"] == pytest.approx(4.851 * statistics.stdev(RECALLS) * 1.2**0.5, 1e-3)
-    for times, seen in ((-1.01, True), (-0.99, False), (0.99, False), (1.01, True)):
-        found = spread(probe_recall=0.8 + times * first["allowed"]).decide()
-        assert ("probe.recall" in deciding(found)) is seen
-    # with one value left the level is not divided
-    alone = Case(without=tuple(name for name in checks.FULL if name != "probe."))
-    (only,) = alone.spread("probe.recall", RECALLS).decide().tolerances
-    assert only["allowed"] == pytest.approx(2.776 * statistics.stdev(RECALLS) * 1.2**0.5, 1e-3)
-    assert not Case(count=2).decide().tolerances
-
-
-def test_a_missing_family_leaves_a_model_untested() -> None:
-    for family in checks.FULL:
-        assert Case(without=(family,)).decide().verdict is V.UNTESTED, family
-    found = Case({"relearning.k10.area": Absent("no training images")}).decide()
-    assert found.verdict is V.UNTESTED
-    assert "relearning cannot be compared" in found.reason
+def test_one_image_of_a_small_class_damages_nothing() -> None:
+    """All oracles get 33 of 34 images of the smaller classes right, the model 32."""
+    few = dict.fromkeys(IMAGES, 34)
+    case = Case({"accuracy.test.retain_minority": 32 / 34}, images=few)
+    for row in case.oracles:
+        row["accuracy.test.retain_minority"] = 33 / 34
+    assert case.decide().verdict is V.UNTESTED
 
 
 def test_fewer_than_three_oracles_or_no_accuracy_give_no_verdict() -> None:
@@ -250,7 +145,7 @@ def test_fewer_than_three_oracles_or_no_accuracy_give_no_verdict() -> None:
     assert Case(without=("accuracy.test.",)).decide().verdict is None
 
 
-def test_a_comparison_whose_known_answers_are_wrong_is_inconclusive() -> None:
+def test_a_comparison_whose_known_answers_are_wrong_is_inconclusive_and_says_why() -> None:
     for oracle, reason in (
         ({"accuracy.test.forget": 0.3}, "oracle 1 knows the forgotten class (30.0%"),
         ({"accuracy.test.retain": 0.9}, "oracle 1 has 5.0% less retained accuracy"),
@@ -261,30 +156,44 @@ def test_a_comparison_whose_known_answers_are_wrong_is_inconclusive() -> None:
         found = case.decide()
         assert found.verdict is V.INCONCLUSIVE
         assert reason in found.reason
-    for control in ("original", "mask"):
+    for control, row, verdict in (("original", MASK, "suppressed"), ("mask", ORACLE, "forgotten")):
         case = Case()
-        case.controls[control].update(ORACLE)
+        case.controls[control].update(row)
         found = case.decide()
         assert found.verdict is V.INCONCLUSIVE
-        assert f"the {control} is forgotten" in found.reason
-    case = Case().spread("confusion.attractor", (0.1, 0.1, 0.1, 0.5, 0.5))
-    assert case.decide().oracles == {V.FORGOTTEN: 5}  # each inside of the others' tolerance
-    for k, row in enumerate(case.oracles[:2]):
-        row["retained_attack.auc"] = 0.7 + 0.1 * (k + 1)
-        row["confusion.distance"] = 0.9
-        row["divergence.test_forget.js"] = 0.6
-    assert case.decide().verdict is V.INCONCLUSIVE  # two of five oracles look treated
+        assert f"the verdict on the {control} is {verdict}" in found.reason
+        assert "oracles.count=10" in found.reason
+    case = Case()
+    for row, name in zip(
+        case.oracles, ("retain", "retain_minority", "worst_retained"), strict=False
+    ):
+        row[f"accuracy.test.{name}"] = 0.925 if name == "retain" else 0.7
+    found = case.decide()
+    assert found.verdict is V.INCONCLUSIVE
+    assert "each compared with the others, are damaged 3, forgotten 2" in found.reason
+
+
+def test_one_odd_oracle_voids_nothing_and_is_compared_with_the_others() -> None:
+    case = Case()
+    case.oracles[0].update(of_family("features", 0.5))  # with itself among them it would pass
+    found = case.decide()
+    assert found.oracles == {V.DISTINGUISHABLE: 1, V.FORGOTTEN: 4}
+    assert found.verdict is V.FORGOTTEN
 
 
 def test_it_is_written_as_plain_values() -> None:
-    written = Case({"probe.recall": 0.9}).decide().as_json()
+    written = Case({"relearning.k10.area": 0.9}).decide().as_json()
     plain = json.loads(json.dumps(written, allow_nan=False))
     assert plain == written
+    assert [*plain][:3] == ["verdict", "verdict_reason", "findings"]
     assert plain["verdict"] == "suppressed"
     assert plain["oracle_verdicts"] == {"forgotten": 5}
     assert plain["controls"] == {"original": "retained", "mask": "suppressed"}
-    assert all(set(row) == {"name", "allowed", "reach"} for row in plain["tolerances"])
-    (finding,) = plain["deciding"]
-    assert finding["question"] == "inside"
-    assert finding["oracles"] == pytest.approx(0.8)
-    assert finding["position"] == pytest.approx((0.9 - 0.8) / (0.98 - 0.8))
+    for attack in plain["attacks"]:
+        assert [*attack] == ["family", "name", "allowed", "reach", "has_power"]
+    assert {attack["family"] for attack in plain["attacks"]} == {*INSIDE}
+    first = plain["findings"][0]
+    assert first["question"] == "inside"
+    assert (first["name"], first["against"]) == ("relearning.k10.area", "oracles")
+    assert first["reference"] == pytest.approx(0.3)
+    assert first["position"] == pytest.approx((0.9 - 0.3) / (0.96 - 0.3))

@@ -1,11 +1,14 @@
 """Relearning: a suppressed class comes back faster than one that was never there."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from geniu_lightning.errors import SettingError
-from geniu_lightning.evaluation.attacks.fine_tuning import few_shot
+from geniu_lightning.evaluation.attacks.fine_tuning import RATES, Batch, mixed
 from geniu_lightning.evaluation.attacks.relearning import Adaptive, KShot, OwnProxies, RetainOnly
 from geniu_lightning.evaluation.context import Proxies
 from geniu_lightning.evaluation.metric import Absent, Values
@@ -13,19 +16,22 @@ from geniu_lightning.kit.networks import state_digest
 from tests.evaluation.attacks.taught import TEST, TRAIN, about
 
 STEPS = (0, 1, 2, 5, 10)
-FEW = {"draws": 2, "scored": 40, "steps": STEPS}
+FEW = {"draws": 2, "scored": 40, "steps": STEPS, "rates": [3e-3]}
 
 
 def test_a_suppressed_class_comes_back_and_a_masked_one_hides_from_gradients(
     models: dict[str, nn.Module],
 ) -> None:
-    metric = KShot(shots=(10,), rate=3e-3, **FEW)
-    found = {name: metric(about(models, name))["k10.area"] for name in models}
-    oracles = max(found["oracle11"], found["oracle12"])
-    assert found["original"] > 0.9
-    assert found["original"] > oracles + 0.3
-    assert found["suppressed"] > oracles + 0.1
-    assert found["mask"] < 0.05  # hence the adaptive attack
+    sgd, head = {"optimizer": "sgd", "rates": [1e-2]}, {"head_alone": True, "rates": [1e-2]}
+    for more in ({}, sgd, head):
+        metric = KShot(shots=(10,), **FEW | more)
+        found = {name: metric(about(models, name)) for name in models}
+        area = {name: values["k10.area"] for name, values in found.items()}
+        oracles = max(area["oracle11"], area["oracle12"])
+        assert area["original"] > 0.9
+        assert area["suppressed"] > oracles + 0.3
+        assert area["mask"] < 0.05  # hence the adaptive attack
+        assert found["oracle11"]["loss"] < 0.05  # and the network is whole
 
 
 def test_the_adaptive_attack_finds_behind_the_mask_what_the_original_has(
@@ -54,25 +60,26 @@ def test_own_proxies_replace_real_images_and_come_with_as_many_retained_ones(
 ) -> None:
     proxies = Proxies(TRAIN.read(torch.arange(50)), TRAIN.labels[:50])
     no_train = {"splits": {"test": TEST}, "proxies": proxies}
-    metric = OwnProxies(rate=3e-3, **FEW)
+    metric = OwnProxies(**FEW)
     found = {
         name: metric(about(models, name, **no_train))["area"] for name in ("suppressed", "oracle11")
     }
     assert found["suppressed"] > found["oracle11"] + 0.1
     assert isinstance(metric(about(models, "oracle11"))["area"], Absent)
-    seen: list[Tensor] = []
+    seen: list[Batch] = []
 
-    def watched(network: nn.Module, batches, steps, rate: float):
-        seen.extend(next(batches)[1] for _ in range(3))
+    def watched(network: nn.Module, batches: Iterator[Batch], steps: Any, *_: Any) -> Any:
+        seen.extend(next(batches) for _ in range(3))
         yield from steps
 
     monkeypatch.setattr("geniu_lightning.evaluation.attacks.fine_tuning.fine_tune", watched)
     proxies = Proxies(TRAIN.read(torch.arange(300)), TRAIN.labels[:300])
     OwnProxies(draws=1, scored=40)(about(models, "mask", proxies=proxies))
-    for labels in seen:
-        assert int((labels == 0).sum()) == 60
-        assert len(labels) == 120
-    assert not torch.equal(seen[0], seen[1])  # the others are drawn anew in each step
+    for batch in seen:
+        assert int((batch.labels == 0).sum()) == 60
+        assert len(batch.labels) == 60 + 32
+        assert batch.weights[batch.labels == 0].sum().item() == pytest.approx(0.2)
+    assert not torch.equal(seen[0].labels, seen[1].labels)  # the others are drawn in each step
 
 
 def test_attacks_repeat_change_nothing_and_need_training_images(
@@ -90,28 +97,41 @@ def test_attacks_repeat_change_nothing_and_need_training_images(
             assert isinstance(absent, Absent)
     with pytest.raises(SettingError, match="steps must ascend from 0"):
         KShot(steps=[1, 5])
+    for rates in ([], [1e-3, 1e-2]):
+        with pytest.raises(SettingError, match="rates must descend"):
+            KShot(rates=rates)
 
 
-def test_curves_are_means_over_draws_and_the_rate_is_varied_for_ten(
-    models: dict[str, nn.Module],
-) -> None:
-    given, few = about(models, "suppressed"), {"scored": 40, "steps": STEPS}
-    found = KShot(shots=(1, 10), draws=1, **few)(given)
-    names = {name.removesuffix(".area") for name in found if name.endswith("area")}
-    assert names == {"k1", "k10", "k10.slow", "k10.fast"}
-    for name, rate in (("slow", 1e-4), ("fast", 1e-2)):
-        alone = KShot(shots=(10,), draws=1, rate=rate, **few)(given)
-        assert found[f"k10.{name}.curve"] == alone["k10.curve"], name
-    assert found["k10.slow.area"] < found["k10.fast.area"]
-    one = KShot(shots=(1,), draws=1, rate=3e-3, **few)
+def test_curves_are_means_over_draws(models: dict[str, nn.Module]) -> None:
+    given = about(models, "suppressed")
+    one = KShot(shots=(1,), **FEW | {"draws": 1})
     single = [
-        one.curves(given, lambda draw, only=only: few_shot(given, 1)(only)) for only in (0, 1)
+        one.curves(given, lambda draw, only=only: mixed(given, one, 1)(only)) for only in (0, 1)
     ]
     assert single[0] != single[1]
-    both = KShot(shots=(1,), draws=2, rate=3e-3, **few)(given)
+    both = KShot(shots=(1,), **FEW)(given)
     for name, side in (("k1.curve", 0), ("k1.retain_curve", 1)):
         expected = [sum(pair) / 2 for pair in zip(*(curve[side] for curve in single), strict=True)]
         assert both[name] == pytest.approx(expected)
     two = KShot(shots=(1,), **FEW)(about(models, "mask", forget=(0, 3)))["k1.curve"]
     assert two[0] == pytest.approx(0.5, abs=0.05)  # one of the two was never masked
-    assert KShot().curve_steps == [0, 1, 2, 5, 10, 20, 50]
+    found = RetainOnly(**FEW)(given)
+    assert found["change"] == found["curve"][-1] - found["curve"][-2]
+
+
+def test_an_attack_has_a_ladder_of_rates_and_says_what_it_broke() -> None:
+    """The largest loss of A_r at any step of any curve, oracles' mean: at most 0.05."""
+    for optimizer in ("adam", "sgd"):
+        rungs = KShot(optimizer=optimizer).variants
+        assert [(rung.rates, rung.optimizer) for rung in rungs] == [
+            ([rate], optimizer) for rate in RATES[optimizer]
+        ]
+    attack = KShot(rates=[0.1], steps=[0, 1, 2])
+    values = attack.values(
+        {"k1.": ([0.0] * 3, [0.9, 0.5, 0.8]), "k10.": ([0.0] * 3, [0.9, 0.9, 0.6])}
+    )
+    assert (values["loss"], values["rate"]) == (pytest.approx(0.4), 0.1)
+    for losses, expected in (([0.0, 0.09], False), ([0.0, 0.11], True), ([], False)):
+        assert attack.too_strong([{"loss": loss} for loss in losses]) is expected
+    assert not attack.too_strong([{"area": Absent("no images")}])
+    assert KShot().curve_steps == [0, 1, 2, 4, 8, 16, 32]

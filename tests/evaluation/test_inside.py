@@ -1,0 +1,98 @@
+"""Is the class inside: with what power, against which reference, and what is said of it."""
+
+import pytest
+
+from geniu_lightning.evaluation import checks
+from geniu_lightning.evaluation.metric import Absent
+from geniu_lightning.evaluation.verdict import Verdict
+from tests.evaluation.made_up import IMAGES, INSIDE, NAMES, ORIGINAL, Case, of_family
+
+V = Verdict
+
+
+def test_no_value_of_the_original_passes_in_an_oracle() -> None:
+    """Each alone, many at once, and with so few oracles and images that little is resolved."""
+    nine = [name for name, family in NAMES.items() if family in ("relearning", "features")]
+    assert len(nine) >= 9
+    for count, images in ((5, 1000), (3, 1000), (5, 36), (3, 36)):
+        few = dict.fromkeys(IMAGES, images)
+        for names in (*([name] for name in NAMES), nine):
+            given = {name: ORIGINAL[name] for name in names}
+            found = Case(given, count, images=few).decide()
+            assert found.verdict is not V.FORGOTTEN, (count, images, names)
+            if images == 1000 and {NAMES[name] for name in names} != {"membership"}:
+                assert names[0] in {finding.name for finding in found.findings}
+
+
+def test_a_family_that_finds_the_class_itself_needs_no_null() -> None:
+    for family in checks.INSIDE:
+        half = sum(INSIDE[family.name]) / 2
+        for case in (
+            Case(of_family(family.name, half)),
+            Case(of_family(family.name, half), matched=True),
+        ):
+            found = case.decide()
+            inside = family.memory or case.matched
+            assert found.verdict is (V.SUPPRESSED if inside else V.DISTINGUISHABLE), family.name
+            (first, *_) = found.findings
+            assert (first.question, first.against) == ("inside", "oracles")
+            assert first.position == pytest.approx(0.5, abs=0.01)
+    # networks of another recipe may have features that tell more classes apart
+    found = Case({"probe.recall": 0.8}).decide()
+    assert found.verdict is V.DISTINGUISHABLE
+    assert "the procedure shows" in found.reason
+
+
+def test_nulls_clear_a_model_that_shows_no_more_than_they_do() -> None:
+    features = of_family("features", 0.8)
+    cleared = Case(features, nulls=[features] * 5).decide()
+    assert cleared.verdict is V.DISTINGUISHABLE  # from retraining, which is the procedure
+    assert "the procedure shows" in cleared.reason
+    assert {finding.against for finding in cleared.findings} == {"oracles"}
+    found = Case(features, nulls=[{}] * 5).decide()
+    assert found.verdict is V.SUPPRESSED
+    assert "networks made alike that never saw it have 0.60" in found.reason
+    assert found.findings[0].against == "nulls"
+    # nor does what a memory attack finds count where the null shows it, too
+    relearning = of_family("relearning", 0.6)
+    assert Case(relearning, nulls=[relearning] * 5).decide().verdict is V.DISTINGUISHABLE
+    assert Case({}, nulls=[{}] * 5).decide().verdict is V.FORGOTTEN
+    # unlike its nulls in probabilities, though like oracles in all else
+    js = {"divergence.test_forget.js": 0.09}
+    found = Case(js, nulls=[{"divergence.test_forget.js": 0.02}] * 5).decide()
+    assert (found.verdict, found.findings[0].against) == (V.DISTINGUISHABLE, "nulls")
+    assert "it left a mark" in found.reason
+
+
+def test_slower_than_oracles_is_a_mark_of_the_procedure() -> None:
+    for family in ("relearning", "retain_only"):
+        for nulls in ([], [of_family(family, 0.0)] * 5):
+            found = Case(of_family(family, 0.0), nulls=nulls).decide()
+            assert found.verdict is V.DISTINGUISHABLE, (family, found.reason)
+            assert "the procedure shows" in found.reason
+            assert found.findings[0].position < 0
+
+
+def test_without_power_in_every_family_a_model_is_untested_and_the_cure_is_said() -> None:
+    for family in checks.INSIDE:
+        expected = V.UNTESTED if family.required else V.FORGOTTEN
+        found = Case(without=family.checks).decide()
+        assert found.verdict is expected, family.name
+        assert ("evaluation=verdict" in found.reason) is family.required
+        blunt = Case()
+        for row in (blunt.model, *blunt.oracles):
+            row.update({name: ORIGINAL[name] - 0.015 for name in family.checks})
+        found = blunt.decide()
+        assert found.verdict is expected, family.name
+        assert ("not tell even the original" in found.reason) is family.required
+        assert not any(a.has_power for a in found.attacks if a.family is family)
+    few = Case(count=3, images=dict.fromkeys(IMAGES, 100)).decide()
+    assert few.verdict is V.UNTESTED
+    assert "oracles would do" in few.reason
+    fewest = Case(count=3, images=dict.fromkeys(IMAGES, 10)).decide()
+    assert fewest.verdict is V.UNTESTED
+    assert "test images are too few" in fewest.reason
+    absent = {name: Absent("no training images") for name in of_family("relearning", 0.0)}
+    found = Case(absent).decide()
+    assert found.verdict is V.UNTESTED
+    assert "relearning has no result" in found.reason
