@@ -112,10 +112,10 @@ def test_the_values_that_say_nothing_are_those_of_the_runs(runs: Path) -> None:
     for about, names in rows:
         found = finished(runs, *problem(about))
         blind = Counter(
-            tolerance["name"]
+            attack["name"]
             for run in found
-            for tolerance in run["tolerances"]
-            if tolerance["reach"] <= tolerance["allowed"]
+            for attack in run["attacks"]
+            if attack["reach"] <= attack["allowed"]
         )
         expected = {k for k, n in blind.items() if 2 * n > len(found)}
         assert set(re.findall(r"`([\w.]+)`", names)) == expected, about

@@ -15,7 +15,7 @@ from geniu_lightning.report import pictures
 from geniu_lightning.runs.oracles import OracleBank
 from geniu_lightning.tracking.charts import Shown, numbers_of
 
-VERSION = 2  # of metrics.json
+VERSION = 3  # of metrics.json
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ def document(result: Result, about: dict[str, Any], bank: OracleBank | None) -> 
         absent = {"absent": "no oracle was trained yet"}
         retraining = statistics.median(seconds) if seconds else absent
         about = about | {"cost": about["cost"] | {"retrain_seconds": retraining}}
-    nothing = {"verdict": None, "reason": result.missing or "nothing was unlearned"}
+    why = result.missing or "nothing was unlearned"
+    nothing: dict[str, Any] = {"verdict": None, "verdict_reason": why, "findings": []}
     return {
         "version": VERSION,
         **(nothing if found.decision is None else found.decision.as_json()),
@@ -65,6 +66,10 @@ def write(folder: Path, request: Request, result: Result, content: Mapping[str, 
     for when, counts in found.confusions.items():
         title = f"{when} unlearning, {split}"
         pictures.confusion(counts, names, title, folder / f"confusion_{when}.png")
-    verdict = {"verdict": content["verdict"] or "none", "reason": content["reason"]}
-    summary = numbers_of(found.metrics, content.get("cost", {})) | verdict
+    summary = {
+        **numbers_of(found.metrics, content.get("cost", {})),
+        "verdict": str(content["verdict"] or "none"),  # of an enum wandb shows the name
+        "verdict_reason": content["verdict_reason"],
+        "findings": len(content["findings"]),
+    }
     return Shown(summary, found, names, request.forget, split)

@@ -69,7 +69,10 @@ def waiting(seconds: float) -> Callable[[str], None]:
 
 
 def verdict(decision: "Decision", oracles: int) -> None:
-    """Print the verdict, its findings, and the verdicts on oracles and controls."""
+    """Print verdict, findings, attacks without power, and the verdicts on oracles and controls."""
+    from geniu_lightning.evaluation.inside import without_power
+    from geniu_lightning.evaluation.reasons import NAMES
+
     if decision.verdict is None:
         say(f"no verdict: {decision.reason}")
         return
@@ -81,6 +84,10 @@ def verdict(decision: "Decision", oracles: int) -> None:
         ]
         columns = ["found", "model", "reference", "of", "allowed", "original"]
         table("", columns, rows)
+    for attack in without_power(decision.attacks):
+        seen, known = attack.allowed, abs(attack.reach)
+        name = NAMES[attack.family.name]
+        say(f"without power: {name}, which sees {seen:.3f} or more; the original has {known:.3f}")
     counts = ", ".join(f"{verdict} {count}" for verdict, count in decision.oracles.items())
     controls = ", ".join(f"{name} {verdict}" for name, verdict in decision.controls.items())
     say(f"verdicts of the same rule on the oracles: {counts}; on the controls: {controls}")

@@ -143,7 +143,7 @@ def _hand_over(
     document = {
         "version": VERSION,
         "verdict": None,
-        "reason": "nothing was unlearned",
+        "verdict_reason": "nothing was unlearned",
         "run": folder.identity | {"job": "train", "revision": revision()},
         "cost": cost,
         "metrics": found.metrics,

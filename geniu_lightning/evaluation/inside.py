@@ -136,6 +136,14 @@ def _usual_spread(
     return max([*shares, statistics.median(found)] if found else shares)
 
 
+def without_power(tried: Sequence[Attack]) -> list[Attack]:
+    """Return the best attack of each family of which none has power."""
+    best: dict[Family, Attack] = {}
+    for attack in tried:
+        best[attack.family] = min(attack, best.get(attack.family, attack), key=lambda a: a.detects)
+    return [attack for attack in best.values() if not attack.has_power]
+
+
 def _has(row: Values, names: Sequence[str]) -> bool:
     return all(isinstance(row.get(name), float) for name in names)
 

@@ -13,14 +13,13 @@ from geniu_lightning.files import now, sha256_of
 from geniu_lightning.kit.header import KIT
 from geniu_lightning.receipt import sentences
 from geniu_lightning.receipt.sentences import STILL_INSIDE
-from geniu_lightning.report.document import Json, leaves, numbers
+from geniu_lightning.report.document import Json, leaves, numbers, without_power
 from geniu_lightning.version import __version__
 
 if TYPE_CHECKING:  # torch is imported late
     from geniu_lightning.kit.file import Kit
 
-VERSION = 2  # of receipt.json
-MOST_DECIDING = 3  # findings on the page; metrics.json has all
+VERSION = 3  # of receipt.json
 
 
 def facts_of(
@@ -35,7 +34,7 @@ def facts_of(
 
     Args:
         weights: In the run's folder.
-        document: What `metrics.json` is to hold, version 2.
+        document: What `metrics.json` is to hold, version 3.
         kit: What the weights were made from.
         kit_file: Its file.
         before: Accuracy of each class of the original on the evaluated split, NaN of a class
@@ -90,38 +89,34 @@ def versions_of(revision: str | None) -> dict[str, str | None]:
 
 
 def _found(document: Json, measured: bool, before: Sequence[float] | None) -> Json:
-    verdict, tolerances = document["verdict"], document.get("tolerances", [])
+    verdict = document["verdict"]
     return {
         "verdict": verdict,
         "short": sentences.short(verdict, measured),
         "meaning": sentences.meaning(verdict, measured, document["run"]["evaluation"]["metrics"]),
-        "reason": document["reason"] if measured else None,
+        "verdict_reason": document["verdict_reason"] if measured else None,
+        "findings": document["findings"],
         "oracles": len(document["oracles"]),
+        "nulls": document["nulls"],
         "oracle_verdicts": document.get("oracle_verdicts", {}),
         "controls": document.get("controls", {}),
-        "tolerances": tolerances,
-        # in which not even the original differs from the oracles
-        "blind": [
-            tolerance["name"]
-            for tolerance in tolerances
-            if tolerance["reach"] is not None and tolerance["reach"] <= tolerance["allowed"]
-        ],
+        "attacks": document.get("attacks", []),
+        "blind": without_power(document),
         "values": _values(document, before),
     }
 
 
 def _values(document: Json, before: Sequence[float] | None) -> list[Json]:
-    """Return the values of the page: answers, what brings the class back, and what decided."""
+    """Return the values of the page's table: answers, and how much brings the class back."""
     found = dict(leaves(document["metrics"]))
     split, forget = document["run"]["evaluation"]["split"], document["run"]["forget"]
-    deciding = [finding["name"] for finding in document.get("deciding", [])]
     accuracies: dict[str, float | None] = {}  # of the original
     for side in ("forget", "retain"):
         classes = [a for k, a in enumerate(before or ()) if (k in forget) == (side == "forget")]
         known = [accuracy for accuracy in classes if not math.isnan(accuracy)]
         accuracies[f"accuracy.{split}.{side}"] = statistics.fmean(known) if known else None
     rows = []
-    for name in dict.fromkeys([*accuracies, *sentences.RELEARNING, *deciding[:MOST_DECIDING]]):
+    for name in (*accuracies, *sentences.RELEARNING):
         leaf = found.get(name, {})
         if "value" in leaf:
             original = accuracies.get(name) if leaf["original"] is None else leaf["original"]

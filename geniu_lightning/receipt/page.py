@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from geniu_lightning.evaluation.reasons import NAMES
 from geniu_lightning.files import flat, write_json, write_text
 from geniu_lightning.receipt.sentences import named
 from geniu_lightning.report.document import Json
@@ -29,6 +30,8 @@ def page_of(facts: Json) -> str:
         named=named,
         settings=_settings(facts["asked"]["settings"]),
         label=_label,
+        finding=_finding,
+        attack=lambda family: f"{NAMES.get(family, family)} (`{family}`)",
         software=_software,
         time=lambda at: at.replace("T", " ").replace("+00:00", " UTC"),
     )
@@ -48,10 +51,19 @@ def _label(name: str) -> str:
     if family == "accuracy" and path[1:] in (["forget"], ["retain"]):
         which = "forgotten" if path[1] == "forget" else "kept"
         return f"{which} classes: share answered right (`{name}`)"
-    if family == "relearning" and path[-1] == "area":
+    if family.startswith("relearning") and path[-1] == "area":
         images = path[0].removeprefix("k")
         return f"forgotten classes: brought back, images used {images} (`{name}`)"
     return f"`{name}`"
+
+
+def _finding(finding: Json) -> str:
+    """Return the model's number and those of its references and of the model before."""
+    others = "made alike" if finding["against"] == "nulls" else "retrained"
+    found = [f"{others} {finding['reference']:.3f}"]
+    if finding["original"] is not None:
+        found.append(f"before {finding['original']:.3f}")
+    return f"`{finding['name']}` {finding['value']:.3f} ({', '.join(found)})"
 
 
 def _software(versions: dict[str, str | None] | None) -> str:

@@ -16,9 +16,9 @@ MEANINGS = {
         "Shown pictures of the class, the model still names it.",
     ),
     "damaged": (
-        "The model was damaged, and the tests ended there.",
-        "The model is worse at classes that it was to keep. Whether the class is still inside was"
-        " then not asked.",
+        "The model was damaged.",
+        "The model is worse at classes that it was to keep. Damage may hide what is left of the"
+        " class; what was found of it stands below.",
     ),
     "damaged and retained": (
         "The model was damaged, and still gives the answer.",
@@ -32,12 +32,12 @@ MEANINGS = {
     "distinguishable": (
         "The model is not like models that never saw it.",
         "The class was not found where it was looked for, but the model differs from models that"
-        " never saw it, so something of it may be left.",
+        " never saw it: something of the class may be left, or the way the model was made shows.",
     ),
     "untested": (
-        "The tests that were run found nothing, but they were not all run.",
-        "The class was not found, but nobody tried everything that these tests have to bring it"
-        " back.",
+        "The tests found nothing, but not all of them were run, or could have found it.",
+        "The class was not found, but attacks that have to fail before a model counts as one that"
+        " has forgotten were not run, or would not have seen the class either way.",
     ),
     "forgotten in the model only": (
         "Not found in the model, but the kit that is kept with it gives the class away.",
@@ -55,7 +55,7 @@ MEANINGS = {
         " verdict can be trusted here.",
     ),
 }
-# with one of these the class was found inside the model, or nobody looked that far
+# with one of these the class was found inside the model, or damage may hide it
 STILL_INSIDE = ("retained", "damaged", "damaged and retained", "suppressed")
 
 # of each family of values that the decision rule looks at: what it tries
@@ -69,15 +69,22 @@ TRIES = {
     "head": "whether repairing the last layer brings the class back",
     "probe": "whether a new last layer finds the class",
     "relearning": "how fast images of the class bring it back",
+    "relearning_sgd": "how fast they do with another optimizer",
+    "relearning_head": "how fast they do where the last layer alone learns",
     "retain_only": "whether images of kept classes bring it back",
     "adaptive": "an attacker who first repairs the last layer, then trains",
+    "quantisation": "whether rounding its weights brings the class back",
+    "which_class": "whether the weights alone say which class is gone",
+    "over_unlearning": "what happened to answers near the class",
+    "weights": "how far the weights moved, compared with models that never saw the class",
     "own_proxies": "whether pictures that the kept kit draws bring it back",
     "copying": "whether these pictures copy training images",
     "knowledge": "what a new model learns of the class from these pictures",
 }
-QUESTIONS = (checks.WORKS, checks.ANSWERS, checks.INSIDE, checks.PROBABILITIES, checks.SYSTEM)
-ASKED = {check.name for question in QUESTIONS for check in question}
-RELEARNING = [check.name for check in checks.INSIDE if check.name.startswith("relearning.")]
+QUESTIONS = (checks.WORKS, checks.ANSWERS, checks.PROBABILITIES, checks.SYSTEM)
+INSIDE = [name for family in checks.INSIDE for name in family.checks]
+ASKED = {check.name for question in QUESTIONS for check in question} | {*INSIDE}
+RELEARNING = [name for name in INSIDE if name.startswith("relearning")]
 
 
 def headline(verdict: str | None, forget: Mapping[int, str]) -> str:
@@ -122,7 +129,7 @@ def not_checked(
     """Return a sentence for each thing that nobody looked at.
 
     Args:
-        document: What `metrics.json` holds, version 2.
+        document: What `metrics.json` holds, version 3.
         measured: Names of the values that are there.
         kit: Name of the old kit's file.
         draws: Whether that kit holds what draws pictures of its classes.

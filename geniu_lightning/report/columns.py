@@ -25,11 +25,11 @@ COLUMNS = {
 OF_FULL = {"relearned", "after reset"}
 EXPLANATION = (
     "A_f: accuracy on forgotten classes, A_r: mean over retained classes, worst: the least of them,"
-    " on test images; relearned: accuracy that ten images of a forgotten class bring back over 50"
-    " steps, after reset: the same where the forgotten rows of the head are reset first, less"
-    " what retained accuracy lost; n: training seeds, a kit each; of several unlearning seeds on"
-    " a kit the mean counts; (k) behind a value: only k of the n have it; read: training images"
-    " read while unlearning."
+    " on test images; relearned: accuracy that ten images of a forgotten class bring back,"
+    " averaged over the attack, after reset: the same where the forgotten rows of the head are"
+    " reset first, less what retained accuracy lost; n: training seeds, a kit each; of several"
+    " unlearning seeds on a kit the mean counts; (k) behind a value: only k of the n have it; read:"
+    " training images read while unlearning."
     " The reference is the retrained model, not A_f = 0: logit_mask reaches that too, and forgets"
     " nothing. The verdict is that of the decision rule (docs/evaluation.md), with the number of"
     " runs that got it; it needs retrained oracles, and forgotten needs evaluation=verdict or full."

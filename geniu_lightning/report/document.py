@@ -85,13 +85,32 @@ def readable(places: Iterable[Path], read: Callable[[Path], T | None]) -> list[T
 
 
 def upgraded(document: Json) -> Json:
-    """Return the content of a `metrics.json` of version 1 or 2 in the form of version 2."""
-    version = document.get("version", 1)
-    if version not in (1, 2):
-        raise ValueError(f"it has version {version}; this version reads 1 and 2")
-    if version != 1:
-        return document
+    """Return the content of a `metrics.json` of version 1, 2 or 3 in the form of version 3.
 
+    Earlier versions compared with oracles alone; each of their attacks is a family of its own.
+    """
+    version = document.get("version", 1)
+    if version not in (1, 2, 3):
+        raise ValueError(f"it has version {version}; this version reads 1 to 3")
+    if version == 3:
+        return document
+    if version == 1:
+        document = _of_version_2(document)
+    return document | {
+        "verdict_reason": document.get("reason"),
+        "findings": [
+            finding | {"reference": finding.get("oracles"), "against": "oracles"}
+            for finding in document.get("deciding") or ()
+        ],
+        "attacks": [
+            attack | {"family": attack["name"].partition(".")[0], "has_power": _has_power(attack)}
+            for attack in document.get("tolerances") or ()
+        ],
+        "nulls": 0,
+    }
+
+
+def _of_version_2(document: Json) -> Json:
     def renamed(verdict: str | None) -> str | None:
         return NEW_NAMES.get(verdict or "", verdict)
 
@@ -102,6 +121,23 @@ def upgraded(document: Json) -> Json:
         "oracle_verdicts": {renamed(k): n for k, n in (document.get("oracle_words") or {}).items()},
         "tolerances": document.get("bands", []),
     }
+
+
+def _has_power(attack: Json) -> bool:
+    """Return whether a model half-way to the original would have failed."""
+    reach = attack["reach"]
+    return reach is not None and attack["allowed"] <= reach / 2
+
+
+def without_power(document: Json) -> list[str]:
+    """Return the families of attacks that tell nothing: not even a half of what the original has.
+
+    An attack has power if a model half-way from those that it is compared with to the original
+    would have failed.
+    """
+    attacks = document.get("attacks") or ()
+    sharp = {attack["family"] for attack in attacks if attack["has_power"]}
+    return [*dict.fromkeys(a["family"] for a in attacks if a["family"] not in sharp)]
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Leaf]]:

@@ -16,6 +16,7 @@ from geniu_lightning.report.document import (
     leaves,
     numbers,
     readable,
+    without_power,
 )
 from geniu_lightning.report.problem import as_text, parts_of, problem_of
 
@@ -38,7 +39,9 @@ class Run:
         oracles: Training seeds of the models that it was compared with.
         families: Of the metrics that it was evaluated with; they tell the tier of evaluation.
         settings: Of the run; `trained` has those of its kit.
-        document: What its file holds, in the form of version 2.
+        document: What its file holds, in the form of version 3.
+        findings: All that speaks against the model, that of the verdict first.
+        powerless: Families of attacks that could not have found the class.
         failed: Why the run failed; empty where it ended well.
         failed_again: Why a later evaluation failed; the values are then those of the earlier one.
         difference: What of the problem tells it from others with the same parts.
@@ -58,6 +61,8 @@ class Run:
     families: frozenset[str]
     settings: Json
     document: Json
+    findings: Sequence[Json] = ()
+    powerless: Sequence[str] = ()
     verdict: str | None = None
     original_verdict: str | None = None
     failed: str = ""
@@ -153,6 +158,8 @@ def _run(folder: Path, document: Json) -> Run:
         families=frozenset(run["evaluation"]["metrics"]),
         settings=run,
         document=document,
+        findings=[dict(finding) for finding in document.get("findings") or ()],
+        powerless=without_power(document),
         verdict=_word(document.get("verdict")),
         original_verdict=_word((document.get("controls") or {}).get("original")),
         failed=str(document.get("failed", "")),

@@ -14,8 +14,8 @@ from geniu_lightning.report.tables import Table
 from geniu_lightning.report.template import template
 from geniu_lightning.version import __version__
 
-DECIDING = {name: name for name in ("value", "oracles", "allowed", "original", "position")}
-DECIDING["allowed"] = "allowed distance"
+TEXTS = ("name", "question", "against")
+NUMBERS = ("value", "reference", "allowed", "original", "position")
 
 
 def as_html(found: Sequence[Table], pictures: Mapping[str, Sequence[Drawing]]) -> str:
@@ -33,20 +33,20 @@ def as_html(found: Sequence[Table], pictures: Mapping[str, Sequence[Drawing]]) -
         cells_of=cells_of,
         in_order=lambda runs: sorted(runs, key=lambda run: (run.method, run.seed, str(run.folder))),
         labels=LABELS,
-        text_columns={"method", "verdict", "name", "question"},
-        deciding_heads=["name", "question", *DECIDING.values()],
-        deciding_cells=_deciding_cells,
+        text_columns={"method", "verdict", *TEXTS},
+        finding_heads=[*TEXTS, *NUMBERS],
+        finding_cells=_finding_cells,
         base64=lambda png: base64.b64encode(png).decode(),
         explanation=EXPLANATION,
         rule=RULE,
     )
 
 
-def _deciding_cells(findings: Sequence[Json]) -> list[list[Cell]]:
+def _finding_cells(findings: Sequence[Json]) -> list[list[Cell]]:
     return [
         [
-            *(Cell(str(one.get(key, "-"))) for key in ("name", "question")),
-            *(_number(one.get(key)) for key in DECIDING),
+            *(Cell(str(one.get(key, "-"))) for key in TEXTS),
+            *(_number(one.get(key)) for key in NUMBERS),
         ]
         for one in findings
     ]

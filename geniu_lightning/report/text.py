@@ -58,6 +58,7 @@ def print_values(found: Sequence[Sheet], markdown: bool) -> None:
     out = _console()
     for sheet in found:
         _print(out, sheet.title, HEADS, sheet.rows, markdown)
+        out.out(f"{sheet.reason}\n")
         for reason, names in sheet.absent.items():
             out.out(f"absent: {', '.join(names)}: {' '.join(reason.split())}\n")
 

@@ -14,6 +14,7 @@ class Sheet(NamedTuple):
     """All that one run measured: rows as in `HEADS`, and the names that are absent, by reason."""
 
     title: str
+    reason: str  # of the verdict, or why there is none
     rows: list[list[str]]
     absent: dict[str, list[str]]
 
@@ -47,7 +48,8 @@ def _sheet(file: Path) -> Sheet | None:
                 cells = [_number(leaf[part], 1 if part == "z" else 4) for part in parts]
                 rows.append([name, *cells, leaf["direction"], _number(leaf["ideal"], 2)])
         title = f"{file.parent}: {method}, {document['verdict'] or 'no verdict'}"
-        return Sheet(title, rows, absent)
+        reason = str(document.get("verdict_reason") or "no reason is given")
+        return Sheet(title, " ".join(reason.split()), rows, absent)
 
 
 def _number(value: float | None, digits: int) -> str:

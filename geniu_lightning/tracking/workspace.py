@@ -6,7 +6,7 @@ from geniu_lightning.errors import UserError
 from geniu_lightning.report.document import FORGET_ACCURACY, RELEARNED, RETAIN_ACCURACY
 
 PINNED = (
-    *("verdict", FORGET_ACCURACY, RETAIN_ACCURACY),
+    *("verdict", "verdict_reason", "findings", FORGET_ACCURACY, RETAIN_ACCURACY),
     *(f"{RETAIN_ACCURACY}.oracles", f"{RETAIN_ACCURACY}.z", RELEARNED),
 )
 WITH_ORACLES = {
@@ -27,6 +27,7 @@ CLASSES = {
 ATTACKS = {
     "curves/relearning.k10.curve": LINES,
     "curves/relearning.k10.retain_curve": LINES,
+    "curves/relearning_sgd.k10.curve": LINES,
     "curves/retain_only.curve": LINES,
     "curves/adaptive.curve": LINES,
 }

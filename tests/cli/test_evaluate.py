@@ -26,7 +26,7 @@ def test_weights_are_evaluated_and_their_curves_are_written_with_their_steps(
     outcome = command("evaluate", *words)
     assert outcome.status == 0, outcome.err
     found = json.loads((out / "metrics.json").read_text())
-    assert found["version"] == 2
+    assert found["version"] == 3
     assert found["verdict"] is None
     assert found["steps"] == {"relearning": [0, 1, 3]}
     assert len(found["metrics"]["relearning"]["k10"]["curve"]["value"]) == 3

@@ -175,8 +175,8 @@ def test_an_evaluation_asks_for_oracles_and_is_repeated_when_they_exist(
     assert "0 of 3 oracles exist" in outcome.out
     assert "sweep=oracles" in outcome.out
     alone = metrics_of(out)
-    assert (alone["version"], alone["verdict"], alone["oracles"]) == (2, None, [])
-    assert "no oracles" in alone["reason"]
+    assert (alone["version"], alone["verdict"], alone["oracles"]) == (3, None, [])
+    assert "no oracles" in alone["verdict_reason"]
     weights = (out / "unlearned.safetensors").stat().st_mtime_ns
 
     shutil.copytree(bank, own)
@@ -226,7 +226,7 @@ def test_the_same_weights_get_the_same_numbers_whoever_brings_them(
         outcome = command("evaluate", *common, *more, "evaluation=fast", f"out={out}")
         assert outcome.status == 0, outcome.err
         found, expected = metrics_of(out), metrics_of(run)
-        for part in ("metrics", "verdict", "reason", "deciding", "controls", "oracle_verdicts"):
+        for part in ("metrics", "verdict", "verdict_reason", "findings", "controls", "attacks"):
             assert found[part] == expected[part], (name, part)
     assert metrics_of(tmp_path / "folder")["run"]["unlearner"]["name"] == "geniu"
     assert metrics_of(tmp_path / "state")["run"]["job"] == "evaluate"

@@ -51,6 +51,9 @@ def test_a_run_leaves_a_receipt_and_is_logged(
     assert logged.config["forget_names"] == ["0"]
     assert logged.config["trained"]["seed"] == 1
     assert {"revision", "data_fingerprint"} < logged.config.keys()
+    assert logged.summary["verdict"] == document["verdict"]
+    assert logged.summary["verdict_reason"] == document["verdict_reason"]
+    assert logged.summary["findings"] == len(document["findings"])
     leaf = document["metrics"]["accuracy"]["test"]["retain"]
     for ending, part in {"": "value", ".oracles": "oracle_mean", ".z": "z"}.items():
         assert logged.summary[f"accuracy.test.retain{ending}"] == leaf[part]

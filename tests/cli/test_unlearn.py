@@ -101,7 +101,7 @@ def test_it_works_after_data_caches_and_checkpoints_are_gone(
     document = json.loads((after / "metrics.json").read_text())
     assert document["cost"]["training_images_read"] == 0
     assert (document["verdict"], document["oracles"]) == (None, [])
-    for reason in (document["reason"], document["metrics"]["accuracy"]["absent"]):
+    for reason in (document["verdict_reason"], document["metrics"]["accuracy"]["absent"]):
         assert str(root) in reason
     reader = (*words, "unlearner=retrain", f"out={tmp_path / 'retrain'}")
     refused = command("unlearn", *reader)

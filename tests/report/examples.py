@@ -59,13 +59,26 @@ def run(
         "per_class": leaf([0.0, 1.0]),
     }
     document: dict[str, Any] = {
-        "version": 2,
+        "version": 3,
         "verdict": verdict,
-        "reason": f"because {method}",
-        "deciding": [{"question": "inside", "name": "head.repair", "value": 0.5, "allowed": 0.25}],
+        "verdict_reason": f"because {method}",
+        "findings": [
+            {
+                **{"question": "inside", "name": "head.repair", "value": 0.5, "reference": 0.125},
+                **{"allowed": 0.25, "original": 1.0, "against": "nulls", "position": 0.4286},
+            }
+        ],
         "controls": {"original": "retained", "mask": "suppressed"},
         "oracle_verdicts": {"forgotten": 4, "distinguishable": 1},
+        "attacks": [
+            {
+                **{"family": family, "name": f"{family}.x", "allowed": 0.25, "reach": reach},
+                "has_power": reach >= 0.5,
+            }
+            for family, reach in (("features", 0.25), ("head", 0.875), ("head", 0.25))
+        ],
         "oracles": [1000, 1001, 1002, 1003, 1004],
+        "nulls": 3,
         "steps": {},
         "run": {
             "unlearner": {"_target_": target, "_convert_": "all", "name": method, "steps": 25},
@@ -134,7 +147,7 @@ def kit(folder: Path, seed: int, picture: bytes = b"") -> Path:
     (folder / "proxies.png").write_bytes(picture)
     settings = {name: part for name, part in TRAINED.items() if name != "precision"}
     own = {"job": "train", "seed": seed, "trainer": {"precision": TRAINED["precision"]}}
-    document = {"version": 2, "run": settings | own, "metrics": {}}
+    document = {"version": 3, "run": settings | own, "metrics": {}}
     (folder / "metrics.json").write_text(json.dumps(document))
     return folder
 

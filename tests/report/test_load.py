@@ -1,4 +1,4 @@
-"""What is read of runs: both versions of their files, what failed, what is no run."""
+"""What is read of runs: all versions of their files, what failed, what is no run."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from geniu_lightning.report.values import sheets
 from tests.report.examples import SETTING, change, failed, kit, run, table
 
 
-def test_a_file_of_version_1_reads_as_one_of_version_2(tmp_path: Path) -> None:
+def test_files_of_earlier_versions_read_as_those_of_version_3(tmp_path: Path) -> None:
     oracles = {
         **{"forgotten": 4, "forgotten in the model only": 1, "distinguishable": 1, "untested": 2},
         **{"suppressed": 1, "damaged": 3, "damaged and retained": 1},
@@ -25,6 +25,18 @@ def test_a_file_of_version_1_reads_as_one_of_version_2(tmp_path: Path) -> None:
         oracle_verdicts=oracles,
     )
     (new,) = find([folder])
+    finding = {"question": "inside", "name": "head.repair", "value": 0.5, "oracles": 0.125}
+    tolerances = [
+        {"name": name, "allowed": 0.25, "reach": reach}
+        for name, reach in (("probe.recall", 0.25), ("head.repair", 0.875), ("head.x", None))
+    ]
+    before: dict[str, Any] = {"verdict_reason": None, "findings": None, "attacks": None}
+    change(
+        folder,
+        version=2,
+        **before | {"reason": "because geniu", "deciding": [finding], "tolerances": tolerances},
+    )
+    (second,) = find([folder])
     change(
         folder,
         version=1,
@@ -35,15 +47,20 @@ def test_a_file_of_version_1_reads_as_one_of_version_2(tmp_path: Path) -> None:
             **{"forgets": 4, "forgets in the model, not in the system": 1, "scars": 1},
             **{"not refuted": 2, "hides": 1, "destroys": 3, "destroys without forgetting": 1},
         },
+        bands=tolerances,
         verdict=None,
         reason=None,
         oracle_verdicts=None,
+        tolerances=None,
     )
     (old,) = find([folder])
-    for one in (new, old):
+    for one in (new, second, old):
         assert (one.verdict, one.original_verdict) == ("suppressed", "retained")
         assert one.document["oracle_verdicts"] == oracles
-        assert one.document["reason"] == "because geniu"
+        assert one.document["verdict_reason"] == "because geniu"
+        assert (one.findings[0]["name"], one.findings[0]["reference"]) == ("head.repair", 0.125)
+    assert [one.findings[0]["against"] for one in (new, second, old)] == ["nulls"] + 2 * ["oracles"]
+    assert [one.powerless for one in (new, second, old)] == [["features"], ["probe"], ["probe"]]
     assert old.document["controls"] == new.document["controls"]
     assert sheets([folder])[0].title.endswith("geniu, suppressed")
 
@@ -150,12 +167,14 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_shown(
         ("own seed", {"run__seed": [1]}),
         ("verdict", {"verdict": ["suppressed"]}),
         ("oracles", {"oracles": [[1]]}),
+        ("findings", {"findings": ["a text"]}),
+        ("attacks", {"attacks": [{"name": "relearning.k10.area"}]}),
     ):
         change(run(tmp_path / name, "geniu"), **changed)
     for more in ([], ["--html", str(tmp_path / "page.html")]):
         caplog.clear()
         assert main([str(tmp_path), *more]) == 0, more
-        for name in ("newer", "seed", "own seed", "verdict", "oracles"):
+        for name in ("newer", "seed", "own seed", "verdict", "oracles", "findings", "attacks"):
             assert f"{tmp_path / name / 'metrics.json'} cannot be read" in caplog.text, (name, more)
     for more in ([], ["--values"], ["--html", str(tmp_path / "page.html")]):
         caplog.clear()

@@ -61,8 +61,9 @@ def test_a_page_has_everything_in_it_and_says_why_each_run_has_its_verdict(tmp_p
         "git revision of the runs: abcdef012345.",
         "geniu, seed 2: forgotten",
         "because geniu",
-        "head.repair",
-        "oracles of seeds 1000, 1001, 1002, 1003, 1004; verdict of the original: retained",
+        "head.repair inside nulls 0.5000 0.1250 0.2500 1.0000 0.4286",
+        "oracles of seeds 1000, 1001, 1002, 1003, 1004; null runs: 3; attacks without power:"
+        " features; verdict of the original: retained",
         "scrub, seed 1, failed: no memory left",
         "scrub, seed 1: failed",
         "geniu (best)",
@@ -91,10 +92,11 @@ def test_nothing_in_a_run_is_taken_for_html(tmp_path: Path) -> None:
         run__trained__data__name=NASTY,
         run__trained__imbalance={"_target_": "x.step", NASTY: NASTY},
         run__revision=NASTY,
-        reason=NASTY,
+        verdict_reason=NASTY,
         controls={"original": NASTY},
         oracle_verdicts={NASTY: 5},
-        deciding=[{"name": NASTY, "question": NASTY, "value": NASTY}],
+        findings=[{"name": NASTY, "question": NASTY, "against": NASTY, "value": NASTY}],
+        attacks=[{"family": NASTY, "has_power": False}],
     )
     failed(tmp_path / "runs" / "c", "scrub", 1, NASTY)
     text = page(tmp_path / "runs")

@@ -80,6 +80,7 @@ def test_all_values_of_a_run_stand_with_those_of_oracles(
     assert main([str(tmp_path), "--values", "--markdown"]) == 0
     printed = capsys.readouterr().out
     assert "geniu, no verdict**" in printed
+    assert "\nbecause geniu\n" in printed
     cells = "0.6250 | 0.0625 | 0.0312 | 16.4 | 1.0000 | 0.6000 | oracle | -"
     assert f"| relearning.k10.area | {cells} |" in printed
     assert "absent: probe.recall: no test images" in printed

@@ -60,7 +60,8 @@ def shown(picture: Path, forget: tuple[int, ...] = (0,)) -> Shown:
         metrics=METRICS,
         steps={"relearning": [0, 50]},
     )
-    summary = {"verdict": "retained", **numbers_of(METRICS, COST)}
+    why = {"verdict": "retained", "verdict_reason": "still answered", "findings": 2}
+    summary = {**why, **numbers_of(METRICS, COST)}
     return Shown(summary, evaluation, NAMES, forget, "test", {"proxies": picture})
 
 
