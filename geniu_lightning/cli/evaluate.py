@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from geniu_lightning.cli.command import run_command
-from geniu_lightning.cli.oracles import is_current, oracle_bank
+from geniu_lightning.cli.oracles import is_current, oracle_bank, retrains
 from geniu_lightning.cli.run import carry_out, run_folder
 from geniu_lightning.cli.terminal import say
 from geniu_lightning.errors import UserError
@@ -125,7 +125,8 @@ def _evaluate_weights(
         stored = request.kit
     loggers = request.loggers(folder.path, "evaluate", evaluated=about["run"])
     with trackers.closing(loggers):
-        result = evaluate_request(request, classifier, stored, lambda oracles: made)
+        matched = retrains(about["run"].get("unlearner", {}))
+        result = evaluate_request(request, classifier, stored, lambda oracles: made, matched)
         if result.missing:
             raise UserError(f"nothing was measured: {result.missing}")
         document = results.document(result, about, bank)

@@ -33,11 +33,12 @@ Nulls = Callable[[Mapping[int, Kit]], Sequence[nn.Module]]
 
 
 def evaluate_request(
-    request: Request, classifier: nn.Module, stored: Kit | None, nulls: Nulls
+    request: Request, classifier: nn.Module, stored: Kit | None, nulls: Nulls, matched: bool
 ) -> Result:
     """Evaluate a request's model, with the kit that stays stored with it, if one does.
 
-    `nulls` is called only if the evaluation compares with null runs.
+    `nulls` is called only if the evaluation compares with null runs; `matched` says that the model
+    was made as oracles are.
     """
     if not request.config.evaluation.metrics:
         return Result(Evaluation(), missing="evaluation=none")
@@ -59,6 +60,7 @@ def evaluate_request(
         request.forget,
         oracles=[oracle.classifier for oracle in oracles.values()],
         nulls=made,
+        matched=matched,
         folder=bank.folder if bank and oracles else None,
         stored=stored,
     )
@@ -114,6 +116,7 @@ def evaluate_model(
     *,
     oracles: Sequence[nn.Module] = (),
     nulls: Sequence[nn.Module] = (),
+    matched: bool = False,
     folder: Path | None = None,
     stored: Kit | None = None,
 ) -> Evaluation:
@@ -138,6 +141,7 @@ def evaluate_model(
         splits={s: split_of(data, s, device) for s in SPLITS if len(data.indices(s))},
         oracles=tuple(oracles),
         nulls=tuple(network.to(device) for network in nulls),
+        matched=matched,
         proxies=proxies,
         fresh=lambda seed: fresh_classifier(kit, seed).eval().requires_grad_(False),
         seed=config.seed,

@@ -94,7 +94,7 @@ def _write_metrics(
     document = {
         "version": VERSION,
         "verdict": None,
-        "reason": "an oracle is what others are compared with",
+        "verdict_reason": "an oracle is what others are compared with",
         "run": folder.description["run"] | {"revision": revision()},
         "cost": cost,
         "metrics": {},

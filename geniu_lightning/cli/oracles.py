@@ -1,8 +1,9 @@
 """The oracles of a command: the bank that its configuration names, and the training of one."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -34,14 +35,19 @@ def oracle_bank(config: DictConfig, kit: KitInfo, forget: Sequence[int]) -> Orac
         raise error.below("oracles") from error
 
 
+def retrains(unlearner: Mapping[str, Any]) -> bool:
+    """Whether a method, by its settings, makes models as oracles are made: these are its nulls."""
+    return bool(unlearner.get("_target_") == method_settings("retrain")["_target_"])
+
+
 def expected_nulls(config: DictConfig, bank: OracleBank | None) -> int:
     """Return the number of null runs that an evaluation would compare with."""
     if bank is None or not config.evaluation.get("nulls"):
         return 0
     if "nulls" in config:  # weights from elsewhere: their user brings them
         return len(config.nulls)
-    if config.unlearner.get("_target_") == method_settings("retrain")["_target_"]:
-        return 0  # the oracles are its null
+    if retrains(config.unlearner):
+        return 0
     oracles, wanted = len(bank.expected()), config.oracles.nulls
     number: int = oracles if wanted is None else min(wanted, oracles)
     if number and not single_process(config.trainer):

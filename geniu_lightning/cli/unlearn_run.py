@@ -14,6 +14,7 @@ from geniu_lightning.cli import results
 from geniu_lightning.cli.method_run import method_of, run_method
 from geniu_lightning.cli.model_evaluation import evaluate_request
 from geniu_lightning.cli.nulls import null_runs
+from geniu_lightning.cli.oracles import retrains
 from geniu_lightning.cli.request import Request
 from geniu_lightning.cli.terminal import say
 from geniu_lightning.errors import UserError
@@ -150,7 +151,8 @@ def _evaluate(
     # the kit that stays with the weights: the next one, else the one that was read
     stored = request.kit if after is None and cost["reads_prompts"] else after
     nulls = partial(null_runs, request, cost["seconds"])
-    result = evaluate_request(request, classifier, stored, nulls)
+    matched = retrains(request.config.unlearner)
+    result = evaluate_request(request, classifier, stored, nulls, matched)
     document = results.document(result, folder.description | {"cost": cost}, request.bank)
     page = None
     if document["run"]["job"] != "oracle":  # nobody asked an oracle to forget

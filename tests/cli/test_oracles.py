@@ -91,7 +91,18 @@ def test_an_oracle_reads_no_image_of_the_class_and_is_what_retraining_makes(
     assert own.name == shared.name
     assert same_tensors(oracle, shared / "1000" / "kit.safetensors")
     words = ("unlearner=retrain", "unlearner.training_seed=1000", f"out={tmp_path / 'run'}")
-    assert command("unlearn", *common, *words, "evaluation=none").status == 0
+    matched: list[bool] = []
+    evaluate = Evaluator.evaluate
+
+    def judged(self: Evaluator, context: Context) -> Evaluation:
+        matched.append(context.matched)
+        return evaluate(self, context)
+
+    monkeypatch.setattr(Evaluator, "evaluate", judged)
+    compared = ("evaluation=accuracy", "evaluation.bank=use", f"oracles.folder={tmp_path / 'own'}")
+    assert command("unlearn", *common, *words, *compared).status == 0
+    assert command("evaluate", *common, *compared, f"weights={tmp_path / 'run'}").status == 0
+    assert matched == [True, True]  # so that oracles are its nulls
     ours, theirs = Kit.load(oracle), Kit.load(tmp_path / "run" / "unlearned.safetensors")
     for name, value in theirs.classifier.state_dict().items():
         assert_close(ours.classifier.state_dict()[name], value, rtol=1e-3, atol=1e-4)
@@ -106,6 +117,7 @@ def test_null_runs_are_done_once_and_compared_with(
     evaluate = Evaluator.evaluate
 
     def noted(self: Evaluator, context: Context) -> Evaluation:
+        assert not context.matched
         judged.append([tuple(net.head.bias.tolist()) for net in context.nulls])
         return evaluate(self, context)
 

@@ -38,7 +38,7 @@ def test_a_family_that_finds_the_class_itself_needs_no_null() -> None:
             assert (first.question, first.against) == ("inside", "oracles")
             assert first.position == pytest.approx(0.5, abs=0.01)
     # networks of another recipe may have features that tell more classes apart
-    found = Case({"probe.recall": 0.8}).decide()
+    found = Case({"prototype.all.recall": 0.8}).decide()
     assert found.verdict is V.DISTINGUISHABLE
     assert "the procedure shows" in found.reason
 
