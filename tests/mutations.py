@@ -138,9 +138,39 @@ MUTATIONS: list[tuple[str, ...]] = [
     ),
     (
         "evaluation/references.py",
-        "1 - 0.025 / tests",
-        "1 - 0.025",
-        "tests/evaluation/test_references.py tests/evaluation/test_verdict.py",
+        "(own * variance + PRIOR_WEIGHT * prior**2) / freedom",
+        "variance",
+        "tests/evaluation/test_references.py",
+    ),
+    (
+        "evaluation/inside.py",
+        "self.detects <= POWER",
+        "self.detects < 1",
+        "tests/evaluation/test_inside.py",
+    ),
+    (
+        "evaluation/attacks/fine_tuning.py",
+        "nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)",
+        "pass",
+        "tests/evaluation/attacks/test_fine_tuning.py",
+    ),
+    (
+        "evaluation/verdict.py",
+        "attacks(model, nulls or oracles,",
+        "attacks(model, oracles,",
+        "tests/evaluation/test_inside.py",
+    ),
+    (
+        "evaluation/verdict.py",
+        "a.finds_class and (matched or a.family.memory)",
+        "a.finds_class",
+        "tests/evaluation/test_inside.py",
+    ),
+    (
+        "evaluation/verdict.py",
+        "if family.required and not any(",
+        "if family.required and False and not any(",
+        "tests/evaluation/test_inside.py",
     ),
     (
         "evaluation/verdict.py",
@@ -150,9 +180,15 @@ MUTATIONS: list[tuple[str, ...]] = [
     ),
     (
         "evaluation/evaluator.py",
-        'if "oracle " in other and other != who]',
-        'if "oracle " in other]',
-        "tests/evaluation/test_evaluator.py",
+        "if rows and not variant.too_strong(rows):",
+        "if rows:",
+        "tests/evaluation/test_rows.py",
+    ),
+    (
+        "evaluation/rows.py",
+        "{*without, self.kin.get(who, -1)}",
+        "{self.kin.get(who, -1)}",
+        "tests/evaluation/test_rows.py",
     ),
     (
         "runs/oracles.py",
