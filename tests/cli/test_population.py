@@ -48,6 +48,7 @@ def write(folder: Path, kit: Kit, method: str, seed: int, *changes: Change, **mo
     Kit(network, info).save(folder / "unlearned.safetensors")
     trained = kit.info.settings | {"seed": seed}
     run = {"job": "unlearn", "forget": [0], "unlearner": {"name": method}, "trained": trained}
+    run["evaluation"] = {"metrics": {}}
     document = {"run": run, "cost": {"seconds": 1.0}, "metrics": {}}
     (folder / "metrics.json").write_text(json.dumps(document))
 
