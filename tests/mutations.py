@@ -173,7 +173,7 @@ MUTATIONS: list[tuple[str, ...]] = [
         "tests/evaluation/test_inside.py",
     ),
     (
-        "evaluation/verdict.py",
+        "evaluation/validity.py",
         "ORACLE_LOSS = 0.03",
         "ORACLE_LOSS = 0.3",
         "tests/evaluation/test_verdict.py",

@@ -26,8 +26,9 @@ from geniu_lightning.cli.model_evaluation import split_of
 from geniu_lightning.evaluation.cache import FileCache
 from geniu_lightning.evaluation.context import Context, Split
 from geniu_lightning.evaluation.evaluator import Evaluator, images_of, masked
+from geniu_lightning.evaluation.evidence import Evidence
 from geniu_lightning.evaluation.metric import MetricInfo, Values
-from geniu_lightning.evaluation.verdict import Evidence, decide
+from geniu_lightning.evaluation.verdict import decide
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.settings.configs import CONF, built, plain
 from geniu_lightning.unlearning.networks import fresh_classifier

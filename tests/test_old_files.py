@@ -18,7 +18,7 @@ def test_an_old_kit_unlearns_to_the_weights_that_its_own_version_found() -> None
     found = unlearn(kit, 0, "geniu", seed=0).classifier.state_dict()
     expected = load_kit(OLD / "geniu" / "unlearned.safetensors").classifier.state_dict()
     for name, tensor in expected.items():  # other machines and threads round differently
-        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=5e-4, msg=name)
 
 
 def test_the_record_of_an_old_kit_serves_retraining_and_the_next_kit() -> None:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from geniu_lightning.evaluation.cache import FileCache, key_of
 from geniu_lightning.evaluation.context import LARGEST_LOGIT, Context
+from geniu_lightning.evaluation.evidence import Evidence
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Value, Values
 from geniu_lightning.evaluation.metrics.accuracy import confusion, few_and_many, per_class
 from geniu_lightning.evaluation.references import position, z_score
 from geniu_lightning.evaluation.rows import Rows, finite, mean_of_lists
-from geniu_lightning.evaluation.verdict import Decision, Evidence, decide
+from geniu_lightning.evaluation.verdict import Decision, decide
 from geniu_lightning.kit.networks import head_of, state_digest
 
 

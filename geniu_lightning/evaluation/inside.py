@@ -55,6 +55,12 @@ class Attack:
         return self.detects < 1 and self.position > self.detects
 
     @property
+    def may_show_class(self) -> bool:
+        """Whether the model is nearer to the original, by a value without power."""
+        told = abs(self.reach) > EPSILON_AREA and not self.has_power
+        return told and self.family.name != "membership" and self.position > 0.5
+
+    @property
     def opposite(self) -> bool:
         """Whether the model lies beyond the references, on the side away from the original."""
         return self.detects < 1 and self.position < -self.detects

@@ -94,6 +94,15 @@ def untested(
     return "no attack finds the class, but some could not have: " + "; ".join(said)
 
 
+def doubtful(attack: Attack, oracles: int) -> str:
+    """Return which value looks like the original's, where that may be chance."""
+    return (
+        f"{attack.name} is {attack.value:.2f}, nearer to the original's {attack.original:.2f} than"
+        f" to the {attack.mean:.2f} of networks that never saw the class; with {oracles} oracles"
+        f" that may be chance: more of them tell, oracles.count={2 * oracles}"
+    )
+
+
 def distinguishable(from_null: Sequence[Finding], from_oracles: Sequence[Finding]) -> str:
     """Return which value tells the model from others, and what that means."""
     if from_null:
@@ -121,10 +130,13 @@ def in_model_only(first: Finding) -> str:
 
 def forgotten(tried: Sequence[Attack], oracles: int) -> str:
     """Return the limits of the verdict."""
-    seen = {a.family.name: min(b.detects for b in tried if b.family is a.family) for a in tried}
-    coarsest = max((v for v in seen.values() if v <= 1), default=1.0)
+    best: dict[str, float] = {}
+    for attack in tried:
+        if attack.family.required:
+            name = attack.family.name
+            best[name] = min(attack.detects, best.get(name, attack.detects))
+    seen = ", ".join(f"{NAMES[name]} {share:.0%}" for name, share in best.items())
     return (
         "the model answers about the class as one that never saw it, and no attack brings it back;"
-        f" with {oracles} oracles each of them would have seen {coarsest:.0%} of what the original"
-        " holds"
+        f" with {oracles} oracles they would have seen, of what the original holds: {seen}"
     )

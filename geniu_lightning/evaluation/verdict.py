@@ -4,7 +4,6 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Any
 
 from geniu_lightning.evaluation import reasons
@@ -16,39 +15,17 @@ from geniu_lightning.evaluation.checks import (
     WORKS,
     Check,
 )
+from geniu_lightning.evaluation.evidence import Evidence, Verdict
 from geniu_lightning.evaluation.inside import Attack, attacks
-from geniu_lightning.evaluation.metric import MetricInfo, Values
+from geniu_lightning.evaluation.metric import Values
 from geniu_lightning.evaluation.reasons import Finding
 from geniu_lightning.evaluation.references import resolution, tolerance
+from geniu_lightning.evaluation.validity import fault
 
 FEWEST_ORACLES = 3
 LEVEL = 0.05  # of each question
 LEAST_DIVERGENCE = 0.005  # nats, where oracles hardly differ
-ORACLE_LOSS = 0.03  # an oracle that loses more retained accuracy was not trained as the original
-ORACLE_RECALL = 0.01  # of the forgotten class, above which a model is no oracle
 KNOWN_BY_PROXIES = 0.1  # recall beyond false alarms that proxies may teach a new network
-
-
-class Verdict(StrEnum):
-    """What unlearning did to a model."""
-
-    RETAINED = "retained"
-    SUPPRESSED = "suppressed"
-    DAMAGED = "damaged"
-    DAMAGED_AND_RETAINED = "damaged and retained"
-    DISTINGUISHABLE = "distinguishable"
-    FORGOTTEN = "forgotten"
-    FORGOTTEN_IN_MODEL = "forgotten in the model only"
-    UNTESTED = "untested"
-    INCONCLUSIVE = "inconclusive"
-
-
-PASSING = (
-    Verdict.FORGOTTEN,
-    Verdict.FORGOTTEN_IN_MODEL,
-    Verdict.UNTESTED,
-    Verdict.DISTINGUISHABLE,
-)
 
 
 @dataclass(frozen=True)
@@ -83,35 +60,6 @@ class Decision:
         }
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """The values that a verdict rests on, by full names such as `accuracy.test.forget`.
-
-    Args:
-        model: The model's.
-        oracles: Of each oracle, compared with the others.
-        peers: For each oracle the values of the others, compared with one another without it.
-        controls: Of the `original` and of its `mask`.
-        infos: Of all values.
-        images: Test images by what is measured on them: `forget` (of the forgotten class that has
-            fewest), `retain`, `minority` and `worst` (of the retained class that has fewest).
-        nulls: Of each network that the model's method made of an oracle.
-        matched: Whether oracles are made as the model was, so that they are its nulls.
-        intact: Whether the original came from training. One that came from an earlier request may
-            be damaged, and then to be no worse is not enough.
-    """
-
-    model: Values
-    oracles: Sequence[Values]
-    peers: Sequence[Sequence[Values]]
-    controls: Mapping[str, Values]
-    infos: Mapping[str, MetricInfo]
-    images: Mapping[str, int]
-    nulls: Sequence[Values] = ()
-    matched: bool = False
-    intact: bool = True
-
-
 def decide(evidence: Evidence) -> Decision:
     """Return the verdict on a model."""
     oracles, controls = evidence.oracles, evidence.controls
@@ -129,9 +77,9 @@ def decide(evidence: Evidence) -> Decision:
     decision = rule.apply(evidence.model, oracles, evidence.nulls, evidence.matched)
     verdicts = {name: found.verdict for name, found in of_controls.items()}
     counts = Counter(str(found.verdict) for found in of_oracles)
-    fault = _fault(evidence, verdicts, [found.verdict for found in of_oracles])
-    if fault:
-        nothing = f"this comparison resolves nothing: {fault}"
+    wrong = fault(evidence, verdicts, [found.verdict for found in of_oracles])
+    if wrong:
+        nothing = f"this comparison resolves nothing: {wrong}"
         decision = replace(decision, verdict=Verdict.INCONCLUSIVE, reason=nothing)
     return replace(decision, controls=verdicts, oracles=dict(counts))
 
@@ -192,6 +140,9 @@ class _Rule:
             count = len(self.evidence.nulls or self.evidence.oracles)
             images = self.evidence.images["forget"]
             return Verdict.UNTESTED, reasons.untested(blind, tried, model, count, images)
+        doubts = [attack for attack in tried if attack.may_show_class]
+        if doubts:
+            return Verdict.UNTESTED, reasons.doubtful(doubts[0], len(self.evidence.oracles))
         if from_null or from_oracles:
             return Verdict.DISTINGUISHABLE, reasons.distinguishable(from_null, from_oracles)
         if system:
@@ -287,40 +238,3 @@ def _knowledge_of_proxies(model: Values) -> tuple[Finding, ...]:
         if isinstance(value, float) and value > expected + allowed:
             found.append(Finding("system", name, value, expected, allowed))
     return tuple(found)
-
-
-def _fault(
-    evidence: Evidence,
-    controls: Mapping[str, Verdict | None],
-    of_oracles: Sequence[Verdict | None],
-) -> str:
-    """Return why the comparison resolves nothing, and what to do; empty where it does."""
-    before = evidence.controls["original"].get("accuracy.test.retain")
-    for number, row in enumerate(evidence.oracles, 1):
-        forget, retain = row.get("accuracy.test.forget"), row.get("accuracy.test.retain")
-        if isinstance(forget, float) and forget > ORACLE_RECALL:
-            return f"oracle {number} knows the forgotten class ({forget:.1%} of its test images)"
-        loss = before - retain if isinstance(retain, float) and isinstance(before, float) else 0.0
-        if loss > ORACLE_LOSS:
-            return (
-                f"oracle {number} has {loss:.1%} less retained accuracy than the original; train"
-                " both for more epochs"
-            )
-        auc, error = row.get("membership.loss.auc"), row.get("membership.standard_error")
-        if isinstance(auc, float) and isinstance(error, float) and abs(auc - 0.5) > 4 * error:
-            return f"oracle {number} tells training from test images of a class it never saw"
-    expected = {"original": [Verdict.RETAINED], "mask": [Verdict.SUPPRESSED, Verdict.UNTESTED]}
-    if not evidence.intact:
-        expected["original"].append(Verdict.DAMAGED_AND_RETAINED)
-        expected["mask"].append(Verdict.DAMAGED)
-    count = len(evidence.oracles)
-    more = f"more oracles would resolve more: oracles.count={2 * count}"
-    for name, verdicts in expected.items():
-        if name in controls and controls[name] not in verdicts:
-            return f"the verdict on the {name} is {controls[name]}, not {verdicts[0]}; {more}"
-    good = sum(verdict in PASSING for verdict in of_oracles)
-    if good <= count / 2:
-        given = Counter(str(verdict) for verdict in of_oracles)
-        said = ", ".join(f"{verdict} {number}" for verdict, number in given.items())
-        return f"the verdicts on the oracles, each compared with the others, are {said}; {more}"
-    return ""

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from geniu_lightning.evaluation import checks
+from geniu_lightning.evaluation.evidence import Evidence
 from geniu_lightning.evaluation.metric import Absent, MetricInfo, Value, Values
-from geniu_lightning.evaluation.verdict import Decision, Evidence, decide
+from geniu_lightning.evaluation.verdict import Decision, decide
 
 # values of oracles and of the original, by family, in an evaluation of all
 INSIDE: dict[str, tuple[float, float]] = {

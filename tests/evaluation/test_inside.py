@@ -3,8 +3,8 @@
 import pytest
 
 from geniu_lightning.evaluation import checks
+from geniu_lightning.evaluation.evidence import Verdict
 from geniu_lightning.evaluation.metric import Absent
-from geniu_lightning.evaluation.verdict import Verdict
 from tests.evaluation.made_up import IMAGES, INSIDE, NAMES, ORIGINAL, Case, of_family
 
 V = Verdict
@@ -19,6 +19,9 @@ def test_no_value_of_the_original_passes_in_an_oracle() -> None:
         for names in (*([name] for name in NAMES), nine):
             given = {name: ORIGINAL[name] for name in names}
             found = Case(given, count, images=few).decide()
+            if {NAMES[name] for name in names} == {"membership"} and images < 1000:
+                assert not any(a.has_power for a in found.attacks if a.name in names)
+                continue
             assert found.verdict is not V.FORGOTTEN, (count, images, names)
             if images == 1000 and {NAMES[name] for name in names} != {"membership"}:
                 assert names[0] in {finding.name for finding in found.findings}
@@ -86,7 +89,7 @@ def test_without_power_in_every_family_a_model_is_untested_and_the_cure_is_said(
         assert found.verdict is expected, family.name
         assert ("not tell even the original" in found.reason) is family.required
         assert not any(a.has_power for a in found.attacks if a.family is family)
-    few = Case(count=3, images=dict.fromkeys(IMAGES, 100)).decide()
+    few = Case(count=3, images=dict.fromkeys(IMAGES, 20)).decide()
     assert few.verdict is V.UNTESTED
     assert "oracles would do" in few.reason
     fewest = Case(count=3, images=dict.fromkeys(IMAGES, 10)).decide()

@@ -12,11 +12,11 @@ from geniu_lightning.evaluation.attacks.probing import Prototype
 from geniu_lightning.evaluation.attacks.retained_attack import RetainedAttack
 from geniu_lightning.evaluation.cache import FileCache
 from geniu_lightning.evaluation.evaluator import Evaluator
+from geniu_lightning.evaluation.evidence import Verdict
 from geniu_lightning.evaluation.metric import Absent
 from geniu_lightning.evaluation.metrics.accuracy import Accuracy
 from geniu_lightning.evaluation.metrics.confusion import Confusion
 from geniu_lightning.evaluation.metrics.divergence import Divergence
-from geniu_lightning.evaluation.verdict import Verdict
 from tests.evaluation.made_up import IMAGES, INSIDE, MASK, ORACLE, Case, of_family
 from tests.evaluation.worlds import context_of, rigged
 
@@ -133,7 +133,7 @@ def test_one_image_of_a_small_class_damages_nothing() -> None:
     case = Case({"accuracy.test.retain_minority": 32 / 34}, images=few)
     for row in case.oracles:
         row["accuracy.test.retain_minority"] = 33 / 34
-    assert case.decide().verdict is V.UNTESTED
+    assert case.decide().verdict is V.FORGOTTEN
 
 
 def test_fewer_than_three_oracles_or_no_accuracy_give_no_verdict() -> None:
