@@ -79,7 +79,10 @@ def verdict(decision: "Decision", oracles: int) -> None:
     console.print(f"{decision.verdict}: {decision.reason}", style="bold", soft_wrap=True)
     if decision.findings:
         rows = [
-            [f.name, f.value, f.reference, f.against, f.allowed, f.original or "-"]
+            [
+                *(f.name, f.value, f.reference, f.against, f.allowed),
+                "-" if f.original is None else f.original,
+            ]
             for f in decision.findings
         ]
         columns = ["found", "model", "reference", "of", "allowed", "original"]

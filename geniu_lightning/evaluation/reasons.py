@@ -22,7 +22,9 @@ NAMES = {
 class Finding:
     """A value outside of what is allowed."""
 
-    question: str  # `works`, `answers`, `inside`, `probabilities` or `system`
+    # `works`, `answers`, `inside`, `procedure` (an attack's value that tells how the model was
+    # made), `probabilities` or `system`
+    question: str
     name: str  # of the value; of a family of attacks, the mean of its values
     value: float  # the model's
     reference: float  # mean of the networks it is compared with

@@ -161,10 +161,12 @@ class _Rule:
         images = self.evidence.images["forget"]
         if nulls:
             tried = attacks(model, oracles, self.original, images)
-            return tuple(_found(a, "oracles") for a in tried if a.finds_class or a.opposite)
+            return tuple(
+                _found(a, "oracles", "procedure") for a in tried if a.finds_class or a.opposite
+            )
         features = (a for a in tried if a.finds_class and not matched and not a.family.memory)
         opposite = (a for a in tried if a.opposite)
-        return tuple(_found(a, "oracles") for a in (*features, *opposite))
+        return tuple(_found(a, "oracles", "procedure") for a in (*features, *opposite))
 
     def _ask(
         self, question: str, model: Values, references: Sequence[Values], against: str = "oracles"
@@ -215,9 +217,9 @@ def _numbers(name: str, rows: Sequence[Values]) -> list[float]:
     return [value for row in rows if isinstance(value := row.get(name), float)]
 
 
-def _found(attack: Attack, against: str) -> Finding:
+def _found(attack: Attack, against: str, question: str = "inside") -> Finding:
     return Finding(
-        *("inside", attack.name, attack.value, attack.mean, attack.allowed, attack.original),
+        *(question, attack.name, attack.value, attack.mean, attack.allowed, attack.original),
         against,
         attack.position,
     )

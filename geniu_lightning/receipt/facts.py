@@ -89,13 +89,14 @@ def versions_of(revision: str | None) -> dict[str, str | None]:
 
 
 def _found(document: Json, measured: bool, before: Sequence[float] | None) -> Json:
-    verdict = document["verdict"]
+    verdict, findings = document["verdict"], document["findings"]
+    inside = any(finding["question"] == "inside" for finding in findings)
     return {
         "verdict": verdict,
-        "short": sentences.short(verdict, measured),
+        "short": sentences.short(verdict, measured, inside),
         "meaning": sentences.meaning(verdict, measured, document["run"]["evaluation"]["metrics"]),
         "verdict_reason": document["verdict_reason"] if measured else None,
-        "findings": document["findings"],
+        "findings": findings,
         "oracles": len(document["oracles"]),
         "nulls": document["nulls"],
         "oracle_verdicts": document.get("oracle_verdicts", {}),

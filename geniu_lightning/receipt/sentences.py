@@ -105,8 +105,10 @@ def escaped(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()<>#|!&~])", r"\\\1", " ".join(text.split()))
 
 
-def short(verdict: str | None, measured: bool) -> str:
-    """Return what stands below the first line."""
+def short(verdict: str | None, measured: bool, inside: bool) -> str:
+    """Return what stands below the first line; `inside` says that attacks found the class."""
+    if verdict == "damaged" and inside:
+        return "The model was damaged, and the class is still inside."
     if verdict is not None:
         return MEANINGS[verdict][0]
     return "The tests cannot tell." if measured else "Nothing was measured."

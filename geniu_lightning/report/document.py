@@ -124,17 +124,12 @@ def _of_version_2(document: Json) -> Json:
 
 
 def _has_power(attack: Json) -> bool:
-    """Return whether a model half-way to the original would have failed."""
-    reach = attack["reach"]
-    return reach is not None and attack["allowed"] <= reach / 2
+    """Return whether the original would have failed, in a file of an earlier version."""
+    return attack["reach"] is not None and attack["allowed"] < attack["reach"]
 
 
 def without_power(document: Json) -> list[str]:
-    """Return the families of attacks that tell nothing: not even a half of what the original has.
-
-    An attack has power if a model half-way from those that it is compared with to the original
-    would have failed.
-    """
+    """Return the families of attacks that could not have found the class."""
     attacks = document.get("attacks") or ()
     sharp = {attack["family"] for attack in attacks if attack["has_power"]}
     return [*dict.fromkeys(a["family"] for a in attacks if a["family"] not in sharp)]

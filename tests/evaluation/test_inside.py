@@ -4,6 +4,7 @@ import pytest
 
 from geniu_lightning.evaluation import checks
 from geniu_lightning.evaluation.evidence import Verdict
+from geniu_lightning.evaluation.inside import POWER
 from geniu_lightning.evaluation.metric import Absent
 from tests.evaluation.made_up import IMAGES, INSIDE, NAMES, ORIGINAL, Case, of_family
 
@@ -19,26 +20,26 @@ def test_no_value_of_the_original_passes_in_an_oracle() -> None:
         for names in (*([name] for name in NAMES), nine):
             given = {name: ORIGINAL[name] for name in names}
             found = Case(given, count, images=few).decide()
-            if {NAMES[name] for name in names} == {"membership"} and images < 1000:
-                assert not any(a.has_power for a in found.attacks if a.name in names)
-                continue
-            assert found.verdict is not V.FORGOTTEN, (count, images, names)
-            if images == 1000 and {NAMES[name] for name in names} != {"membership"}:
-                assert names[0] in {finding.name for finding in found.findings}
+            mine = [attack for attack in found.attacks if attack.name in names]
+            powerful = {attack.name for attack in mine if attack.has_power}
+            assert powerful <= {finding.name for finding in found.findings}, (count, images, names)
+            # a leak of membership is small, and says little where it is not told from chance
+            if powerful or NAMES[names[0]] != "membership":
+                assert found.verdict is not V.FORGOTTEN, (count, images, names)
+            if images == 1000 or names is nine:
+                assert found.verdict in (V.SUPPRESSED, V.DISTINGUISHABLE), (count, images, names)
 
 
 def test_a_family_that_finds_the_class_itself_needs_no_null() -> None:
     for family in checks.INSIDE:
         half = sum(INSIDE[family.name]) / 2
-        for case in (
-            Case(of_family(family.name, half)),
-            Case(of_family(family.name, half), matched=True),
-        ):
-            found = case.decide()
-            inside = family.memory or case.matched
+        for matched in (False, True):
+            found = Case(of_family(family.name, half), matched=matched).decide()
+            inside = family.memory or matched
             assert found.verdict is (V.SUPPRESSED if inside else V.DISTINGUISHABLE), family.name
             (first, *_) = found.findings
-            assert (first.question, first.against) == ("inside", "oracles")
+            assert first.question == ("inside" if inside else "procedure")
+            assert first.against == "oracles"
             assert first.position == pytest.approx(0.5, abs=0.01)
     # networks of another recipe may have features that tell more classes apart
     found = Case({"prototype.all.recall": 0.8}).decide()
@@ -89,12 +90,16 @@ def test_without_power_in_every_family_a_model_is_untested_and_the_cure_is_said(
         assert found.verdict is expected, family.name
         assert ("not tell even the original" in found.reason) is family.required
         assert not any(a.has_power for a in found.attacks if a.family is family)
-    few = Case(count=3, images=dict.fromkeys(IMAGES, 20)).decide()
-    assert few.verdict is V.UNTESTED
-    assert "oracles would do" in few.reason
-    fewest = Case(count=3, images=dict.fromkeys(IMAGES, 10)).decide()
-    assert fewest.verdict is V.UNTESTED
-    assert "test images are too few" in fewest.reason
+    for detects, cure in ((1.3, "oracles would do"), (1.85, "100 test images are too few")):
+        blunt, gap = Case(count=3, images=dict.fromkeys(IMAGES, 100)), 0.1
+        for _ in range(3):  # until the gap is so many tolerances, which depend on it a little
+            for row in (blunt.model, *blunt.oracles):
+                row["retain_only.area"] = ORIGINAL["retain_only.area"] - gap
+            found = blunt.decide()
+            (attack,) = [a for a in found.attacks if a.name == "retain_only.area"]
+            gap = attack.allowed / (detects * POWER)
+        assert found.verdict is V.UNTESTED, attack.detects
+        assert cure in found.reason
     absent = {name: Absent("no training images") for name in of_family("relearning", 0.0)}
     found = Case(absent).decide()
     assert found.verdict is V.UNTESTED

@@ -133,7 +133,7 @@ def test_one_image_of_a_small_class_damages_nothing() -> None:
     case = Case({"accuracy.test.retain_minority": 32 / 34}, images=few)
     for row in case.oracles:
         row["accuracy.test.retain_minority"] = 33 / 34
-    assert case.decide().verdict is V.FORGOTTEN
+    assert case.decide().verdict not in (V.DAMAGED, V.INCONCLUSIVE)
 
 
 def test_fewer_than_three_oracles_or_no_accuracy_give_no_verdict() -> None:

@@ -140,6 +140,14 @@ def test_only_one_verdict_says_that_nothing_was_found(request_: Request) -> None
         assert [file["delete"] for file in found["files"]] == [inside, inside, True]
 
 
+def test_a_damaged_model_is_not_acquitted_of_the_class(request_: Request) -> None:
+    finding = {"name": "relearning", "value": 0.4, "reference": 0.0, "original": 1.0}
+    for question, said in (("inside", "damaged, and the class is"), ("procedure", "damaged.")):
+        found = {"findings": [finding | {"question": question, "against": "nulls"}]}
+        page = page_of(request_.facts("damaged", **found))
+        assert page.splitlines()[2].startswith(f"The model was {said}")
+
+
 def test_without_measurements_it_says_so_first(request_: Request) -> None:
     empty = {"metrics": NOTHING, "oracles": [], "attacks": [], "verdict_reason": "at /a/folder"}
     found = request_.facts(None, **empty)
@@ -228,7 +236,7 @@ def test_the_page_holds_the_numbers_of_the_file(request_: Request) -> None:
     for part in (
         "`relearning` 0.464 (made alike 0.081, before 0.963);",
         "`accuracy.test.retain` 0.464 (retrained 0.081).",
-        "found by fine-tuning on retained images alone (`retain_only`). These attacks say nothing",
+        "could not have been found by fine-tuning on retained images alone (`retain_only`).",
         "(oracles) and with 5 that the method made of such models. The verdicts",
         "Training images, 12,345 times (one that is read twice counts twice)",
         "forgotten 4, distinguishable 1; and on models whose answer is known: the original"
