@@ -145,7 +145,13 @@ MUTATIONS: list[tuple[str, ...]] = [
     (
         "evaluation/inside.py",
         "self.detects <= POWER",
-        "self.detects < 1",
+        "True",
+        "tests/evaluation/test_inside.py",
+    ),
+    (
+        "evaluation/inside.py",
+        "and self.position > 0.5",
+        "and self.position > 5",
         "tests/evaluation/test_inside.py",
     ),
     (

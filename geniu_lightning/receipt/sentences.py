@@ -37,7 +37,8 @@ MEANINGS = {
     "untested": (
         "The tests found nothing, but not all of them were run, or could have found it.",
         "The class was not found, but attacks that have to fail before a model counts as one that"
-        " has forgotten were not run, or would not have seen the class either way.",
+        " has forgotten were not run, or cannot tell with so few models and images to compare"
+        " with.",
     ),
     "forgotten in the model only": (
         "Not found in the model, but the kit that is kept with it gives the class away.",

@@ -100,6 +100,14 @@ def test_without_power_in_every_family_a_model_is_untested_and_the_cure_is_said(
             gap = attack.allowed / (detects * POWER)
         assert found.verdict is V.UNTESTED, attack.detects
         assert cure in found.reason
+    # what looks like the original's and may be chance
+    few = dict.fromkeys(IMAGES, 36)
+    tried = Case(count=3, images=few).decide().attacks
+    name = next(a.name for a in tried if a.name.startswith("prototype") and not a.has_power)
+    found = Case({name: ORIGINAL[name]}, 3, images=few).decide()
+    assert found.verdict is V.UNTESTED
+    assert f"{name} is 0.95" in found.reason
+    assert "oracles.count=6" in found.reason
     absent = {name: Absent("no training images") for name in of_family("relearning", 0.0)}
     found = Case(absent).decide()
     assert found.verdict is V.UNTESTED
