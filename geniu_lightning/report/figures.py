@@ -89,7 +89,7 @@ KINDS = {
         "What is reached in how much time: accuracy on retained classes, and what ten images bring"
         " back of the forgotten one. Shaded: mean ± std of the retrained oracles; the hollow point"
         " among them is the time that training one takes. Shape and colour: the verdict.",
-        "no method has seconds and A_r",
+        "no method has seconds, and A_r that is near enough to the oracles' to be drawn",
     ),
     "cost": (
         cost,

@@ -81,6 +81,8 @@ def price(table: Table) -> "Figure | None":
         for value in (RETAIN_ACCURACY, RELEARNED)
         if any(value in row.mean for row in shown if row.role != "oracles")
     ]
+    if not values:
+        return None
     figure, panels = canvas(7.0, 3.4, table.setting, len(values))
     for axes, value in zip(panels, values, strict=True):
         axes.set_xscale("log")

@@ -166,10 +166,10 @@ def test_each_seed_has_a_dot_and_retraining_a_line(tmp_path: Path) -> None:
 def test_the_price_of_each_method_stands_at_its_seconds(tmp_path: Path) -> None:
     run(tmp_path / "no time", "logit_mask", seconds=0.0)
     assert price(table(tmp_path)) is None
+    assert price(table(run(tmp_path / "far", "gradient_ascent", retain=0.2, seconds=3.0))) is None
     for name, seconds, retain, area in (("geniu", 2.0, 0.9, 0.8), ("regrow", 40.0, 0.95, 0.02)):
         folder = run(tmp_path / name, name, retain=retain, seconds=seconds)
         relearned(folder, [0.0] * 7, area)
-    run(tmp_path / "far", "gradient_ascent", retain=0.2, seconds=3.0)
     figure = price(table(tmp_path))
     assert figure is not None
     assert "too low to be drawn, A_r: gradient_ascent 0.20" in figure.get_supxlabel()
