@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from geniu_lightning.evaluation.checks import INSIDE, Family
 from geniu_lightning.evaluation.metric import Values
-from geniu_lightning.evaluation.references import EPSILON_AREA, PRIOR_WEIGHT, resolution, tolerance
+from geniu_lightning.evaluation.references import EPSILON_AREA, PRIOR_WEIGHT, moderated, resolution
 
 LEVEL = 0.05  # chance that a network that never saw the class shows it in any family
 POWER = 1.0  # a value has power if it would have shown this share of what the original holds
-LEAST_SPREAD = 0.04  # of networks that never saw the class, in steps to the original
 
 
 @dataclass(frozen=True)
@@ -71,20 +70,17 @@ def attacks(
     references: Sequence[Values],
     original: Values,
     images: int,
-    others: Sequence[Values] = (),
 ) -> list[Attack]:
     """Return what each family and each of its values tells, as far as all networks have them.
 
     A family errs with a chance of `LEVEL` divided by the number of families; its mean and its
-    values together share that. Spreads are moderated by what is usual in this comparison: the
-    median over families of the spread as a share of the reach.
+    values together share that. Spreads are moderated by what is usual for the family.
 
     Args:
         model: Values of the model that is judged.
         references: Of each network that never saw the class.
         original: Of the original.
         images: Test images of the forgotten class that has fewest.
-        others: Of further such networks, made in another way: of these only the spread counts.
     """
     rows = [original, model, *references]
     comparable = {
@@ -92,18 +88,17 @@ def attacks(
         for family in INSIDE
         if (names := [n for n in family.checks if all(isinstance(r.get(n), float) for r in rows)])
     }
-    usual = _usual_spread(comparable, original, [references, others])
     found = []
     for family, names in comparable.items():
         level = LEVEL / len(comparable)
         share = level / 2 if len(names) > 1 else level
         found += [
-            _attack(family, name, [name], (model, references, original), usual, images, part)
+            _attack(family, name, [name], (model, references, original), images, part)
             for name, part in ((n, share / len(names)) for n in names)
         ]
         if len(names) > 1:
             rest = (model, references, original)
-            found.append(_attack(family, family.name, names, rest, usual, images, share))
+            found.append(_attack(family, family.name, names, rest, images, share))
     return found
 
 
@@ -112,7 +107,6 @@ def _attack(
     name: str,
     names: Sequence[str],
     rows: tuple[Values, Sequence[Values], Values],
-    usual: float,
     images: int,
     level: float,
 ) -> Attack:
@@ -120,26 +114,9 @@ def _attack(
     values = [mean_of(row, names) for row in references]
     mean, known = statistics.fmean(values), mean_of(original, names)
     least = resolution(min(max(mean, 0.0), 1.0), images)
-    prior = max(usual * abs(known - mean), least)
-    allowed = max(tolerance(values, prior, level), EPSILON_AREA)
+    prior = math.hypot(family.spread * (known - mean), least)
+    allowed = max(moderated(values, prior, level), EPSILON_AREA)
     return Attack(family, name, mean_of(model, names), mean, allowed, known)
-
-
-def _usual_spread(
-    families: dict[Family, list[str]], original: Values, groups: Sequence[Sequence[Values]]
-) -> float:
-    """Return the median over families and groups of s as a share of the original's distance."""
-    shares = [LEAST_SPREAD]
-    found = []
-    for names in families.values():
-        for rows in groups:
-            values = [mean_of(row, names) for row in rows if _has(row, names)]
-            if len(values) < 2:
-                continue
-            reach = abs(mean_of(original, names) - statistics.fmean(values))
-            if reach > EPSILON_AREA:
-                found.append(statistics.stdev(values) / reach)
-    return max([*shares, statistics.median(found)] if found else shares)
 
 
 def without_power(tried: Sequence[Attack]) -> list[Attack]:
@@ -148,10 +125,6 @@ def without_power(tried: Sequence[Attack]) -> list[Attack]:
     for attack in tried:
         best[attack.family] = min(attack, best.get(attack.family, attack), key=lambda a: a.detects)
     return [attack for attack in best.values() if not attack.has_power]
-
-
-def _has(row: Values, names: Sequence[str]) -> bool:
-    return all(isinstance(row.get(name), float) for name in names)
 
 
 def mean_of(row: Values, names: Sequence[str]) -> float:

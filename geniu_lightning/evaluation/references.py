@@ -7,7 +7,7 @@ from collections.abc import Sequence
 # smallest meaningful differences, for networks that do not spread
 EPSILON_SHARE = 0.01  # accuracies and recalls
 EPSILON_AREA = 0.02  # areas under curves
-PRIOR_WEIGHT = 4  # networks that a spread from elsewhere counts as
+PRIOR_WEIGHT = 4  # degrees of freedom that a spread known from elsewhere counts as
 
 
 def z_score(value: float, oracles: Sequence[float], epsilon: float) -> float | None:
@@ -28,28 +28,37 @@ def resolution(share: float, images: int) -> float:
     return math.sqrt(within * (1 - within) / images)
 
 
-def tolerance(values: Sequence[float], prior: float, level: float) -> float:
+def tolerance(values: Sequence[float], least: float, level: float) -> float:
     """Return the distance from the mean that one more network exceeds on one side by chance.
 
-    t s sqrt(1 + 1/S) of S values, where s is moderated: s² is the mean of their own variance and of
-    `prior` squared, weighted by S - 1 and by `PRIOR_WEIGHT`, and t Student's with as many degrees
-    of freedom as both together. A few networks agree easily, and then their own s says little.
+    t s sqrt(1 + 1/S) of S ≥ 2 values, t Student's with S - 1 degrees of freedom; at least what
+    follows from `least`, a standard deviation that is known, for a few networks agree easily.
+    """
+    own = _quantile(len(values) - 1, level) * statistics.stdev(values)
+    known = _quantile(len(values) - 1 + PRIOR_WEIGHT, level) * least
+    return max(own, known) * math.sqrt(1 + 1 / len(values))
 
-    Args:
-        values: Of S ≥ 1 networks.
-        prior: Standard deviation known from elsewhere.
-        level: Probability.
+
+def moderated(values: Sequence[float], prior: float, level: float) -> float:
+    """Return the same distance where it is known about how far such networks spread.
+
+    s² is the mean of their own variance and of `prior` squared, weighted by S - 1 and by
+    `PRIOR_WEIGHT`, and t has as many degrees of freedom as both together; S ≥ 1.
 
     Source:
         Moderated t: Smyth, Statistical Applications in Genetics and Molecular Biology 3, 2004.
-        Departure: the prior's weight is fixed, not estimated.
+        Departure: prior and weight are fixed, found on other data, not estimated on these.
     """
-    from scipy.special import stdtrit  # scipy.stats takes a hundred times as long
-
     own, freedom = len(values) - 1, len(values) - 1 + PRIOR_WEIGHT
     variance = statistics.variance(values) if own else 0.0
     spread = math.sqrt((own * variance + PRIOR_WEIGHT * prior**2) / freedom)
-    return float(stdtrit(freedom, 1 - level)) * spread * math.sqrt(1 + 1 / len(values))
+    return _quantile(freedom, level) * spread * math.sqrt(1 + 1 / len(values))
+
+
+def _quantile(freedom: int, level: float) -> float:
+    from scipy.special import stdtrit  # scipy.stats takes a hundred times as long
+
+    return float(stdtrit(freedom, 1 - level))
 
 
 def position(

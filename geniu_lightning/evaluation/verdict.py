@@ -101,13 +101,13 @@ class _Rule:
         """Return the decision on one model: the first question that fails gives the verdict."""
         works, answers = (self._ask(q, model, oracles) for q in ("works", "answers"))
         images = self.evidence.images["forget"]
-        tried = attacks(model, nulls or oracles, self.original, images, oracles if nulls else ())
+        tried = attacks(model, nulls or oracles, self.original, images)
         against = "nulls" if nulls else "oracles"
         matched = matched or bool(nulls)
         inside = tuple(
             _found(a, against) for a in tried if a.finds_class and (matched or a.family.memory)
         )
-        from_null = self._ask("probabilities", model, nulls, "nulls") if nulls else ()
+        from_null = self._ask("probabilities", model, nulls, "nulls") if len(nulls) > 1 else ()
         from_oracles = self._ask("probabilities", model, oracles) + self._traces(
             model, oracles, tried, matched, bool(nulls)
         )
@@ -197,7 +197,7 @@ class _Rule:
         """Return the largest distance from the references' mean that passes."""
         mean = statistics.fmean(numbers)
         if check.floors is not None:
-            return max((check.floors - 1) * mean, LEAST_DIVERGENCE)
+            return max((check.floors - 1) * (mean - check.equal), LEAST_DIVERGENCE)
         # shares of few images take few values, so that a few networks easily agree by chance
         least = resolution(min(max(mean, 0.0), 1.0), self.evidence.images[check.images])
         level = level / 2 if check.side == "either" else level

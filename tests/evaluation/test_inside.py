@@ -26,23 +26,24 @@ def test_no_value_of_the_original_passes_in_an_oracle() -> None:
             # a leak of membership is small, and says little where it is not told from chance
             if powerful or NAMES[names[0]] != "membership":
                 assert found.verdict is not V.FORGOTTEN, (count, images, names)
-            if images == 1000 or names is nine:
-                assert found.verdict in (V.SUPPRESSED, V.DISTINGUISHABLE), (count, images, names)
+            if names is nine:
+                assert found.verdict is V.SUPPRESSED, (count, images)
 
 
 def test_a_family_that_finds_the_class_itself_needs_no_null() -> None:
     for family in checks.INSIDE:
-        half = sum(INSIDE[family.name]) / 2
+        oracle, original = INSIDE[family.name]
+        most = oracle + 0.75 * (original - oracle)
         for matched in (False, True):
-            found = Case(of_family(family.name, half), matched=matched).decide()
+            found = Case(of_family(family.name, most), matched=matched).decide()
             inside = family.memory or matched
             assert found.verdict is (V.SUPPRESSED if inside else V.DISTINGUISHABLE), family.name
             (first, *_) = found.findings
             assert first.question == ("inside" if inside else "procedure")
             assert first.against == "oracles"
-            assert first.position == pytest.approx(0.5, abs=0.01)
+            assert first.position == pytest.approx(0.75, abs=0.01)
     # networks of another recipe may have features that tell more classes apart
-    found = Case({"prototype.all.recall": 0.8}).decide()
+    found = Case({"prototype.all.recall": 0.95}).decide()
     assert found.verdict is V.DISTINGUISHABLE
     assert "the procedure shows" in found.reason
 
@@ -69,12 +70,12 @@ def test_nulls_clear_a_model_that_shows_no_more_than_they_do() -> None:
 
 
 def test_slower_than_oracles_is_a_mark_of_the_procedure() -> None:
-    for family in ("relearning", "retain_only"):
-        for nulls in ([], [of_family(family, 0.0)] * 5):
-            found = Case(of_family(family, 0.0), nulls=nulls).decide()
-            assert found.verdict is V.DISTINGUISHABLE, (family, found.reason)
-            assert "the procedure shows" in found.reason
-            assert found.findings[0].position < 0
+    slower = of_family("relearning", 0.0)
+    for nulls in ([], [slower] * 5):
+        found = Case(slower, nulls=nulls).decide()
+        assert found.verdict is V.DISTINGUISHABLE, found.reason
+        assert "the procedure shows" in found.reason
+        assert found.findings[0].position < 0
 
 
 def test_without_power_in_every_family_a_model_is_untested_and_the_cure_is_said() -> None:
@@ -101,7 +102,7 @@ def test_without_power_in_every_family_a_model_is_untested_and_the_cure_is_said(
         assert found.verdict is V.UNTESTED, attack.detects
         assert cure in found.reason
     # what looks like the original's and may be chance
-    few = dict.fromkeys(IMAGES, 36)
+    few = dict.fromkeys(IMAGES, 100)
     tried = Case(count=3, images=few).decide().attacks
     name = next(a.name for a in tried if a.name.startswith("prototype") and not a.has_power)
     found = Case({name: ORIGINAL[name]}, 3, images=few).decide()

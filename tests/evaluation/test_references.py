@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from geniu_lightning.evaluation.references import position, resolution, tolerance, z_score
+from geniu_lightning.evaluation.references import (
+    moderated,
+    position,
+    resolution,
+    tolerance,
+    z_score,
+)
 
 
 def test_z_is_students_t_of_one_more_oracle() -> None:
@@ -17,20 +23,28 @@ def test_z_is_students_t_of_one_more_oracle() -> None:
     assert z_score(0.52, [0.5, 0.5], 0.01) == pytest.approx(2 / math.sqrt(1.5))
 
 
-def test_a_tolerance_is_a_prediction_limit_with_a_moderated_spread() -> None:
+def test_a_tolerance_is_a_prediction_limit_with_a_known_least_spread() -> None:
+    own = stats.t.ppf(0.99, 2) * math.sqrt(4 / 3)
+    assert tolerance([0.0, 1.0, 2.0], 0.5, 0.01) == pytest.approx(own)
+    known = stats.t.ppf(0.99, 6) * 0.5 * math.sqrt(4 / 3)
+    assert tolerance([1.0, 1.0, 1.0], 0.5, 0.01) == pytest.approx(known)
+
+
+def test_a_moderated_spread_is_the_mean_of_two_variances() -> None:
     # of own spread 1 with 2 degrees of freedom and prior spread 2 with 4
     limit = stats.t.ppf(0.99, 6) * math.sqrt((2 * 1 + 4 * 4) / 6) * math.sqrt(4 / 3)
-    assert tolerance([0.0, 1.0, 2.0], 2.0, 0.01) == pytest.approx(limit)
+    assert moderated([0.0, 1.0, 2.0], 2.0, 0.01) == pytest.approx(limit)
     alone = stats.t.ppf(0.95, 4) * 0.1 * math.sqrt(2)
-    assert tolerance([0.7], 0.1, 0.05) == pytest.approx(alone)
+    assert moderated([0.7], 0.1, 0.05) == pytest.approx(alone)
 
 
 def test_one_more_network_of_the_same_law_exceeds_a_tolerance_as_often_as_it_says() -> None:
     draws = np.random.default_rng(0)
     for count in (3, 5, 10):
         seen = draws.normal(size=(2000, count + 1))
-        beyond = [row[-1] - row[:-1].mean() > tolerance([*row[:-1]], 1.0, 0.05) for row in seen]
-        assert 0.02 < np.mean(beyond) < 0.06
+        for limit, known in ((moderated, 1.0), (tolerance, 0.1)):
+            beyond = [row[-1] - row[:-1].mean() > limit([*row[:-1]], known, 0.05) for row in seen]
+            assert 0.02 < np.mean(beyond) < 0.065
 
 
 def test_position_is_0_at_the_oracles_and_1_at_the_original() -> None:
