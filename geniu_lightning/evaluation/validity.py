@@ -25,7 +25,10 @@ def fault(
     for number, row in enumerate(evidence.oracles, 1):
         forget, retain = row.get("accuracy.test.forget"), row.get("accuracy.test.retain")
         if isinstance(forget, float) and forget > ORACLE_RECALL:
-            return f"oracle {number} knows the forgotten class ({forget:.1%} of its test images)"
+            return (
+                f"oracle {number} knows the forgotten class ({forget:.1%} of its test images): it"
+                " was trained on it, or test images have wrong labels"
+            )
         loss = before - retain if isinstance(retain, float) and isinstance(before, float) else 0.0
         if loss > ORACLE_LOSS:
             return (
@@ -34,7 +37,10 @@ def fault(
             )
         auc, error = row.get("membership.loss.auc"), row.get("membership.standard_error")
         if isinstance(auc, float) and isinstance(error, float) and abs(auc - 0.5) > 4 * error:
-            return f"oracle {number} tells training from test images of a class it never saw"
+            return (
+                f"oracle {number} tells training from test images of a class it never saw, so the"
+                " two sets differ in more than chance; split them anew"
+            )
     expected = {"original": [Verdict.RETAINED], "mask": [Verdict.SUPPRESSED, Verdict.UNTESTED]}
     if not evidence.intact:
         expected["original"].append(Verdict.DAMAGED_AND_RETAINED)
