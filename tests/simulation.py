@@ -71,7 +71,7 @@ def world_of(folder: Path, forget: int, images: int) -> World:
             f"mask {seed}": masked(kit.classifier, (forget,)),
         }
     for path in sorted(folder.glob("bank/*/nulls/*/*.safetensors")):
-        who = f"null:{path.parent.name.split('-')[0]} {path.stem}"
+        who = f"null:{path.parent.name} {path.stem}"
         networks[who] = Kit.load(path).classifier
         kin[who] = [p.parent.name for p in bank].index(path.stem)
     for k in range(4):
@@ -170,7 +170,7 @@ class Trials:
             return self.rows.of(name, [*left_out, *more])
 
         method = who.split()[0]
-        alike = [w for w in self.world.networks if w.startswith(method) and kin.get(w) in chosen]
+        alike = [w for w in self.world.networks if w.split()[0] == method and kin.get(w) in chosen]
         original = self.draw.choice([w for w in self.world.networks if w.startswith("original")])
         peers = [[row(f"oracle {j + 1}", k) for j in chosen if j != k] for k in chosen]
         evidence = Evidence(

@@ -50,7 +50,7 @@ def evaluate(config: DictConfig) -> None:
         "kit_sha256": metadata.get("sha256"),
         "weights_sha256": sha256_of(weights),
     }
-    own |= {"nulls_sha256": sorted(sha256_of(file) for file in nulls)} if nulls else {}
+    own |= {"nulls_sha256": [sha256_of(file) for file in nulls]} if nulls else {}
     identity = identity_of(plain(config), forget=list(forget), **own)
     words = (weights.parent.name, weights.stem, "forget" + "_".join(map(str, forget)))
     folder = run_folder(config, identity, "evaluate", *words)

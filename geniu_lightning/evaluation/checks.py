@@ -6,6 +6,7 @@ from typing import Literal
 from geniu_lightning.evaluation.attacks.membership import SCORES
 
 WORST_CLASS_LOSS = 0.05  # accuracy that the worst retained class may lose
+SCORED = 200  # test images of a class that attacks which fine-tune look at, unless set otherwise
 FLOORS = 2.0  # a divergence may be so many times that of two oracles
 
 Images = Literal["forget", "retain", "minority", "worst"]
@@ -38,6 +39,7 @@ class Family:
     # usual deviation among networks that never saw the class, as a share of the original's distance
     # (python -m tests.simulation, digits and MNIST)
     spread: float = 0.025
+    scored: int = 10**9  # most test images of a class that its values are shares of
 
 
 WORKS = (
@@ -57,9 +59,16 @@ INSIDE = (
         ),
         required=True,
         memory=True,
+        scored=SCORED,
     ),
-    Family("retain_only", ("retain_only.area",), required=True, memory=True),
-    Family("adaptive", ("adaptive.net", "adaptive.net_area"), required=True, spread=0.15),
+    Family("retain_only", ("retain_only.area",), required=True, memory=True, scored=SCORED),
+    Family(
+        "adaptive",
+        ("adaptive.net", "adaptive.net_area"),
+        required=True,
+        spread=0.15,
+        scored=SCORED,
+    ),
     Family(
         "features",
         ("probe.net", *(f"prototype.{k}.recall" for k in ("k1", "k5", "all"))),

@@ -35,8 +35,8 @@ class Attack:
 
     @property
     def detects(self) -> float:
-        """Return `allowed` as a share of the reach; infinite where the original is no farther."""
-        return self.allowed / abs(self.reach) if abs(self.reach) > EPSILON_AREA else math.inf
+        """Return `allowed` as a share of the reach; infinite where the original shows no more."""
+        return self.allowed / self.reach if self.reach > EPSILON_AREA else math.inf
 
     @property
     def position(self) -> float:
@@ -45,7 +45,7 @@ class Attack:
 
     @property
     def has_power(self) -> bool:
-        """Whether a model half-way to the original would have failed."""
+        """Whether the original would have failed."""
         return self.detects <= POWER
 
     @property
@@ -56,7 +56,7 @@ class Attack:
     @property
     def may_show_class(self) -> bool:
         """Whether the model is nearer to the original, by a value without power."""
-        told = abs(self.reach) > EPSILON_AREA and not self.has_power
+        told = self.reach > EPSILON_AREA and not self.has_power
         return told and self.family.name != "membership" and self.position > 0.5
 
     @property
@@ -71,7 +71,9 @@ def attacks(
     original: Values,
     images: int,
 ) -> list[Attack]:
-    """Return what each family and each of its values tells, as far as all networks have them.
+    """Return what each family and each of its values tells, as far as model and original have them.
+
+    A reference without one of a family's values is left out of it.
 
     A family errs with a chance of `LEVEL` divided by the number of families; its mean and its
     values together share that. Spreads are moderated by what is usual for the family.
@@ -82,22 +84,22 @@ def attacks(
         original: Of the original.
         images: Test images of the forgotten class that has fewest.
     """
-    rows = [original, model, *references]
     comparable = {
-        family: names
+        family: (names, usable)
         for family in INSIDE
-        if (names := [n for n in family.checks if all(isinstance(r.get(n), float) for r in rows)])
+        if (names := [n for n in family.checks if _has(model, [n]) and _has(original, [n])])
+        and (usable := [row for row in references if _has(row, names)])
     }
     found = []
-    for family, names in comparable.items():
+    for family, (names, usable) in comparable.items():
         level = LEVEL / len(comparable)
         share = level / 2 if len(names) > 1 else level
         found += [
-            _attack(family, name, [name], (model, references, original), images, part)
+            _attack(family, name, [name], (model, usable, original), images, part)
             for name, part in ((n, share / len(names)) for n in names)
         ]
         if len(names) > 1:
-            rest = (model, references, original)
+            rest = (model, usable, original)
             found.append(_attack(family, family.name, names, rest, images, share))
     return found
 
@@ -113,7 +115,7 @@ def _attack(
     model, references, original = rows
     values = [mean_of(row, names) for row in references]
     mean, known = statistics.fmean(values), mean_of(original, names)
-    least = resolution(min(max(mean, 0.0), 1.0), images)
+    least = resolution(min(max(mean, 0.0), 1.0), min(images, family.scored))
     prior = math.hypot(family.spread * (known - mean), least)
     allowed = max(moderated(values, prior, level), EPSILON_AREA)
     return Attack(family, name, mean_of(model, names), mean, allowed, known)
@@ -125,6 +127,10 @@ def without_power(tried: Sequence[Attack]) -> list[Attack]:
     for attack in tried:
         best[attack.family] = min(attack, best.get(attack.family, attack), key=lambda a: a.detects)
     return [attack for attack in best.values() if not attack.has_power]
+
+
+def _has(row: Values, names: Sequence[str]) -> bool:
+    return all(isinstance(row.get(name), float) for name in names)
 
 
 def mean_of(row: Values, names: Sequence[str]) -> float:

@@ -74,7 +74,11 @@ def suppressed(findings: Sequence[Finding]) -> str:
 
 
 def untested(
-    blind: Sequence[Family], tried: Sequence[Attack], model: Values, count: int, images: int
+    blind: Sequence[Family],
+    tried: Sequence[Attack],
+    model: Values,
+    references: tuple[int, str],
+    images: int,
 ) -> str:
     """Return which families of attacks found nothing only because they could not, and the cure."""
     missing = [f for f in blind if not any(a.family is f for a in tried)]
@@ -90,18 +94,34 @@ def untested(
         if best.detects > 2:
             said.append(f"{NAMES[family.name]} does not tell even the original from oracles")
             continue
-        needed = oracles_needed(best, count)
-        cure = f"{needed} oracles would do" if needed else f"{images} test images are too few"
+        needed = oracles_needed(best, references[0])
+        cure = f"{needed} {references[1]} would do"
+        if needed is None:
+            cure = f"fifty {references[1]} would not do: more test images than {images} might"
         said.append(f"{NAMES[family.name]} sees no less than {best.detects:.0%} of it ({cure})")
     return "no attack finds the class, but some could not have: " + "; ".join(said)
 
 
-def doubtful(attack: Attack, oracles: int) -> str:
+def unasked(questions: Sequence[str]) -> str:
+    """Return which questions of the rule have no value at all."""
+    metrics = {
+        "works": "accuracy or confusion on test images",
+        "answers": "accuracy on images of the class",
+        "probabilities": "divergence, retained_attack and confusion",
+    }
+    lacking = "; ".join(metrics[question] for question in questions)
+    return (
+        f"no attack finds the class, but these were not measured, or oracles lack them: {lacking}"
+    )
+
+
+def doubtful(attack: Attack, references: tuple[int, str]) -> str:
     """Return which value looks like the original's, where that may be chance."""
     return (
         f"{attack.name} is {attack.value:.2f}, nearer to the original's {attack.original:.2f} than"
-        f" to the {attack.mean:.2f} of networks that never saw the class; with {oracles} oracles"
-        f" that may be chance: more of them tell, oracles.count={2 * oracles}"
+        f" to the {attack.mean:.2f} of networks that never saw the class; with"
+        f" {references[0]} {references[1]} that may be chance: more of them tell, as with"
+        f" oracles.count={2 * references[0]}"
     )
 
 
@@ -130,7 +150,7 @@ def in_model_only(first: Finding) -> str:
     )
 
 
-def forgotten(tried: Sequence[Attack], oracles: int) -> str:
+def forgotten(tried: Sequence[Attack], references: tuple[int, str]) -> str:
     """Return the limits of the verdict."""
     best: dict[str, float] = {}
     for attack in tried:
@@ -140,5 +160,6 @@ def forgotten(tried: Sequence[Attack], oracles: int) -> str:
     seen = ", ".join(f"{NAMES[name]} {share:.0%}" for name, share in best.items())
     return (
         "the model answers about the class as one that never saw it, and no attack brings it back;"
-        f" with {oracles} oracles they would have seen, of what the original holds: {seen}"
+        f" with {references[0]} {references[1]} they would have seen, of what the original holds:"
+        f" {seen}"
     )

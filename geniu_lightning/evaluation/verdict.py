@@ -66,7 +66,7 @@ def decide(evidence: Evidence) -> Decision:
     original = controls.get("original")
     if len(oracles) < FEWEST_ORACLES:
         return Decision(None, reasons.too_few_oracles(len(oracles), FEWEST_ORACLES))
-    if original is None or not any(name.startswith("accuracy.test.") for name in original):
+    if original is None or not isinstance(original.get("accuracy.test.forget"), float):
         return Decision(None, "test accuracy, which every verdict needs, was not measured")
     rule = _Rule(evidence, original)
     of_controls = {name: rule.apply(row, oracles, matched=True) for name, row in controls.items()}
@@ -131,23 +131,31 @@ class _Rule:
         if inside:
             said = "the class no longer appears in the answers, but it is still inside: "
             return Verdict.SUPPRESSED, said + reasons.suppressed(inside)
+        silent = [question for question in ASKED if not self._comparable(question, model)]
+        if silent:
+            return Verdict.UNTESTED, reasons.unasked(silent)
         blind = [
             family
             for family in INSIDE
             if family.required and not any(a.has_power for a in tried if a.family is family)
         ]
         if blind:
-            count = len(self.evidence.nulls or self.evidence.oracles)
             images = self.evidence.images["forget"]
-            return Verdict.UNTESTED, reasons.untested(blind, tried, model, count, images)
+            return Verdict.UNTESTED, reasons.untested(blind, tried, model, self._references, images)
         doubts = [attack for attack in tried if attack.may_show_class]
         if doubts:
-            return Verdict.UNTESTED, reasons.doubtful(doubts[0], len(self.evidence.oracles))
+            return Verdict.UNTESTED, reasons.doubtful(doubts[0], self._references)
         if from_null or from_oracles:
             return Verdict.DISTINGUISHABLE, reasons.distinguishable(from_null, from_oracles)
         if system:
             return Verdict.FORGOTTEN_IN_MODEL, reasons.in_model_only(system[0])
-        return Verdict.FORGOTTEN, reasons.forgotten(tried, len(self.evidence.oracles))
+        return Verdict.FORGOTTEN, reasons.forgotten(tried, self._references)
+
+    @property
+    def _references(self) -> tuple[int, str]:
+        """Number and kind of the networks that attacks are compared on."""
+        nulls = len(self.evidence.nulls)
+        return (nulls, "null runs") if nulls else (len(self.evidence.oracles), "oracles")
 
     def _traces(
         self,
@@ -172,13 +180,7 @@ class _Rule:
         self, question: str, model: Values, references: Sequence[Values], against: str = "oracles"
     ) -> tuple[Finding, ...]:
         """Return the findings of a question that one value answers, the farthest first."""
-        checks = CHECKS[question]
-        comparable = [
-            (check, value, numbers)
-            for check in checks
-            if isinstance(value := model.get(check.name), float)
-            and len(numbers := _numbers(check.name, references)) == len(references)
-        ]
+        comparable = self._comparable(question, model, references)
         found = []
         for check, value, numbers in comparable:
             mean = statistics.fmean(numbers)
@@ -193,6 +195,18 @@ class _Rule:
                 found.append(Finding(question, check.name, value, mean, allowed, original, against))
         return tuple(sorted(found, key=_farthest))
 
+    def _comparable(
+        self, question: str, model: Values, references: Sequence[Values] | None = None
+    ) -> list[tuple[Check, float, list[float]]]:
+        """Return the checks whose value model and references (or oracles) have, with the values."""
+        references = self.evidence.oracles if references is None else references
+        return [
+            (check, value, numbers)
+            for check in CHECKS[question]
+            if isinstance(value := model.get(check.name), float)
+            and len(numbers := _numbers(check.name, references)) == len(references)
+        ]
+
     def _allowed(self, check: Check, numbers: list[float], level: float) -> float:
         """Return the largest distance from the references' mean that passes."""
         mean = statistics.fmean(numbers)
@@ -205,6 +219,7 @@ class _Rule:
         return max(tolerance(numbers, least, level), epsilon, check.slack)
 
 
+ASKED = ("works", "answers", "probabilities")  # without a value of one, nothing is forgotten
 CHECKS: Mapping[str, tuple[Check, ...]] = {
     "works": WORKS,
     "answers": ANSWERS,

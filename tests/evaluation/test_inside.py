@@ -91,7 +91,7 @@ def test_without_power_in_every_family_a_model_is_untested_and_the_cure_is_said(
         assert found.verdict is expected, family.name
         assert ("not tell even the original" in found.reason) is family.required
         assert not any(a.has_power for a in found.attacks if a.family is family)
-    for detects, cure in ((1.3, "oracles would do"), (1.85, "100 test images are too few")):
+    for detects, cure in ((1.3, "oracles would do"), (1.85, "more test images than 100")):
         blunt, gap = Case(count=3, images=dict.fromkeys(IMAGES, 100)), 0.1
         for _ in range(3):  # until the gap is so many tolerances, which depend on it a little
             for row in (blunt.model, *blunt.oracles):
@@ -113,3 +113,28 @@ def test_without_power_in_every_family_a_model_is_untested_and_the_cure_is_said(
     found = Case(absent).decide()
     assert found.verdict is V.UNTESTED
     assert "relearning has no result" in found.reason
+
+
+def test_nulls_that_show_more_than_the_original_find_nothing() -> None:
+    """As of methods that read images of the class; the model shows less than they do."""
+    for family in ("membership", "features"):
+        more = of_family(family, 1.1)
+        found = Case(nulls=[more] * 5).decide()
+        attacks = [a for a in found.attacks if a.family.name == family]
+        assert not any(a.has_power or a.finds_class or a.opposite for a in attacks)
+        assert found.verdict is (V.UNTESTED if family == "features" else V.FORGOTTEN)
+
+
+def test_a_reference_without_a_value_does_not_hide_it() -> None:
+    case = Case(of_family("head", 0.9))
+    for name in of_family("head", 0.0):
+        case.oracles[0][name] = Absent("no row")
+    assert case.decide().verdict is V.SUPPRESSED
+
+
+def test_nothing_is_forgotten_where_a_question_has_no_value() -> None:
+    for family in ("divergence", "retained_attack", "confusion"):
+        assert Case(without=(family,)).decide().verdict is V.FORGOTTEN
+    found = Case(without=("divergence", "retained_attack", "confusion")).decide()
+    assert found.verdict is V.UNTESTED
+    assert "divergence, retained_attack and confusion" in found.reason

@@ -46,7 +46,7 @@ class KShot(Relearning):
     def __call__(self, context: Context) -> Values:
         """Attack the model."""
         if lacking(context, "train", context.forget):
-            return {"area": NO_TRAIN}
+            return {f"k{k}.area": NO_TRAIN for k in self.shots}
         return self.values(
             {f"k{k}.": self.curves(context, mixed(context, self, k)) for k in self.shots}
         )
