@@ -27,7 +27,7 @@ class Finding:
     question: str
     name: str  # of the value; of a family of attacks, the mean of its values
     value: float  # the model's
-    reference: float  # mean of the networks it is compared with
+    reference: float  # mean of the networks it is compared with, or for damage the original's
     allowed: float  # largest distance from that mean that passes
     original: float | None = None
     against: str = "oracles"  # or `nulls`: what the reference is of
@@ -51,7 +51,7 @@ def damaged(first: Finding) -> str:
         "accuracy.test.worst_retained": "accuracy of the worst retained class",
         "confusion.attractor_retained": "share of retained images taken for the largest class",
     }[first.name]
-    return f"the {what} is {first.value:.3f}, oracles have {first.reference:.3f}"
+    return f"the {what} is {first.value:.3f}, without damage it would be {first.reference:.3f}"
 
 
 def retained(first: Finding) -> str:

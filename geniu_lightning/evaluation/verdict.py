@@ -192,7 +192,9 @@ class _Rule:
                 start = (min if check.side == "below" else max)(mean, original)
             distance = start - value if check.side == "below" else value - start
             if (abs(distance) if check.side == "either" else distance) > allowed:
-                found.append(Finding(question, check.name, value, mean, allowed, original, against))
+                found.append(
+                    Finding(question, check.name, value, start, allowed, original, against)
+                )
         return tuple(sorted(found, key=_farthest))
 
     def _comparable(
