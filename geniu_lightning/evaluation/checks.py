@@ -61,7 +61,13 @@ INSIDE = (
         memory=True,
         scored=SCORED,
     ),
-    Family("retain_only", ("retain_only.area",), required=True, memory=True, scored=SCORED),
+    Family(
+        "retain_only",
+        ("retain_only.area", "retain_only.peak"),
+        required=True,
+        memory=True,
+        scored=SCORED,
+    ),
     Family(
         "adaptive",
         ("adaptive.net", "adaptive.net_area"),

@@ -95,9 +95,9 @@ def test_without_power_in_every_family_a_model_is_untested_and_the_cure_is_said(
         blunt, gap = Case(count=3, images=dict.fromkeys(IMAGES, 100)), 0.1
         for _ in range(3):  # until the gap is so many tolerances, which depend on it a little
             for row in (blunt.model, *blunt.oracles):
-                row["retain_only.area"] = ORIGINAL["retain_only.area"] - gap
+                row.update({n: ORIGINAL[n] - gap for n in of_family("retain_only", 0.0)})
             found = blunt.decide()
-            (attack,) = [a for a in found.attacks if a.name == "retain_only.area"]
+            (attack,) = [a for a in found.attacks if a.name == "retain_only"]
             gap = attack.allowed / (detects * POWER)
         assert found.verdict is V.UNTESTED, attack.detects
         assert cure in found.reason

@@ -60,13 +60,17 @@ class KShot(Relearning):
 class RetainOnly(Relearning):
     """Fine-tunes on retained images alone, until A_f no longer moves; oracles stay at 0.
 
-    `change` is the last step of the curve: near 0 it has converged.
+    `peak` is the largest A_f on the way, `change` the last step of the curve: near 0 it has
+    converged.
 
     Source:
         Benign relearning, arXiv 2406.13356; from retained images alone, arXiv 2505.22310.
     """
 
-    infos: ClassVar[dict[str, MetricInfo]] = {**Relearning.infos, "change": MetricInfo("oracle")}
+    infos: ClassVar[dict[str, MetricInfo]] = {
+        **Relearning.infos,
+        **dict.fromkeys(("peak", "change"), MetricInfo("oracle")),
+    }
 
     steps: Annotated[Sequence[NonNegativeInt], Field(min_length=2)] = (0, 10, 40, 120)
 
@@ -76,7 +80,11 @@ class RetainOnly(Relearning):
             return {"area": NO_TRAIN}
         curves = self.curves(context, lambda draw: retained(context, self.retained, draw))
         forget = curves[0]
-        return {**self.values({"": curves}), "change": forget[-1] - forget[-2]}
+        return {
+            **self.values({"": curves}),
+            "peak": max(forget),
+            "change": forget[-1] - forget[-2],
+        }
 
     def _batches(self, context: Context) -> list[int]:
         return [self.retained]

@@ -117,6 +117,7 @@ def test_curves_are_means_over_draws(models: dict[str, nn.Module]) -> None:
     assert two[0] == pytest.approx(0.5, abs=0.05)  # one of the two was never masked
     found = RetainOnly(**FEW)(given)
     assert found["change"] == found["curve"][-1] - found["curve"][-2]
+    assert found["peak"] == max(found["curve"])
 
 
 def test_an_attack_has_a_ladder_of_rates_and_says_what_it_broke() -> None:
