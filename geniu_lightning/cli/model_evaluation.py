@@ -15,10 +15,11 @@ from geniu_lightning.cli.request import Request
 from geniu_lightning.cli.results import Result
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import DataNotFoundError
-from geniu_lightning.evaluation.advice import advice, resolution
+from geniu_lightning.evaluation.advice import advice
 from geniu_lightning.evaluation.cache import FileCache, FileOutputs
 from geniu_lightning.evaluation.context import Context, Proxies, Split, outputs_of
 from geniu_lightning.evaluation.evaluator import Evaluation, Evaluator
+from geniu_lightning.evaluation.references import resolution
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.runs.oracles import OracleBank
 from geniu_lightning.settings.configs import built, plain
@@ -75,7 +76,7 @@ def _announce(request: Request, data: ImageData, bank: OracleBank) -> None:
     log.info(
         "%s: %d test images, %d oracles, %d null runs; a share of so many images has a standard"
         " deviation of up to %.3f",
-        *(request.named, images, oracles, nulls, resolution(images)),
+        *(request.named, images, oracles, nulls, resolution(0.5, max(images, 2))),
     )
     if text := advice(images, oracles):
         log.info("%s", text)

@@ -1,4 +1,4 @@
-"""Null runs: the judged method on oracles, with the same settings; stored beside the bank."""
+"""Null runs: the judged method on oracles, with the same settings; stored in the bank's folder."""
 
 import dataclasses
 import logging

@@ -1,14 +1,7 @@
 """What a comparison of few images or few oracles can resolve, and what would resolve more."""
 
-import math
-
 ENOUGH_IMAGES = 50  # test images of a forgotten class
 ENOUGH_ORACLES = 5
-
-
-def resolution(images: int) -> float:
-    """Return the largest standard deviation of a share of some images, √(0.25 / n)."""
-    return math.sqrt(0.25 / images) if images else math.inf
 
 
 def advice(images: int, oracles: int) -> str:

@@ -56,8 +56,8 @@ class Attack:
     @property
     def may_show_class(self) -> bool:
         """Whether the model is nearer to the original, by a value without power."""
-        told = self.reach > EPSILON_AREA and not self.has_power
-        return told and self.family.name != "membership" and self.position > 0.5
+        powerless = self.reach > EPSILON_AREA and not self.has_power
+        return powerless and self.family.name != "membership" and self.position > 0.5
 
     @property
     def opposite(self) -> bool:

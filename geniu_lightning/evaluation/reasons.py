@@ -80,7 +80,7 @@ def untested(
     references: tuple[int, str],
     images: int,
 ) -> str:
-    """Return which families of attacks found nothing only because they could not, and the cure."""
+    """Return which families of attacks lack power, and what would give it."""
     missing = [f for f in blind if not any(a.family is f for a in tried)]
     if any(not any(name in model for name in family.checks) for family in missing):
         return "the metrics of this evaluation find no class; evaluation=verdict measures more"

@@ -20,7 +20,7 @@ def fault(
     controls: Mapping[str, Verdict | None],
     of_oracles: Sequence[Verdict | None],
 ) -> str:
-    """Return why the comparison resolves nothing, and what to do; empty where it does."""
+    """Return the fault of oracles or controls and its remedy; empty if there is none."""
     before = evidence.controls["original"].get("accuracy.test.retain")
     for number, row in enumerate(evidence.oracles, 1):
         forget, retain = row.get("accuracy.test.forget"), row.get("accuracy.test.retain")

@@ -79,8 +79,8 @@ def decide(evidence: Evidence) -> Decision:
     counts = Counter(str(found.verdict) for found in of_oracles)
     wrong = fault(evidence, verdicts, [found.verdict for found in of_oracles])
     if wrong:
-        nothing = f"this comparison resolves nothing: {wrong}"
-        decision = replace(decision, verdict=Verdict.INCONCLUSIVE, reason=nothing)
+        why = f"this comparison is not valid: {wrong}"
+        decision = replace(decision, verdict=Verdict.INCONCLUSIVE, reason=why)
     return replace(decision, controls=verdicts, oracles=dict(counts))
 
 
@@ -221,7 +221,7 @@ class _Rule:
         return max(tolerance(numbers, least, level), epsilon, check.slack)
 
 
-ASKED = ("works", "answers", "probabilities")  # without a value of one, nothing is forgotten
+ASKED = ("works", "answers", "probabilities")  # each needs a value before a model is forgotten
 CHECKS: Mapping[str, tuple[Check, ...]] = {
     "works": WORKS,
     "answers": ANSWERS,

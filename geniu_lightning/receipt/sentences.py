@@ -35,7 +35,7 @@ MEANINGS = {
         " never saw it: something of the class may be left, or the way the model was made shows.",
     ),
     "untested": (
-        "The tests found nothing, but not all of them were run, or could have found it.",
+        "No test found the class, but some were not run or lack the power to find it.",
         "The class was not found, but attacks that have to fail before a model counts as one that"
         " has forgotten were not run, or cannot tell with so few models and images to compare"
         " with.",
@@ -75,7 +75,7 @@ TRIES = {
     "retain_only": "whether images of kept classes bring it back",
     "adaptive": "an attacker who first repairs the last layer, then trains",
     "quantisation": "whether rounding its weights brings the class back",
-    "which_class": "whether the weights alone say which class is gone",
+    "which_class": "whether the weights alone name the forgotten class",
     "over_unlearning": "what happened to answers near the class",
     "weights": "how far the weights moved, compared with models that never saw the class",
     "own_proxies": "whether pictures that the kept kit draws bring it back",

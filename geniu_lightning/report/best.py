@@ -66,7 +66,7 @@ def told_apart(values: Sequence[Sequence[float]]) -> set[tuple[int, int]]:
     Paired t-tests over seeds, for a kit that is hard for one method is hard for the other. Holm's
     correction counts all pairs: which method is highest is chosen by the same values, and counting
     its own comparisons alone finds a difference among four equal methods in up to 8 % of tables.
-    Differences that do not spread tell nothing of their error and nothing apart.
+    Differences without spread give no standard error, so the pair is not separated.
     """
     from scipy.special import stdtr
 

@@ -24,8 +24,8 @@ def null_kit(oracle: Kit, forget: Sequence[int], seed: int) -> Kit:
     Source:
         U(∅, A(D∖F), T(D∖F)) of Sekhari et al., arXiv 2103.03279.
     """
-    gone = tuple(k for k in oracle.info.forgotten if k not in forget)
-    info = dataclasses.replace(oracle.info, forgotten=gone)
+    earlier = tuple(k for k in oracle.info.forgotten if k not in forget)
+    info = dataclasses.replace(oracle.info, forgotten=earlier)
     if oracle.prompts is None:
         return Kit(oracle.classifier, info)
     learned = dict(zip(oracle.info.remaining, oracle.prompts, strict=True))

@@ -126,7 +126,8 @@ def test_prompts_of_some_classes_are_taught_these_classes_and_show_none_of_the_o
     monkeypatch.setattr(proxies, "combined_loss", noted)
     module = module_of(classes=(0, 2), read=read)
     module.update_schedule = replace(module.update_schedule, steps_per_epoch=3)  # of 16 images
-    module.proxy_trainer.schedule = module.update_schedule.updates  # type: ignore[union-attr]
+    assert module.proxy_trainer is not None
+    module.proxy_trainer.schedule = module.update_schedule.updates
     fit(module, tmp_path, data=loader_of(classes=(0, 2)))
     assert module.prompts.shape[0] == 2 * PER_CLASS
     assert set(taught) == {0, 2}

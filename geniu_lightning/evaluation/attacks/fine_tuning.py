@@ -49,7 +49,7 @@ class Relearning(Metric):
     Without augmentation; every model is shown the same images in the same order. `loss` is the
     largest loss of A_r at any step of any curve, `rate` the learning rate. An attack is made with
     the largest of its rates at which oracles lose at most 0.05 of A_r, mean over them: a network
-    that is broken by the attack says nothing about the class.
+    that the attack breaks does not measure the class.
     """
 
     infos: ClassVar[dict[str, MetricInfo]] = {
@@ -202,7 +202,7 @@ def reset_rows(network: nn.Module, images: Tensor, labels: Tensor) -> None:
 
 
 def mixed(context: Context, attack: Relearning, shots: int) -> Callable[[int], Iterator[Batch]]:
-    """Return batches of a draw: k images of each forgotten class beside retained ones."""
+    """Return batches of a draw: k images of each forgotten class and retained ones."""
 
     def batches(draw: int) -> Iterator[Batch]:
         images, labels = shown(context, shots, draw)

@@ -32,7 +32,7 @@ from geniu_lightning.settings.checked import NonNegativeInt, PositiveInt, checke
 @checked
 @dataclass(frozen=True)
 class KShot(Relearning):
-    """Fine-tunes on k images of each forgotten class, beside retained ones.
+    """Fine-tunes on k images of each forgotten class and on retained ones.
 
     For each k: `curve` is A_f after each of the steps, `area` the area under it, `retain_curve`
     A_r.
