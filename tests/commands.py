@@ -50,8 +50,16 @@ Command = Callable[..., Outcome]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run ``train``, ``unlearn`` or ``evaluate`` as a person would, without starting a process."""
+def command(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Command:
+    """Run ``train``, ``unlearn`` or ``evaluate`` as a person would, without starting a process.
+
+    In an empty folder, as a finished run of an earlier test session would not be run again.
+    """
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
 
     def run(name: str, *arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
