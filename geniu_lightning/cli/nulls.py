@@ -15,11 +15,14 @@ from geniu_lightning.cli.oracles import expected_nulls
 from geniu_lightning.cli.request import Request
 from geniu_lightning.cli.terminal import duration
 from geniu_lightning.errors import UserError
+from geniu_lightning.evaluation.cache import code_of
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.runs.identity import name_of
 from geniu_lightning.seeds import stream
 from geniu_lightning.settings.configs import plain
 from geniu_lightning.unlearning.null_kit import null_kit
+
+UNLEARNING = "geniu_lightning.unlearning."
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +34,8 @@ def null_runs(request: Request, seconds: float, oracles: Mapping[int, Kit]) -> l
     """
     assert request.bank is not None  # as there are oracles
     seeds = sorted(oracles)[: expected_nulls(request.config, request.bank)]
-    folder = _folder(request, request.bank.folder)
+    method = method_of(request.config, request.forget, request.config.seed)
+    folder = _folder(request, request.bank.folder, code_of(type(method), UNLEARNING))
     with _locked(folder):
         missing = [seed for seed in seeds if not _file(folder, seed).is_file()]
         if missing:
@@ -66,14 +70,15 @@ def _run(request: Request, oracle: Kit, file: Path, label: str) -> None:
     Kit(classifier, info).save(file)
 
 
-def _folder(request: Request, bank: Path) -> Path:
-    """Return the folder of the null runs of a method, its settings and its seed.
+def _folder(request: Request, bank: Path, code: str) -> Path:
+    """Return the folder of the null runs of a method, its code, its settings and its seed.
 
     It depends on no kit: those of other training seeds have the same null.
     """
     config = request.config
     identity = {
         "unlearner": plain(config.unlearner),
+        "code": code,
         "seed": config.seed,
         "forgotten_before": list(request.kit.info.forgotten),
         "precision": str(config.trainer.precision),

@@ -93,15 +93,15 @@ def key_of(context: Context, family: str, metric: Metric) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def code_of(metric: type) -> str:
-    """Return a hash of a metric's file and of the files of this room that it imports from."""
-    waiting, files = [inspect.getmodule(metric)], {}
+def code_of(made: type, room: str = ROOM) -> str:
+    """Return a hash of a class's file and of the files of a room that it imports from."""
+    waiting, files = [inspect.getmodule(made)], {}
     while waiting:
         module = waiting.pop()
         if isinstance(module, ModuleType) and module.__name__ not in files and module.__file__:
             files[module.__name__] = Path(module.__file__).read_bytes()
             used = {getattr(value, "__module__", None) for value in vars(module).values()}
-            waiting += [sys.modules.get(k) for k in used if k and k.startswith(ROOM)]
+            waiting += [sys.modules.get(k) for k in used if k and k.startswith(room)]
     return hashlib.sha256(b"".join(files[name] for name in sorted(files))).hexdigest()
 
 
