@@ -70,7 +70,7 @@ def waiting(seconds: float) -> Callable[[str], None]:
 
 def verdict(decision: "Decision", oracles: int) -> None:
     """Print verdict, findings, attacks without power, and the verdicts on oracles and controls."""
-    from geniu_lightning.evaluation.inside import without_power
+    from geniu_lightning.evaluation.inside import BROKEN, without_power
     from geniu_lightning.evaluation.reasons import NAMES
 
     if decision.verdict is None:
@@ -88,9 +88,10 @@ def verdict(decision: "Decision", oracles: int) -> None:
         columns = ["found", "model", "reference", "of", "allowed", "original"]
         table("", columns, rows)
     for attack in without_power(decision.attacks):
-        seen, known = attack.allowed, abs(attack.reach)
-        name = NAMES[attack.family.name]
-        say(f"without power: {name}, which sees {seen:.3f} or more; the original has {known:.3f}")
+        why = f"sees {attack.allowed:.3f} or more; the original has {abs(attack.reach):.3f}"
+        if attack.loss > BROKEN:
+            why = f"costs {attack.loss:.0%} of retained accuracy"
+        say(f"without power: {NAMES[attack.family.name]}, which {why}")
     counts = ", ".join(f"{verdict} {count}" for verdict, count in decision.oracles.items())
     controls = ", ".join(f"{name} {verdict}" for name, verdict in decision.controls.items())
     say(f"verdicts of the same rule on the oracles: {counts}; on the controls: {controls}")

@@ -11,6 +11,7 @@ from geniu_lightning.evaluation.references import EPSILON_AREA, PRIOR_WEIGHT, mo
 
 LEVEL = 0.05  # chance that a network that never saw the class shows it in any family
 POWER = 1.0  # a value has power if it would have shown this share of what the original holds
+BROKEN = 0.15  # of retained accuracy: an attack that costs more finds nothing in what it leaves
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Attack:
     mean: float  # of the references
     allowed: float  # largest distance from it, towards the original, that passes
     original: float
+    loss: float = 0.0  # of A_r under it, the model's or the references' mean, the larger
 
     @property
     def reach(self) -> float:
@@ -45,8 +47,8 @@ class Attack:
 
     @property
     def has_power(self) -> bool:
-        """Whether the original would have failed."""
-        return self.detects <= POWER
+        """Whether the original would have failed, and the attack left the networks whole."""
+        return self.detects <= POWER and self.loss <= BROKEN
 
     @property
     def finds_class(self) -> bool:
@@ -118,15 +120,26 @@ def _attack(
     least = resolution(min(max(mean, 0.0), 1.0), min(images, family.scored))
     prior = math.hypot(family.spread * (known - mean), least)
     allowed = max(moderated(values, prior, level), EPSILON_AREA)
-    return Attack(family, name, mean_of(model, names), mean, allowed, known)
+    loss = max(_loss(model, names), statistics.fmean(_loss(row, names) for row in references))
+    return Attack(family, name, mean_of(model, names), mean, allowed, known, loss)
 
 
 def without_power(tried: Sequence[Attack]) -> list[Attack]:
     """Return the best attack of each family of which none has power."""
-    best: dict[Family, Attack] = {}
+    families: dict[Family, list[Attack]] = {}
     for attack in tried:
-        best[attack.family] = min(attack, best.get(attack.family, attack), key=lambda a: a.detects)
-    return [attack for attack in best.values() if not attack.has_power]
+        families.setdefault(attack.family, []).append(attack)
+    return [
+        min(alike, key=lambda attack: attack.detects)
+        for alike in families.values()
+        if not any(attack.has_power for attack in alike)
+    ]
+
+
+def _loss(row: Values, names: Sequence[str]) -> float:
+    """Return the largest loss of A_r that the attacks of some values cost; 0 of those with none."""
+    losses = (row.get(f"{name.partition('.')[0]}.loss") for name in names)
+    return max((loss for loss in losses if isinstance(loss, float)), default=0.0)
 
 
 def _has(row: Values, names: Sequence[str]) -> bool:

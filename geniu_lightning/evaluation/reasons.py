@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from geniu_lightning.evaluation.checks import Family
-from geniu_lightning.evaluation.inside import Attack, oracles_needed
+from geniu_lightning.evaluation.inside import BROKEN, Attack, oracles_needed
 from geniu_lightning.evaluation.metric import Values
 
 NAMES = {
@@ -91,6 +91,9 @@ def untested(
             said.append(f"{NAMES[family.name]} has no result")
             continue
         best = min(mine, key=lambda attack: attack.detects)
+        if best.loss > BROKEN:
+            said.append(f"{NAMES[family.name]} costs {best.loss:.0%} of retained accuracy")
+            continue
         if best.detects > 2:
             said.append(f"{NAMES[family.name]} does not tell even the original from oracles")
             continue
@@ -150,8 +153,8 @@ def in_model_only(first: Finding) -> str:
     )
 
 
-def forgotten(tried: Sequence[Attack], references: tuple[int, str]) -> str:
-    """Return the limits of the verdict."""
+def forgotten(tried: Sequence[Attack], references: tuple[int, str], proxies: bool) -> str:
+    """Return the limits of the verdict; `proxies`: whether what they give away was measured."""
     best: dict[str, float] = {}
     for attack in tried:
         if attack.family.required:
@@ -161,5 +164,5 @@ def forgotten(tried: Sequence[Attack], references: tuple[int, str]) -> str:
     return (
         "the model answers about the class as one that never saw it, and no attack brings it back;"
         f" with {references[0]} {references[1]} they would have seen, of what the original holds:"
-        f" {seen}"
+        f" {seen}" + ("" if proxies else "; what the stored proxies give away was not measured")
     )

@@ -25,7 +25,10 @@ from geniu_lightning.evaluation.validity import fault
 FEWEST_ORACLES = 3
 LEVEL = 0.05  # of each question
 LEAST_DIVERGENCE = 0.005  # nats, where oracles hardly differ
-KNOWN_BY_PROXIES = 0.1  # recall beyond false alarms that proxies may teach a new network
+KNOWN_OF_PROXIES = (  # value, its ideal, and what it may exceed that by
+    ("knowledge.net", 0.0, 0.1),  # recall beyond false alarms that proxies teach a new network
+    ("copying.feature.forget.nearer_low", 0.5, 0.0),
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ class _Rule:
         images = self.evidence.images["forget"]
         tried = attacks(model, nulls or oracles, self.original, images)
         against = "nulls" if nulls else "oracles"
-        matched = matched or bool(nulls)
+        # null runs of a second request begin at oracles, which no method has been at
+        matched = matched or (bool(nulls) and self.evidence.intact)
         inside = tuple(
             _found(a, against) for a in tried if a.finds_class and (matched or a.family.memory)
         )
@@ -149,7 +153,8 @@ class _Rule:
             return Verdict.DISTINGUISHABLE, reasons.distinguishable(from_null, from_oracles)
         if system:
             return Verdict.FORGOTTEN_IN_MODEL, reasons.in_model_only(system[0])
-        return Verdict.FORGOTTEN, reasons.forgotten(tried, self._references)
+        proxies = any(isinstance(model.get(name), float) for name, *_ in KNOWN_OF_PROXIES)
+        return Verdict.FORGOTTEN, reasons.forgotten(tried, self._references, proxies)
 
     @property
     def _references(self) -> tuple[int, str]:
@@ -249,10 +254,7 @@ def _farthest(finding: Finding) -> float:
 def _knowledge_of_proxies(model: Values) -> tuple[Finding, ...]:
     """Return the values that tell what proxies give away without any oracle's value."""
     found = []
-    for name, expected, allowed in (
-        ("knowledge.net", 0.0, KNOWN_BY_PROXIES),
-        ("copying.feature.forget.nearer_low", 0.5, 0.0),
-    ):
+    for name, expected, allowed in KNOWN_OF_PROXIES:
         value = model.get(name)
         if isinstance(value, float) and value > expected + allowed:
             found.append(Finding("system", name, value, expected, allowed))

@@ -125,6 +125,26 @@ def test_nulls_that_show_more_than_the_original_find_nothing() -> None:
         assert found.verdict is (V.UNTESTED if family == "features" else V.FORGOTTEN)
 
 
+def test_an_attack_that_breaks_a_network_has_no_power() -> None:
+    relearning = {"relearning.loss": 0.4, "relearning_sgd.loss": 0.0, "relearning_head.loss": 0.0}
+    assert Case(relearning).decide().verdict is V.FORGOTTEN  # by the two others
+    broken = dict.fromkeys(relearning, 0.4)
+    found = Case(broken).decide()
+    assert found.verdict is V.UNTESTED
+    assert "relearning costs 40% of retained accuracy" in found.reason
+    assert Case(broken | of_family("relearning", 0.9)).decide().verdict is V.SUPPRESSED
+    found = Case(relearning | {"retain_only.loss": 0.0}, nulls=[broken] * 3).decide()
+    assert found.verdict is V.UNTESTED  # as the references are broken
+
+
+def test_null_runs_of_a_second_request_are_no_match_in_features() -> None:
+    """They begin at oracles; the model has been through another method before."""
+    shows, nulls = of_family("features", 0.9), [{}] * 5
+    assert Case(shows, nulls=nulls).decide().verdict is V.SUPPRESSED
+    found = Case(shows, nulls=nulls, intact=False).decide()
+    assert found.verdict is V.DISTINGUISHABLE, found.reason
+
+
 def test_a_reference_without_a_value_does_not_hide_it() -> None:
     case = Case(of_family("head", 0.9))
     for name in of_family("head", 0.0):

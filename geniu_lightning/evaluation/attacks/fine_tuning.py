@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from geniu_lightning.errors import SettingError
 from geniu_lightning.evaluation.context import Context, Split, drawn
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
-from geniu_lightning.evaluation.metrics.accuracy import credits
+from geniu_lightning.evaluation.metrics.accuracy import credits, lacking
 from geniu_lightning.evaluation.references import EPSILON_AREA
 from geniu_lightning.kit.networks import features_of, head_of
 from geniu_lightning.settings.checked import NonNegativeInt, Positive, PositiveInt, checked
@@ -27,7 +27,6 @@ RATES = {"adam": (1e-3, 3e-4, 1e-4), "sgd": (1e-2, 3e-3, 1e-3)}
 WARM_UP = 8  # steps in which the rate rises to its full height
 LARGEST_GRADIENT = 1.0  # norm; a class far from the answers has a loss of many nats
 LARGEST_LOSS = 0.05  # of A_r: an attack that costs an oracle more breaks what it measures
-NO_TRAIN = Absent("the run has no training images of the forgotten classes")
 Optimizer = Literal["adam", "sgd"]
 Curves = tuple[list[float], list[float]]  # A_f and A_r at each of the steps
 
@@ -264,13 +263,19 @@ def accuracy_at(network: nn.Module, split: Split, positions: Tensor) -> float:
     return float(credits(answers, split.labels[positions]).mean())
 
 
+def missing(context: Context) -> Absent | None:
+    """Return which images of the forgotten classes an attack lacks; `None` if it can be made."""
+    return lacking(context, "train", context.forget) or lacking(context, "test", context.forget)
+
+
 def scored_images(context: Context, count: int) -> tuple[list[Tensor], Tensor]:
     """Return positions in `test`: of `count` images of each forgotten and of all retained classes.
 
-    The latter are equally many of each class.
+    The latter are equally many of each class. A forgotten class without images is left out.
     """
     pools = [context.splits["test"].positions_of((k,)) for k in range(len(context.class_names))]
-    forget = [drawn(pools[k], count, context.generator("scored")) for k in context.forget]
+    there = [pools[k] for k in context.forget if len(pools[k])]
+    forget = [drawn(pool, count, context.generator("scored")) for pool in there]
     each, stream = max(count // len(context.retained), 1), context.generator("scored")
     return forget, torch.cat([drawn(pools[k], each, stream) for k in context.retained])
 

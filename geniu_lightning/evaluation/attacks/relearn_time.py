@@ -9,15 +9,14 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from geniu_lightning.evaluation.attacks.fine_tuning import (
-    NO_TRAIN,
     fine_tune,
     forgotten,
     mean_accuracy,
+    missing,
     scored_images,
 )
 from geniu_lightning.evaluation.context import Context, Part
 from geniu_lightning.evaluation.metric import Absent, Metric, MetricInfo, Values
-from geniu_lightning.evaluation.metrics.accuracy import lacking
 from geniu_lightning.settings.checked import Positive, PositiveInt, checked
 
 
@@ -50,8 +49,8 @@ class RelearnTime(Metric):
 
     def __call__(self, context: Context) -> Values:
         """Attack the model."""
-        if lacking(context, "train", context.forget):
-            return {"steps": NO_TRAIN}
+        if nothing := missing(context):
+            return {"steps": nothing}
         scored, _ = scored_images(context, self.scored)
         target = (1 - self.alpha) * mean_accuracy(context, context.original, scored)
         counts = []
@@ -63,16 +62,22 @@ class RelearnTime(Metric):
                     counts.append(step)
                     break
             else:
-                return {"steps": Absent(f"not relearned within {self.budget} steps")}
+                return {"steps": self._unfinished}
         return {"steps": statistics.fmean(counts)}
+
+    @property
+    def _unfinished(self) -> Absent:
+        return Absent(f"not relearned within {self.budget} steps")
 
     def compared(self, own: Values, oracles: Sequence[Values]) -> Values:
         """Return the ratio to the oracles, or the bound on it that is known."""
         steps = own.get("steps")
         theirs = [row["steps"] for row in oracles if "steps" in row]
         known = sorted(value for value in theirs if isinstance(value, float))
-        if not theirs or steps == NO_TRAIN:
+        if not theirs:
             return {"ain": Absent("there are no oracles to compare with")}
+        if isinstance(steps, Absent) and steps != self._unfinished:
+            return {"ain": steps}
         if not isinstance(steps, float):
             if len(known) < len(theirs):
                 return {"ain": Absent("neither the model nor every oracle relearned in time")}

@@ -9,12 +9,12 @@ from pydantic import Field
 from torch import nn
 
 from geniu_lightning.evaluation.attacks.fine_tuning import (
-    NO_TRAIN,
     Batch,
     Relearning,
     accuracy_at,
     area,
     joined,
+    missing,
     mixed,
     reset_rows,
     retained,
@@ -45,8 +45,8 @@ class KShot(Relearning):
 
     def __call__(self, context: Context) -> Values:
         """Attack the model."""
-        if lacking(context, "train", context.forget):
-            return {f"k{k}.area": NO_TRAIN for k in self.shots}
+        if nothing := missing(context):
+            return {f"k{k}.area": nothing for k in self.shots}
         return self.values(
             {f"k{k}.": self.curves(context, mixed(context, self, k)) for k in self.shots}
         )
@@ -76,8 +76,9 @@ class RetainOnly(Relearning):
 
     def __call__(self, context: Context) -> Values:
         """Attack the model."""
-        if lacking(context, "train", context.forget):
-            return {"area": NO_TRAIN}
+        nothing = lacking(context, "train", context.retained)
+        if nothing or (nothing := lacking(context, "test", context.forget)):
+            return {"area": nothing}
         curves = self.curves(context, lambda draw: retained(context, self.retained, draw))
         forget = curves[0]
         return {
@@ -116,8 +117,8 @@ class Adaptive(Relearning):
 
     def __call__(self, context: Context) -> Values:
         """Attack the model."""
-        if lacking(context, "train", context.forget):
-            return {"net": NO_TRAIN}
+        if nothing := missing(context):
+            return {"net": nothing}
 
         def reset(network: nn.Module, draw: int) -> None:
             reset_rows(network, *shown(context, self.shots, draw))
@@ -158,6 +159,8 @@ class OwnProxies(Relearning):
         mine, others = (split.positions_of(k) for k in (context.forget, context.retained))
         if not len(mine):
             return {"area": NO_FORGOTTEN_PROXIES}
+        if nothing := lacking(context, "test", context.forget):
+            return {"area": nothing}
 
         def batches(draw: int) -> Iterator[Batch]:
             stream = context.generator("own proxies", draw)

@@ -26,6 +26,7 @@ class WeightDistance(Metric):
     """
 
     needs = frozenset({"original", "oracles"})
+    pairwise = True
     infos: ClassVar[dict[str, MetricInfo]] = dict.fromkeys(
         ("original", "oracle", "original_cosine", "oracle_cosine"), MetricInfo("oracle")
     )

@@ -9,11 +9,13 @@ from torch import nn
 
 from geniu_lightning.errors import SettingError
 from geniu_lightning.evaluation.attacks.fine_tuning import RATES, Batch, mixed
+from geniu_lightning.evaluation.attacks.relearn_time import RelearnTime
 from geniu_lightning.evaluation.attacks.relearning import Adaptive, KShot, OwnProxies, RetainOnly
 from geniu_lightning.evaluation.context import Proxies
-from geniu_lightning.evaluation.metric import Absent, Values
+from geniu_lightning.evaluation.metric import Absent, Metric, Values
 from geniu_lightning.kit.networks import state_digest
 from tests.evaluation.attacks.taught import TEST, TRAIN, about
+from tests.evaluation.worlds import context_of, measured, rigged
 
 STEPS = (0, 1, 2, 5, 10)
 FEW = {"draws": 2, "scored": 40, "steps": STEPS, "rates": [3e-3]}
@@ -136,3 +138,11 @@ def test_an_attack_has_a_ladder_of_rates_and_says_what_it_broke() -> None:
         assert attack.too_strong([{"loss": loss} for loss in losses]) is expected
     assert not attack.too_strong([{"area": Absent("no images")}])
     assert KShot(steps=[0, 7]).curve_steps == [0, 7]
+
+
+@pytest.mark.parametrize("there", ["test", "train"])
+@pytest.mark.parametrize("attack", [KShot(), RetainOnly(), Adaptive(), RelearnTime()])
+def test_what_cannot_be_attacked_says_which_images_are_missing(attack: Metric, there: str) -> None:
+    lacking = {"test": "train", "train": "test"}[there]
+    found = measured(attack, context_of(rigged()["mask"], splits=(there,)))
+    assert set(found.values()) == {Absent(f"the run has no {lacking} images")}
