@@ -12,9 +12,11 @@ import copy
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,17 +73,27 @@ def world_of(folder: Path, forget: int, images: int) -> World:
             f"mask {seed}": masked(kit.classifier, (forget,)),
         }
     for path in sorted(folder.glob("bank/*/nulls/*/*.safetensors")):
-        who = f"null:{path.parent.name} {path.stem}"
+        who = f"null:{path.parent.name.rpartition('-')[0]} {path.stem}"
         networks[who] = Kit.load(path).classifier
         kin[who] = [p.parent.name for p in bank].index(path.stem)
     for k in range(4):
-        for share, network in zip(SHARES, blends(context, k), strict=True):
+        made = stored(folder, f"blend {k}", partial(blends, context, k))
+        for share, network in zip(SHARES, made, strict=True):
             networks[f"blend:{share}% {k}"] = network
             kin[f"blend:{share}% {k}"] = len(oracles) - 1 - k
     for seed in (1, 2):
         for recipe in ("sgd", "long", "short"):
-            networks[f"recipe:{recipe} {seed}"] = other_recipe(context, kits[0], recipe, seed)
+            make = partial(other_recipe, context, kits[0], recipe, seed)
+            networks[f"recipe:{recipe} {seed}"] = stored(folder, f"{recipe} {seed}", make)
     return World(context, networks, kin)
+
+
+def stored(folder: Path, name: str, make: Callable[[], Any]) -> Any:
+    """Return networks that an earlier call made, or make and store them."""
+    file = folder / f"{name}.pt"
+    if not file.is_file():
+        torch.save(make(), file)
+    return torch.load(file, weights_only=False)
 
 
 def fewer(split: Split, images: int, classes: int) -> Split:
@@ -92,8 +104,8 @@ def fewer(split: Split, images: int, classes: int) -> Split:
     return split.at(torch.cat(kept).sort().values)
 
 
-def blends(context: Context, number: int) -> Iterator[nn.Module]:
-    """Yield networks on the way from one of the last oracles to one that knows the class."""
+def blends(context: Context, number: int) -> list[nn.Module]:
+    """Return networks on the way from one of the last oracles to one that knows the class."""
     oracle = context.oracles[-1 - number]
     knows = copy.deepcopy(oracle).requires_grad_(True)
     updates = torch.optim.Adam(knows.parameters(), lr=3e-4)
@@ -103,11 +115,13 @@ def blends(context: Context, number: int) -> Iterator[nn.Module]:
         nn.utils.clip_grad_norm_(knows.parameters(), 1.0)
         updates.step()
     start, end = oracle.state_dict(), knows.state_dict()
+    found = []
     for share in SHARES:
         blend = copy.deepcopy(oracle)
         blend.load_state_dict({k: torch.lerp(v, end[k], share / 100) if v.is_floating_point() else v
                                for k, v in start.items()})  # fmt: skip
-        yield blend.eval().requires_grad_(False)
+        found.append(blend.eval().requires_grad_(False))
+    return found
 
 
 def mixed_batches(context: Context, seed: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
