@@ -95,7 +95,7 @@ def bank(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a bank of three oracles of the trained kit, not to be changed."""
     folder = tmp_path_factory.mktemp("the bank")
     request = (f"kit={trained}", "forget=[0]", f"oracles.folder={folder}", "oracles.add=1,2,3")
-    more = ("trainer.threads=1", "oracles.count=3")
+    more = ("trainer.threads=1", "oracles.count=3", f"runs={tmp_path_factory.mktemp('runs')}")
     _run(unlearn_main, "unlearn.py", "-m", "sweep=oracles", *request, *more)
     return folder
 
