@@ -14,6 +14,7 @@ from geniu_lightning.data.module import ImageData
 from geniu_lightning.data.sources import Digits, HubSet, ImageFolder
 from geniu_lightning.errors import DataNotFoundError, SettingError, UserError
 from geniu_lightning.kit.info import KitInfo
+from geniu_lightning.settings.checked import shown
 from geniu_lightning.settings.configs import CONF, built
 
 # what a kit may name: all else would run code, or read a place, of its author's choice
@@ -109,8 +110,8 @@ def _named(record: Mapping[str, Any], what: str, allow_custom: bool) -> Any:
     if target not in ALLOWED or not target.startswith(ROOMS[what]):
         if not allow_custom:
             raise UserError(
-                f"the kit's {what} come through {target}, which may run code that the kit chooses;"
-                " pass allow_custom=true if you trust it"
+                f"the kit's {what} come through {shown(target)}, which may run code that the kit"
+                " chooses; pass allow_custom=true if you trust it"
             )
         return built(dict(record), what)
     return partial(ALLOWED[target], **{k: v for k, v in record.items() if not k.startswith("_")})
