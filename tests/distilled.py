@@ -23,7 +23,7 @@ from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.networks import fresh_classifier
 from tests.simulation import other_recipe
 
-STEPS, BATCH, PARTS = 4000, 64, 64
+STEPS, BATCH, PARTS = 2000, 64, 64
 
 
 class Gaussians:
@@ -35,21 +35,17 @@ class Gaussians:
         self.shape, self.center = images[classes[0]].shape[1:], every.mean(dim=0)
         self.least, self.most = every.aminmax()
         self.basis = torch.linalg.svd(every - self.center, full_matrices=False).Vh[:PARTS]
-        codes = {k: (x.flatten(1) - self.center) @ self.basis.T for k, x in images.items()}
-        self.means = {k: code.mean(dim=0) for k, code in codes.items()}
-        small = 1e-4 * torch.eye(PARTS)
-        self.factors = {k: torch.linalg.cholesky(c.T.cov() + small) for k, c in codes.items()}
+        codes = [(x.flatten(1) - self.center) @ self.basis.T for x in images.values()]
+        self.means = torch.stack([code.mean(dim=0) for code in codes])
+        spread = torch.stack([code.T.cov() for code in codes]) + 1e-4 * torch.eye(PARTS)
+        self.factors = torch.linalg.cholesky(spread)
 
     def draw(self, count: int, stream: torch.Generator) -> Tensor:
         """Return samples, classes in turn."""
-        classes = [*self.means]
-        noise = torch.randn(count, PARTS, generator=stream)
-        rows = [
-            self.means[k] + self.factors[k] @ noise[n]
-            for n in range(count)
-            for k in (classes[n % len(classes)],)
-        ]
-        images = torch.stack(rows) @ self.basis + self.center
+        places = torch.arange(count) % len(self.means)
+        noise = torch.randn(count, PARTS, 1, generator=stream)
+        codes = self.means[places] + (self.factors[places] @ noise).squeeze(2)
+        images = codes @ self.basis + self.center
         return images.clamp(self.least, self.most).view(count, *self.shape)
 
 
@@ -80,7 +76,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     words = parser.parse_args()
     kit = Kit.load(words.kit)
-    bank = sorted(words.bank.glob("[0-9]*/kit.safetensors"), key=lambda p: int(p.parent.name))[:5]
+    bank = sorted(words.bank.glob("[0-9]*/kit.safetensors"), key=lambda p: int(p.parent.name))[:4]
     data = recorded_data(kit.info)
     context = Context(
         original=kit.classifier,
