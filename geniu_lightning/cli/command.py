@@ -26,7 +26,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from geniu_lightning.cli.device import settle_precision
 from geniu_lightning.cli.jobs import is_sweep
-from geniu_lightning.cli.settings import RENAMED, check_settings, keys_of, unknown_key
+from geniu_lightning.cli.settings import REMOVED, RENAMED, check_settings, keys_of, unknown_key
 from geniu_lightning.cli.sweep import UNENDED, Note, notes_of_sweep, reason_of
 from geniu_lightning.cli.wandb_group import group_of
 from geniu_lightning.errors import Terminated, UserError
@@ -143,7 +143,7 @@ def sentence_of(error: Exception, command: str = "") -> str:
         return f"{error.full_key} has to be set"
     if isinstance(error, MissingConfigException) and error.options:
         file = str(error.missing_cfg_file)
-        if file in RENAMED:
+        if file in RENAMED | REMOVED:
             return str(unknown_key(file, ()))
         return f"there is no {file}; there are {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):

@@ -2,7 +2,7 @@
 
 import logging
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -11,12 +11,13 @@ import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
-from torch import nn
+from torch import Tensor, nn
 
 from geniu_lightning.cli.device import trainer_settings
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import KitError, SettingError
 from geniu_lightning.fitting.trainer import fit, make_trainer
+from geniu_lightning.kit.archive import drawn, encoded, refuse_format, refuse_too_many
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.info import KitInfo, NetworkSpec
 from geniu_lightning.runs.step_clock import StepClock
@@ -119,12 +120,34 @@ def fit_kit(
     return clock
 
 
-def kit_of(module: GeniuModule, info: KitInfo) -> Kit:
-    """Return the kit of a fitted module."""
+def archive_of(data: ImageData, info: KitInfo) -> dict[int, Tensor]:
+    """Return the compressed images of each class that a kit's description counts.
+
+    They are those of `data.training_split`, as they are before augmentation and normalisation.
+    """
+    if info.archive is None:
+        return {}
+    settings, counts = info.archive.settings, info.archive.counts
+    refuse_format(settings)
+    refuse_too_many(sum(counts), data.spec)
+    log.info("compressing %d images, each class apart", sum(counts))
+    split, parts = data.training_split, {}
+    for k in (k for k, count in enumerate(counts) if count):
+        own = data.indices(split)[data.labels(split) == k]
+        images = data.read(split, own[drawn(len(own), k, settings.images_per_class)])
+        try:
+            parts[k] = encoded(images, settings)
+        except SettingError as error:
+            raise error.below("archive") from error
+    return parts
+
+
+def kit_of(module: GeniuModule, info: KitInfo, archive: Mapping[int, Tensor]) -> Kit:
+    """Return the kit of a fitted module, with an archive."""
     prompts = None
     if module.exemplars is not None:
         prompts = module.prompts.detach().unflatten(0, (-1, module.exemplars.per_class))
-    return Kit(module.classifier, info, module.proxy_generator, prompts)
+    return Kit(module.classifier, info, module.proxy_generator, prompts, archive)
 
 
 def _checkpoints(every: int | None, folder: Path) -> ModelCheckpoint:

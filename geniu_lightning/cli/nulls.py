@@ -1,6 +1,5 @@
 """Null runs: the judged method on oracles, with the same settings; stored in the bank's folder."""
 
-import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -66,7 +65,7 @@ def _run(request: Request, oracle: Kit, file: Path, label: str) -> None:
             f" {request.config.unlearner.name} fails: {error}; oracles.nulls=0 does without"
         ) from error
     prior_taken = unlearner.prior_taken
-    info = dataclasses.replace(oracle.info, generator=None, prior_taken=prior_taken)
+    info = oracle.info.of_weights(prior_taken=prior_taken)
     Kit(classifier, info).save(file)
 
 

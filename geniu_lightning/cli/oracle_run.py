@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from geniu_lightning.cli.data import recorded_data
 from geniu_lightning.cli.device import device_of
-from geniu_lightning.cli.fit_kit import fit_kit, fresh_networks, kit_of, module_of
+from geniu_lightning.cli.fit_kit import archive_of, fit_kit, fresh_networks, kit_of, module_of
 from geniu_lightning.cli.model_evaluation import store_outputs
 from geniu_lightning.cli.results import VERSION
 from geniu_lightning.errors import UserError
@@ -61,7 +61,7 @@ def train_oracle(
         clock = fit_kit(f"oracle {seed}", module, data, trainer, folder.path, loggers)
     if not folder.rank_zero:
         return
-    kit = kit_of(module, info).to(device_of(config.trainer))
+    kit = kit_of(module, info, archive_of(data, info)).to(device_of(config.trainer))
     kit.save(folder.path / KIT)
     _write_metrics(folder, module, clock.classifier_seconds(_steps(module)), clock.cost())
     store_outputs(folder.path.parent, kit.classifier, data)
@@ -79,6 +79,7 @@ def _info(original: KitInfo, forget: tuple[int, ...], seed: int, initial: str) -
         forgotten=forget,
         prior_taken=0.0,
         revision=revision(),
+        archive=original.archive and original.archive.without(forget),
     )
 
 

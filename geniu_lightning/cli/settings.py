@@ -18,6 +18,7 @@ from geniu_lightning.settings.checked import NonNegativeInt, PositiveInt, expect
 from geniu_lightning.settings.configs import CONF
 
 Object = dict[str, Any]  # its own constructor checks it
+Content = Literal["prompts", "archive"]  # of a kit
 Classes = Any  # names and indices; the kit says which there are
 RENAMED = {  # keys and files of groups
     "training.supervision": "training.exemplar_strategy",
@@ -26,6 +27,7 @@ RENAMED = {  # keys and files of groups
 }
 REMOVED = {
     "data.cache_folder": "set the environment variable GENIU_CACHE",
+    "generator/none": "kit=null trains the classifier alone",
     "objective": "a sweeper gets A_r - A_f (unlearn) or A_r (train) of evaluation.split",
 }
 
@@ -113,10 +115,12 @@ class _Command(_Group):
 
 
 class _Train(_Command):
+    kit: Content | list[Content] | None
     data: Object
     imbalance: Object
     model: Object
     generator: Object
+    archive: Object
     training: Object
     weights: str | None
     seed: int

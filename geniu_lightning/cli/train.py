@@ -30,6 +30,7 @@ def train(config: DictConfig) -> float | None:
             "nothing is forgotten in training, so there is nothing to compare with oracles:"
             " train.py takes evaluation=accuracy, validation or none"
         )
+    _settle_contents(config)
     identity = identity_of(plain(config), data_fingerprint=_data_fingerprint(config.data))
     if config.weights is not None:
         identity["weights_sha256"] = _checksum_of_finished(config)
@@ -49,6 +50,14 @@ def train(config: DictConfig) -> float | None:
     return accuracies(folder.path, config.evaluation.split).get("retain")
 
 
+def _settle_contents(config: DictConfig) -> None:
+    """Leave of the groups that describe contents of a kit those that it is to hold."""
+    contents = [config.kit] if isinstance(config.kit, str) else config.kit or []
+    for content, group in (("prompts", "generator"), ("archive", "archive")):
+        if content not in contents:
+            config[group] = None
+
+
 def _data_fingerprint(data: DictConfig) -> str:
     """Return the fingerprint of the images: with other ones it is another run."""
     try:
@@ -64,9 +73,9 @@ def _checksum_of_finished(config: DictConfig) -> str:
     weights = Path(config.weights).expanduser()
     if not weights.is_file():
         raise UserError(f"there are no weights at {weights}")
-    if config.generator.get("_target_") is None:
-        raise UserError("weights= are finished: there is nothing to train with generator=none")
-    if config.training.when != "after":
+    if config.generator is None and config.archive is None:
+        raise UserError("weights= are finished: there is nothing to add to them with kit=null")
+    if config.generator is not None and config.training.when != "after":
         raise UserError("weights= are finished, so the kit is made after them: experiment=post_hoc")
     return sha256_of(weights)
 

@@ -13,13 +13,14 @@ from pytorch_lightning.loggers import Logger
 from geniu_lightning.cli import terminal
 from geniu_lightning.cli.data import data_of
 from geniu_lightning.cli.device import device_of
-from geniu_lightning.cli.fit_kit import fit_kit, fresh_networks, kit_of, module_of
+from geniu_lightning.cli.fit_kit import archive_of, fit_kit, fresh_networks, kit_of, module_of
 from geniu_lightning.cli.model_evaluation import evaluate_model
 from geniu_lightning.cli.results import VERSION
 from geniu_lightning.data.classes import labelled
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import SettingError, UserError
 from geniu_lightning.files import write_json
+from geniu_lightning.kit.archive_info import ArchiveSettings
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import KIT
 from geniu_lightning.kit.info import KitInfo, NetworkSpec
@@ -28,6 +29,7 @@ from geniu_lightning.kit.weights import classifier_from
 from geniu_lightning.report import pictures
 from geniu_lightning.runs.folder import RunFolder
 from geniu_lightning.runs.revision import revision
+from geniu_lightning.runs.step_clock import StepClock
 from geniu_lightning.settings.configs import built, plain
 from geniu_lightning.tracking import loggers as trackers
 from geniu_lightning.tracking.charts import Shown, numbers_of
@@ -45,26 +47,30 @@ def train_in(folder: RunFolder, config: DictConfig) -> None:
     if lacking := [k for k, count in enumerate(data.class_counts) if not count]:
         raise UserError(f"there is no training image of {labelled(lacking, data.names)}")
     module, info = _module(config, data, folder.identity)
+    # before the fit: what cannot be compressed as wanted is refused in time
+    archive = archive_of(data, info) if folder.rank_zero else {}
     facts = settings | {"revision": revision(), "data_fingerprint": data.fingerprint}
     tags = [config.data.name, f"seed {config.seed}"]
     loggers = trackers.loggers_of(settings.get("logger"), folder.path, "train", facts, tags)
     with trackers.closing(loggers):
         validates = len(data.indices("validation")) > 0
-        clock = fit_kit(
-            "training", module, data, config.trainer, folder.path, loggers, validates=validates
-        )
+        clock = StepClock()
+        if module.fits:
+            clock = fit_kit(
+                "training", module, data, config.trainer, folder.path, loggers, validates=validates
+            )
         if folder.rank_zero:
-            kit = kit_of(module, info).to(device_of(config.trainer))
+            kit = kit_of(module, info, archive).to(device_of(config.trainer))
             cost = {"training_images": len(data.indices("train")), **clock.cost()}
             _hand_over(config, folder, data, kit, cost, loggers)
     if folder.rank_zero:  # now that all is written, wandb's file too
         folder.finish()
 
 
-def network_spec(config: DictConfig, **fitted: Any) -> NetworkSpec | None:
-    """Return a network's class and arguments, with those that the data decide."""
+def network_spec(config: DictConfig, group: str, **fitted: Any) -> NetworkSpec:
+    """Return the class and arguments of a group's network, with those that the data decide."""
     if config.get("_target_") is None:
-        return None
+        raise SettingError("must name a network", key=f"{group}._target_")
     arguments = plain(config)
     return NetworkSpec(arguments.pop("_target_"), arguments | fitted)
 
@@ -74,10 +80,11 @@ def _module(
 ) -> tuple[GeniuModule, KitInfo]:
     """Return the module to fit, and the description of its kit."""
     classes, channels = len(data.names), data.spec.channels
-    spec = network_spec(config.model, channels=channels, num_classes=classes)
-    if spec is None:
-        raise UserError("model._target_ must name a network")
-    generator_spec = network_spec(config.generator, channels=channels, image_size=data.spec.size)
+    spec = network_spec(config.model, "model", channels=channels, num_classes=classes)
+    generator_spec = None
+    if config.generator is not None:
+        form = {"channels": channels, "image_size": data.spec.size}
+        generator_spec = network_spec(config.generator, "generator", **form)
     networks = fresh_networks(spec, generator_spec, config.seed)
     begun = {"initial_sha256": state_digest(networks.classifier)}
     settings: TrainingSettings = built(config.training, "training")
@@ -104,13 +111,15 @@ def _info(
     begun: dict[str, str],
 ) -> KitInfo:
     """Return the kit's description; made before training, so that it is refused in time."""
+    counts = tuple(data.class_counts)
+    archive: ArchiveSettings | None = config.archive and built(config.archive, "archive")
     images = {k: v for k, v in plain(config.data).items() if k != "root"}  # which is this machine's
     return KitInfo(
         classifier=classifier,
         generator=generator,
         class_names=data.names,
         spec=data.spec,
-        class_counts=tuple(data.class_counts),
+        class_counts=counts,
         data_fingerprint=data.fingerprint,
         seed=config.seed,
         settings={
@@ -121,6 +130,7 @@ def _info(
         },
         revision=revision(),
         class_fingerprints=data.class_fingerprints,
+        archive=archive.of_counts(counts) if archive else None,
     )
 
 

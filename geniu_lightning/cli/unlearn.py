@@ -60,7 +60,7 @@ def unlearn(config: DictConfig) -> float | None:
     if kit.forgotten:
         about["forgotten_before"] = list(kit.forgotten)
     folder.description = {"run": identity | about}
-    lacks_kit = config.next_kit and kit.generator and not (folder.path / KIT).is_file()
+    lacks_kit = config.next_kit and kit.contents and not (folder.path / KIT).is_file()
     force = bool(config.force or (folder.done and lacks_kit))
     again = folder.done and not force
 

@@ -117,9 +117,7 @@ def _write_weights(
 ) -> Kit | None:
     """Write the weights and, if it is wanted, the kit for the next request; return that kit."""
     kit, forget, config = request.kit, request.forget, request.config
-    info = dataclasses.replace(
-        kit.info,
-        generator=None,
+    info = kit.info.of_weights(
         forgotten=forget,
         prior_taken=kit.info.prior_taken + prior_taken,
         revision=revision(),
@@ -127,9 +125,9 @@ def _write_weights(
     Kit(classifier, info).save(folder / WEIGHTS)
     cost["ended"] = now()
     kit.to(request.device)
-    if not config.next_kit or kit.prompts is None:
+    if not config.next_kit or not kit.info.contents:
         return None
-    log.info("training the kit for the next request, without %s", request.named)
+    log.info("making the kit for the next request, without %s", request.named)
     clock = Clock()
     with clock:
         after = next_kit(kit, classifier.to(request.device), forget, config.seed, prior_taken)

@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from geniu_lightning.data.images import ImageSpec
+from geniu_lightning.data.loader import IndexLoader
+
 
 def augment(images: Tensor, pad: int, flip: bool, generator: torch.Generator) -> Tensor:
     """Return images `(N, C, H, W)` shifted by up to `pad` pixels and, with `flip`, half mirrored.
@@ -25,3 +28,31 @@ def augment(images: Tensor, pad: int, flip: bool, generator: torch.Generator) ->
     every = torch.arange(count, device=device)[:, None, None]
     picked = images.permute(0, 2, 3, 1)[every, rows[:, :, None], columns[:, None, :]]
     return picked.permute(0, 3, 1, 2)
+
+
+def training_batches(
+    images: Tensor,
+    labels: Tensor,
+    spec: ImageSpec,
+    augmentation: tuple[int, bool],
+    batch_size: int,
+    seed: int,
+) -> IndexLoader:
+    """Return shuffled, augmented and normalised batches, as `ImageData` makes them in training.
+
+    Args:
+        images: In [0, 1], float32, `(N, C, H, W)`, on the device to work on.
+        labels: int64, `(N,)`, on the CPU.
+        spec: Form and normalisation.
+        augmentation: `pad` and `flip` of `augment`.
+        batch_size: Images in a batch, all processes together.
+        seed: Key of order and augmentation.
+    """
+
+    def read(indices: Tensor, draw: int | None) -> tuple[Tensor, Tensor]:
+        picked = images[indices.to(images.device)]
+        if draw is not None and any(augmentation):
+            picked = augment(picked, *augmentation, torch.Generator().manual_seed(draw))
+        return spec.normalise(picked), labels[indices].to(images.device)
+
+    return IndexLoader(read, torch.arange(len(labels)), batch_size, seed)

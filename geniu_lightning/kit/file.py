@@ -1,6 +1,6 @@
 """One safetensors file that holds a kit, or the weights that unlearning made of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,8 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from geniu_lightning.data.augmentation import training_batches
+from geniu_lightning.data.classes import labelled
+from geniu_lightning.data.loader import IndexLoader
 from geniu_lightning.errors import KitError, first_line
 from geniu_lightning.files import replacing
+from geniu_lightning.kit.archive import decoded, refuse_too_many
 from geniu_lightning.kit.header import kit_metadata
 from geniu_lightning.kit.info import KitInfo, NetworkSpec
 from geniu_lightning.kit.networks import tensor_digest
@@ -31,18 +35,24 @@ class Kit:
         generator: `None` after training without one, and for unlearned weights.
         prompts: Learned noise of the classes that remain, shape `(classes, per class, C, H, W)`;
             `None` likewise.
+        archive: Compressed images of some classes, a part each, uint8, 1-D, on the CPU; empty
+            without an archive.
     """
 
     classifier: nn.Module
     info: KitInfo
     generator: nn.Module | None = None
     prompts: Tensor | None = None
+    archive: Mapping[int, Tensor] = field(default_factory=dict)
     prompts_read: bool = field(default=False, init=False)  # since it was loaded
+    archived_read: int = field(default=0, init=False)  # images decoded when it was last read
 
     def __post_init__(self) -> None:
         parts = [self.info.generator, self.generator, self.prompts]
         if any(part is None for part in parts) and any(part is not None for part in parts):
             raise ValueError("generator, its description and prompts come together or not at all")
+        if {*self.archive} != {*_archived(self.info)}:
+            raise ValueError("an archive has a part of each class that its description counts")
         for network in (self.classifier, self.generator):
             if network is not None:
                 network.eval().requires_grad_(False)
@@ -53,6 +63,7 @@ class Kit:
         if self.generator is not None and self.prompts is not None:
             tensors |= {f"generator.{k}": v for k, v in self.generator.state_dict().items()}
             tensors["prompts"] = self.prompts
+        tensors |= {f"archive.{k}": part for k, part in self.archive.items()}
         # a clone drops strides and shared storage: only these numbers may be in the file
         tensors = {
             k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -83,11 +94,12 @@ class Kit:
                 _compare(spec, info, tensors, part, path)
         classifier = info.classifier.build_classifier(allow_custom)
         _fill(classifier, tensors, "classifier.", path)
+        archive = {k: tensors[f"archive.{k}"] for k in _archived(info)}
         if info.generator is None:
-            return cls(classifier, info)
+            return cls(classifier, info, archive=archive)
         generator = info.generator.build(allow_custom)
         _fill(generator, tensors, "generator.", path)
-        return cls(classifier, info, generator, tensors["prompts"])
+        return cls(classifier, info, generator, tensors["prompts"], archive)
 
     def proxies(
         self, classes: Sequence[int] | None = None, per_class: int | None = None
@@ -122,6 +134,42 @@ class Kit:
         prompts = self.prompts[[remaining.index(k) for k in wanted], :count].flatten(0, 1)
         labels = torch.tensor(wanted, device=prompts.device).repeat_interleave(count)
         return Proxies(prompts, labels)
+
+    def archived(self, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the archived images of some classes in [0, 1], float32, on the CPU; and labels.
+
+        Parts of other classes are not decoded.
+        """
+        info = self.info.archive
+        if info is None:
+            raise KitError(
+                "this kit holds no archive: train with kit=archive, or kit=[prompts,archive], to"
+                " make one"
+            )
+        if lacking := [k for k in classes if k not in self.archive]:
+            names = labelled(lacking, self.info.class_names)
+            raise KitError(f"the archive has no images of {names}")
+        counts = torch.tensor([info.counts[k] for k in classes])
+        refuse_too_many(int(counts.sum()), self.info.spec)
+        images = []
+        for k, count in zip(classes, counts.tolist(), strict=True):
+            try:
+                images.append(decoded(self.archive[k], count, info.settings, self.info.spec))
+            except KitError as error:
+                name = labelled([k], self.info.class_names)
+                raise KitError(f"the archive of class {name} cannot be decoded: {error}") from error
+        self.archived_read = int(counts.sum())
+        return torch.cat(images), torch.tensor(classes).repeat_interleave(counts)
+
+    def archive_loader(self, classes: Sequence[int], batch_size: int, seed: int) -> IndexLoader:
+        """Return archived images of some classes in batches, drawn and augmented as in training."""
+        record = self.info.settings.get("data", {})
+        pad, flip = record.get("pad", 0), record.get("flip", False)
+        if pad > self.info.spec.size:
+            raise KitError(f"the kit's images were shifted by at most their side, not {pad} pixels")
+        images, labels = self.archived(classes)
+        images = images.to(next(self.classifier.parameters()).device)
+        return training_batches(images, labels, self.info.spec, (pad, flip), batch_size, seed)
 
     @torch.no_grad()
     def decode(self, prompts: Tensor) -> Tensor:
@@ -176,7 +224,8 @@ def _check(info: KitInfo, tensors: dict[str, Tensor], path: Path) -> None:
     """Refuse a file whose parts contradict each other: a right checksum does not exclude it."""
     spec = info.spec
     prefixes = ("classifier.", "generator.") if info.generator else ("classifier.",)
-    foreign = [k for k in tensors if not k.startswith(prefixes) and k != "prompts"]
+    archive = {k: t for k, t in tensors.items() if k.startswith("archive.")}
+    foreign = [k for k in tensors if not k.startswith(prefixes) and k not in {*archive, "prompts"}]
     prompts = tensors.get("prompts")
     shape = (len(info.remaining), spec.channels, spec.size, spec.size)
     wrong = {
@@ -185,10 +234,20 @@ def _check(info: KitInfo, tensors: dict[str, Tensor], path: Path) -> None:
         "the prompts are not of the images' form": prompts is not None
         and (prompts.dim() != 5 or (prompts.shape[0], *prompts.shape[2:]) != shape),
         "the prompts are not in 32 bits": prompts is not None and prompts.dtype != torch.float32,
+        "the parts of its archive are not those that it describes": archive.keys()
+        != {f"archive.{k}" for k in _archived(info)},
+        "a part of its archive is no row of bytes": any(
+            part.dim() != 1 or part.dtype != torch.uint8 for part in archive.values()
+        ),
     }
     for reason, found in wrong.items():
         if found:
             raise KitError(f"{path} contradicts itself: {reason}")
+
+
+def _archived(info: KitInfo) -> list[int]:
+    """Return the classes that an archive has images of."""
+    return [] if info.archive is None else [k for k, n in enumerate(info.archive.counts) if n]
 
 
 def _fill(network: nn.Module, tensors: dict[str, Tensor], prefix: str, path: Path) -> None:

@@ -5,7 +5,7 @@ No torch is imported here: a kit is refused, and the classes of a request found,
 
 import importlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic_core
@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.errors import KitError, SettingError
+from geniu_lightning.kit.archive_info import ArchiveInfo, ArchiveSettings
 from geniu_lightning.settings.checked import NonNegative, Positive, PositiveInt, checked, shown
 from geniu_lightning.version import __version__
 
@@ -183,6 +184,7 @@ class KitInfo:
         revision: Its git revision, where it ran from a checkout.
         class_fingerprints: SHA-256 over the pixels of each class, by split and name; empty if it
             was not recorded.
+        archive: Of the archive; `None` without one.
     """
 
     classifier: NetworkSpec
@@ -199,14 +201,23 @@ class KitInfo:
     revision: Text | None = None
     format: int = FORMAT
     class_fingerprints: dict[Part, dict[Name, Text]] = field(default_factory=dict)
+    archive: ArchiveInfo | None = None
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)
+        archived = self.archive.counts if self.archive else (0,) * classes
+        gone = {*self.forgotten}
         for key, wrong, problem in (
             ("class_names", len({*self.class_names}) < classes, "must differ from each other"),
             ("class_counts", len(self.class_counts) != classes, "must be one number a class"),
             ("forgotten", any(k >= classes for k in self.forgotten), "must be classes"),
-            ("forgotten", len({*self.forgotten}) == classes, "must leave a class"),
+            ("forgotten", len(gone) == classes, "must leave a class"),
+            ("archive.counts", len(archived) != classes, "must be one number a class"),
+            (
+                "archive.counts",
+                any(n and k in gone for k, n in enumerate(archived)),
+                "must be 0 of forgotten classes",
+            ),
         ):
             if wrong:
                 raise SettingError(problem, key=key)
@@ -216,6 +227,16 @@ class KitInfo:
         """Classes that were not unlearned, by index: the order of the prompts."""
         forgotten = {*self.forgotten}
         return tuple(k for k in range(len(self.class_names)) if k not in forgotten)
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """Names of what a kit holds beside its classifier, as `kit=` of `train.py` has them."""
+        held = {"prompts": self.generator, "archive": self.archive}
+        return tuple(name for name, description in held.items() if description is not None)
+
+    def of_weights(self, **changes: Any) -> "KitInfo":
+        """Return the description of a classifier alone, with further changes."""
+        return replace(self, generator=None, archive=None, **changes)
 
     @classmethod
     def from_json(cls, text: str) -> "KitInfo":
@@ -236,6 +257,9 @@ class KitInfo:
                 raw[name] = raw[name] and NetworkSpec(**raw[name])
             spec = raw["spec"]
             raw["spec"] = ImageSpec(**spec | {k: tuple(spec[k]) for k in ("mean", "std")})
+            if (archive := raw.get("archive")) is not None:
+                parts = ArchiveSettings(**archive["settings"]), tuple(archive["counts"])
+                raw["archive"] = ArchiveInfo(*parts)
             return cls(**raw)
         except KeyError as error:
             raise KitError(f"the kit's description cannot be read: it has no {error}") from error

@@ -35,6 +35,7 @@ def cost_of(
         "training_images_read": reads,
         "access": str(unlearner.access),
         "reads_prompts": kit.prompts_read,
+        "archived_images_read": kit.archived_read,
         "bytes_kept": bytes_kept(unlearner, kit),
         "training_overhead": _training_overhead(kit, kit_path),
     }
@@ -43,12 +44,15 @@ def cost_of(
 def bytes_kept(unlearner: Unlearner, kit: Kit) -> int:
     """Return the bytes that a method needs stored in addition to the classifier.
 
-    An image counts one byte a pixel and channel; generator and prompts count their tensors.
+    An image counts one byte a pixel and channel; generator, prompts and archive count
+    their tensors.
     """
     total = 0
     if kit.prompts_read and kit.generator is not None and kit.prompts is not None:
         tensors = [*kit.generator.state_dict().values(), kit.prompts]
         total += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if kit.archived_read:
+        total += sum(part.numel() for part in kit.archive.values())
     spec, counts = kit.info.spec, kit.info.class_counts
     forgotten = sum(counts[k] for k in unlearner.forget)
     images = forgotten if Access.FORGET in unlearner.access else 0

@@ -120,6 +120,7 @@ def _identity(kit: KitInfo, forget: Sequence[int]) -> dict[str, Any]:
         return {
             "data": {k: v for k, v in settings["data"].items() if k not in PLACES},
             **{k: described[k] for k in PARTS},
+            "archive": described["archive"] and described["archive"]["settings"],
             "imbalance": settings["imbalance"],
             "training": training,
             "precision": settings["precision"],

@@ -55,7 +55,7 @@ class GeniuModule(LightningModule):
         finished: bool = False,
     ) -> None:
         super().__init__()
-        if finished and settings.when != "after":
+        if finished and generator is not None and settings.when != "after":
             raise SettingError(
                 "must be after (experiment=post_hoc) with a finished classifier, got"
                 f" {settings.when!r}",
@@ -96,6 +96,11 @@ class GeniuModule(LightningModule):
         self.train_accuracy, self.validation_accuracy = (
             MulticlassAccuracy(outputs, average="micro", validate_args=False) for _ in range(2)
         )
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is anything to train: not with a finished classifier alone."""
+        return self.proxy_generator is not None or not self.finished
 
     def features_of(self, images: Tensor) -> Tensor:
         """Return penultimate features; `CompileAndMemoryFormat` may compile it."""

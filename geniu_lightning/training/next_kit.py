@@ -1,14 +1,15 @@
-"""The kit for the next request: without prompts of the forgotten classes, its generator fresh."""
+"""The kit for the next request: without contents of the forgotten classes, its generator fresh."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from geniu_lightning.errors import UserError
+from geniu_lightning.errors import KitError, UserError
 from geniu_lightning.kit.file import Kit
+from geniu_lightning.kit.info import KitInfo
 from geniu_lightning.seeds import stream
 from geniu_lightning.training.proxies import ProxyTrainer
 from geniu_lightning.training.schedule import Updates, UpdateSchedule
@@ -21,9 +22,10 @@ RECORDED = ("min_generator_steps", "prompt_batch", "reconstruction_weight", "div
 def next_kit(
     kit: Kit, classifier: nn.Module, forget: Sequence[int], seed: int, prior_taken: float = 0.0
 ) -> Kit:
-    """Return a kit whose prompts and generator are of the retained classes alone.
+    """Return a kit whose contents are of the retained classes alone.
 
-    The generator is a fresh one, which learns to draw from the retained prompts what the old one
+    Of an archive the parts of forgotten classes are left out, and the others stay as they are. The
+    generator is a fresh one, which learns to draw from the retained prompts what the old one
     draws of them, a little blurrier, and sees nothing else: the old one has the forgotten classes
     in its weights. Names and counts of all classes stay in the description.
 
@@ -31,7 +33,7 @@ def next_kit(
     or the defaults of `ProxySettings`, whose optimizer it also takes.
 
     Args:
-        kit: With a generator, on the device to work on; unchanged afterwards.
+        kit: On the device to work on; unchanged afterwards.
         classifier: The unlearned one, on the same device.
         forget: Forgotten classes, by index; those of earlier requests are added.
         seed: Unlearning seed.
@@ -39,10 +41,26 @@ def next_kit(
     """
     forgotten = all_forgotten(kit, forget)
     taken = kit.info.prior_taken + prior_taken
-    info = dataclasses.replace(kit.info, forgotten=forgotten, prior_taken=taken)
+    info = dataclasses.replace(
+        kit.info,
+        forgotten=forgotten,
+        prior_taken=taken,
+        archive=kit.info.archive and kit.info.archive.without(forgotten),
+    )
+    archive = {k: part for k, part in kit.archive.items() if k not in forgotten}
+    if kit.prompts is None:
+        if not archive:
+            raise KitError("the kit holds neither prompts nor an archive for a next request")
+        return Kit(classifier, info, archive=archive)
+    prompts, generator = _next_proxies(kit, info, seed)
+    return Kit(classifier, info, generator, prompts, archive)
+
+
+def _next_proxies(kit: Kit, info: KitInfo, seed: int) -> tuple[Tensor, nn.Module]:
+    """Return the retained prompts, and a fresh generator that learned to draw from them."""
     prompts = kit.prompts_of(info.remaining).images
     targets = kit.decode(prompts)
-    assert kit.generator is not None  # as there are prompts
+    assert kit.generator is not None  # as the caller found
     assert kit.info.generator is not None
     recipe: dict[str, Any] = kit.info.settings.get("training", {})
     recipe = recipe | kit.info.settings.get("callback", {})  # which trained the prompts, if it did
@@ -68,8 +86,7 @@ def next_kit(
     with torch.enable_grad():
         for step in range(steps):
             trainer.train_step(step, classifier=None, exemplars=targets)
-    prompts = prompts.unflatten(0, (len(info.remaining), -1)).clone()
-    return Kit(classifier, info, generator, prompts)
+    return prompts.unflatten(0, (len(info.remaining), -1)).clone(), generator
 
 
 def all_forgotten(kit: Kit, forget: Sequence[int]) -> tuple[int, ...]:

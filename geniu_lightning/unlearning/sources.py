@@ -57,10 +57,10 @@ class Sources:
                 f"the method asked for {side}, but declares that it reads {self._access}"
             )
         split = "forget" if side is Access.FORGET else "retain"
-        return _LabelledBatches(self._open_split(split, batch_size, seed, limit), self._forget)
+        return LabelledBatches(self._open_split(split, batch_size, seed, limit), self._forget)
 
 
-class _LabelledBatches:
+class LabelledBatches:
     """Batches of a loader, each image assigned to the forget or the retain set."""
 
     def __init__(self, loader: Any, forget: tuple[int, ...]) -> None:
@@ -75,4 +75,5 @@ class _LabelledBatches:
             yield labelled_batch(batch.images, batch.labels, self.forget, batch.weight)
 
     def shard(self, rank: int, world: int) -> None:
+        """Take the share of one of `world` processes."""
         self.loader.shard(rank, world)

@@ -28,7 +28,7 @@ def test_the_oracle_is_trained_on_the_originals_images_but_the_forgotten_ones(
         return gate(self, which, indices, *rest)
 
     monkeypatch.setattr(ImageData, "read", noted)
-    short = ("model.width=4", "training.epochs=1", "generator=none", "trainer.threads=1")
+    short = ("model.width=4", "training.epochs=1", "kit=null", "trainer.threads=1")
     trained = command(
         *("train", *short, "data.pad=1", "imbalance.ratio=0.3", "seed=1"),
         *("evaluation=none", f"out={tmp_path / 'kit'}"),

@@ -17,7 +17,7 @@ from geniu_lightning.errors import UserError
 from tests.commands import TINY, Command
 
 QUICK = ("trainer.threads=1", "evaluation=none", "forget=[0]")
-BARE = (*TINY, "generator=none", "training.epochs=1", "evaluation=none")
+BARE = (*TINY, "kit=null", "training.epochs=1", "evaluation=none")
 SWEEP = ("-m", "kit=runs/first", "forget=[0,1]", "unlearner=geniu,none", "seed=range(3)")
 
 

@@ -17,7 +17,7 @@ from geniu_lightning.runs.step_clock import StepClock
 from geniu_lightning.seeds import generator
 from tests.commands import TINY, Command, same_tensors
 
-BARE = (*TINY, "generator=none", "training.epochs=1", "evaluation=none")
+BARE = (*TINY, "kit=null", "training.epochs=1", "evaluation=none")
 
 
 def test_a_run_leaves_kit_metrics_and_pictures_and_is_not_done_again(
