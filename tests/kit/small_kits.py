@@ -1,6 +1,7 @@
 """Small kits, and a way to write files that no honest training would."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from geniu_lightning.data.images import ImageSpec
+from geniu_lightning.kit.archive import encoded
+from geniu_lightning.kit.archive_info import ArchiveInfo, ArchiveSettings
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.info import KitInfo, NetworkSpec
 from geniu_lightning.kit.networks import tensor_digest
@@ -53,6 +56,21 @@ def make_kit(with_generator: bool = True) -> Kit:
                 module(torch.randn(4, 1, SIZE, SIZE))
         prompts = torch.randn(CLASSES, PER_CLASS, 1, SIZE, SIZE) if with_generator else None
     return Kit(network, info, generator, prompts)
+
+
+def with_archive(kit: Kit, **settings: Any) -> Kit:
+    """Return a kit with an archive of a few noisy images of each remaining class."""
+    spec, counts = kit.info.spec, (6, 4, 5)
+    form = (spec.channels, spec.size, spec.size)
+    random = torch.Generator().manual_seed(3)
+    info = ArchiveInfo(ArchiveSettings(**settings), counts).without(kit.info.forgotten)
+    archive = {
+        k: encoded(torch.rand(n, *form, generator=random), info.settings)
+        for k, n in enumerate(info.counts)
+        if n
+    }
+    described = replace(kit.info, archive=info)
+    return Kit(kit.classifier, described, kit.generator, kit.prompts, archive)
 
 
 def forge(

@@ -21,7 +21,7 @@ from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import forgotten, kit_metadata
 from geniu_lightning.kit.info import KitInfo
 from geniu_lightning.kit.networks import tensor_digest
-from tests.kit.small_kits import make_kit
+from tests.kit.small_kits import make_kit, with_archive
 
 ODD: tuple[Any, ...] = (
     *(None, True, 0, -1, 1, 3, 2**31, 10**12, 10**400, 0.0, 0.5, -1.5, 1e300),
@@ -141,6 +141,8 @@ def use(path: Path) -> str:
         kit = Kit.load(path)
         if kit.prompts is not None:
             assert kit.proxies().images.shape[1:] == (info.spec.channels, *[info.spec.size] * 2)
+        if kit.archive:
+            kit.archived([*kit.archive])
     except UserError as error:
         return refused(error)
     try:
@@ -160,7 +162,7 @@ def test_each_one_loads_or_is_refused(
 ) -> None:
     monkeypatch.setenv("GENIU_CACHE", str(tmp_path / "cache"))
     original, path = tmp_path / "kit.safetensors", tmp_path / "fuzzed.safetensors"
-    make_kit().save(original)
+    with_archive(make_kit(), format="jpeg").save(original)
     with safe_open(original, framework="pt") as file:
         description = json.loads(file.metadata()["geniu"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
