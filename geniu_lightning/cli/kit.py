@@ -6,9 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from geniu_lightning.data.classes import labelled
 from geniu_lightning.errors import UserError
+from geniu_lightning.kit.archive_info import ArchiveInfo
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import kit_path
 
@@ -43,6 +45,22 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _prompts(prompts: Tensor, sizes: dict[str, int]) -> str:
+    number, size = prompts.shape[0] * prompts.shape[1], sizes["prompts"] + sizes["generator"]
+    return (
+        f"{tuple(prompts.shape)}: {number:,} images, {size:,} bytes with the generator,"
+        f" {size / number:,.1f} an image; likenesses of training images"
+    )
+
+
+def _archive(archive: ArchiveInfo, size: int) -> str:
+    number = sum(archive.counts)
+    return (
+        f"{archive.settings.format}: {number:,} images, {size:,} bytes, {size / number:,.1f} an"
+        " image; as confidential as the images"
+    )
+
+
 def _describe(kit: Kit, path: Path) -> None:
     info = kit.info
     sizes = {
@@ -52,13 +70,16 @@ def _describe(kit: Kit, path: Path) -> None:
     }
     if kit.prompts is not None:
         sizes["prompts"] = kit.prompts.numel() * kit.prompts.element_size()
+    if kit.archive:
+        sizes["archive"] = sum(part.numel() for part in kit.archive.values())
     rows = {
         "file": f"{path}, {path.stat().st_size:,} bytes, checksum verified",
         "classifier": f"{info.classifier.target} {info.classifier.arguments}",
         "generator": f"{info.generator.target} {info.generator.arguments}"
         if info.generator
         else "none",
-        "prompts": "none" if kit.prompts is None else f"{tuple(kit.prompts.shape)}",
+        "prompts": "none" if kit.prompts is None else _prompts(kit.prompts, sizes),
+        "archive": "none" if info.archive is None else _archive(info.archive, sizes["archive"]),
         "bytes": ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
         "images": f"{info.spec.channels}x{info.spec.size}x{info.spec.size},"
         f" mean {info.spec.mean}, deviation {info.spec.std}",

@@ -171,4 +171,7 @@ def _hand_over(
     classes = (labelled([k], data.names) for k in range(len(data.names)))
     rows = zip(classes, kit.info.class_counts, measured, accuracies, strict=True)
     terminal.table(f"trained on {data.name}", columns, [*rows])
+    if kit.archive:
+        size = sum(part.numel() for part in kit.archive.values()) / sum(kit.info.class_counts)
+        terminal.say(f"archive: {size:.1f} bytes a training image, as confidential as the images")
     terminal.say(f"kit: {folder.path / KIT}")

@@ -46,6 +46,8 @@ def facts_of(
     measured = set(numbers(leaves(document["metrics"]), "value"))
     versions = versions_of(revision)
     draws, new_kit = kit.prompts is not None, weights.with_name(KIT).is_file()
+    counts = kit.info.archive.counts if kit.info.archive else ()
+    archived = sum(count for k, count in enumerate(counts) if k not in forget)
     settings = {k: v for k, v in run["unlearner"].items() if k != "name"}
     return {
         "headline": sentences.headline(verdict, forget),
@@ -70,11 +72,14 @@ def facts_of(
             "training_images": cost["training_images_read"],
             "declared": cost["access"],
             "prompts": cost["reads_prompts"],
+            "archived_images": cost["archived_images_read"],
             "files": [kit_file.name],
         },
         "cost": {name: cost[name] for name in ("seconds", "seconds_each", "steps")},
         "found": _found(document, bool(measured), before),
-        "not_checked": sentences.not_checked(document, measured, kit_file.name, draws, new_kit),
+        "not_checked": sentences.not_checked(
+            document, measured, kit_file.name, draws, archived, new_kit
+        ),
         "next": sentences.next_steps(verdict, new_kit),
         "files": [*_files(weights, kit_file, kit, verdict in STILL_INSIDE)],
         "version": VERSION,
@@ -149,7 +154,8 @@ def _files(weights: Path, kit_file: Path, kit: "Kit", still_inside: bool) -> Ite
     if new.is_file():
         yield entry(new, "the new kit, in the same folder", still_inside)
     drawing = "" if kit.prompts is None else " and what draws its classes"
-    yield entry(kit_file, f"the old kit: the model before{drawing}")
+    images = " and images of its classes" if kit.info.archive else ""
+    yield entry(kit_file, f"the old kit: the model before{drawing}{images}")
     run = kit_file.parent
     if (run / "run.json").is_file():  # a run wrote the kit
         for path in sorted(run.glob("checkpoints/*.ckpt")):

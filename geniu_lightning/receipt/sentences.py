@@ -127,7 +127,7 @@ def meaning(verdict: str | None, measured: bool, metrics: Any) -> str:
 
 
 def not_checked(
-    document: Json, measured: set[str], kit: str, draws: bool, new_kit: bool
+    document: Json, measured: set[str], kit: str, draws: bool, archived: int, new_kit: bool
 ) -> list[str]:
     """Return a sentence for each thing that nobody looked at.
 
@@ -136,6 +136,7 @@ def not_checked(
         measured: Names of the values that are there.
         kit: Name of the old kit's file.
         draws: Whether that kit holds what draws pictures of its classes.
+        archived: Number of images of kept classes in its archive.
         new_kit: Whether there is a kit for the next request.
     """
     run, relearning = document["run"], document["metrics"].get("relearning", {})
@@ -153,6 +154,7 @@ def not_checked(
         fewest=FEWEST_ORACLES,
         kit=kit,
         draws=draws,
+        archived=archived,
         new_kit=new_kit,
         compared=compared,
         classes=len(run["forget"]),

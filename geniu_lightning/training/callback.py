@@ -72,7 +72,8 @@ class KitCallback(Callback):
     In the epochs that choose exemplars, each batch passes through the classifier once more, in
     evaluation mode and without gradients; `exemplar_strategy="random"` needs no such pass.
     Exemplars are images as the loader gives them, augmented where it augments. The user's
-    checkpoints hold a few of each class, so that training can be resumed; the kit does not.
+    checkpoints hold a few of each class, so that training can be resumed; the kit does not, and has
+    no archive.
 
     Args:
         path: File of the kit, such as `runs/mine/kit.safetensors`.

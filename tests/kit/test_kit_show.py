@@ -12,7 +12,7 @@ from geniu_lightning.cli.kit import main
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.info import NetworkSpec
 from geniu_lightning.report import pictures
-from tests.kit.small_kits import CLASSES, PER_CLASS
+from tests.kit.small_kits import CLASSES, PER_CLASS, with_archive
 
 
 @pytest.fixture(autouse=True)
@@ -46,11 +46,28 @@ def test_show_tells_what_is_inside(
         assert expected in out
     assert re.search(r"forgotten\s*│\s*none", out)
     assert re.search(r"training seed\s*│\s*7\b", out)
+    assert re.search(r"6 images, [\d,]+ bytes with the generator, [\d,.]+ an image", out)
     unlearned.save(saved)
     assert main(["show", str(saved)]) == 0
     out = capsys.readouterr().out
-    for row, value in (("forgotten", r"1 \(dog\)"), ("generator", "none"), ("prompts", "none")):
+    for row, value in (
+        *(("forgotten", r"1 \(dog\)"), ("generator", "none")),
+        *(("prompts", "none"), ("archive", "none")),
+    ):
         assert re.search(rf"{row}\s*│\s*{value}", out)
+
+
+def test_show_says_what_an_archive_discloses(
+    kit: Kit, saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archived = with_archive(kit, format="dct")
+    archived.save(saved)
+    assert main(["show", str(saved)]) == 0
+    size = sum(len(part) for part in archived.archive.values())
+    said = (
+        f"dct: 15 images, {size:,} bytes, {size / 15:.1f} an image; as confidential as the images"
+    )
+    assert said in capsys.readouterr().out
 
 
 def test_show_draws_the_proxies_a_row_a_class(

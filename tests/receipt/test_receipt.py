@@ -69,6 +69,7 @@ def document(verdict: str | None = "forgotten", **changes: Any) -> dict[str, Any
             "training_images_read": 12345,
             "access": "retain data",
             "reads_prompts": True,
+            "archived_images_read": 0,
             "seconds": 1.5,
             "seconds_each": [1.0, 1.5, 2.0],
             "steps": 7,
@@ -90,7 +91,7 @@ class Request:
         self.kit_file.write_bytes(b"old kit")
         self.weights.write_bytes(b"weights")
         names = ("0", "1", "2", "cat", "4", "5")
-        info = SimpleNamespace(class_names=names, forgotten=(), settings={})
+        info = SimpleNamespace(class_names=names, forgotten=(), settings={}, archive=None)
         self.kit: Any = SimpleNamespace(info=info, prompts=object())
 
     def facts(self, verdict: str | None = "forgotten", **changes: Any) -> Json:
@@ -194,7 +195,14 @@ def test_what_nobody_looked_at_is_named(request_: Request) -> None:
     assert "the rule needs" not in request_.unchecked(oracles=[1000, 1001, 1002])
     request_.kit.prompts = None
     assert "still holds the model before." in request_.unchecked()
+    request_.kit.info.archive = SimpleNamespace(counts=(9, 900, 900, 9, 900, 9))
+    assert "holds the model before, and holds images of the class." in request_.unchecked()
+    assert "The archive in old.safetensors shows 2,709 training images" in request_.unchecked()
     request_.add_new_kit()
+    assert "the new kit shows 2,709 training images of kept classes" in request_.unchecked()
+    assert "it has no part of the class" in request_.unchecked()
+    assert "draws" not in request_.unchecked()
+    request_.kit.info.archive = None
     without = {name: tree for name, tree in measured().items() if name != "copying"}
     assert "Nobody looked at what the new kit draws" in request_.unchecked(metrics=without)
     compared = request_.unchecked(metrics=copying)

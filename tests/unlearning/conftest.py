@@ -8,12 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geniu_lightning.kit.archive import encoded
-from geniu_lightning.kit.archive_info import ArchiveInfo, ArchiveSettings
+from geniu_lightning.kit.archive_info import ArchiveInfo
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.info import KitInfo, NetworkSpec
 from geniu_lightning.kit.networks import state_digest
-from tests.unlearning.helpers import CLASSES, PER_CLASS, SIZE, SPEC, Lab, initial, pictures
+from tests.unlearning.helpers import (
+    CLASSES,
+    LOSSLESS,
+    PER_CLASS,
+    SIZE,
+    SPEC,
+    Lab,
+    archived,
+    initial,
+    pictures,
+)
 
 SEED = 7  # of the training that never was
 RECIPE = {
@@ -56,7 +65,7 @@ def fitted_kit() -> Kit:
                 class_names=tuple("abcde"),
                 spec=SPEC,
                 class_counts=(9,) * CLASSES,
-                archive=ArchiveInfo(ArchiveSettings(format="lossless"), (9,) * CLASSES),
+                archive=ArchiveInfo(LOSSLESS, (9,) * CLASSES),
                 data_fingerprint="none",
                 seed=SEED,
                 settings={
@@ -67,17 +76,11 @@ def fitted_kit() -> Kit:
             ),
             specs[1].build(),
             torch.randn(CLASSES, PER_CLASS, 1, SIZE, SIZE),
-            {k: archived(k) for k in range(CLASSES)},
+            {k: archived(pictures(torch.full((9,), k), 30 + k)) for k in range(CLASSES)},
         )
         _fit(kit)
     torch.set_num_threads(threads)
     return kit
-
-
-def archived(k: int) -> Tensor:
-    """Return the part of a class in the archive."""
-    images = pictures(torch.full((9,), k), seed=30 + k)
-    return encoded(images, ArchiveSettings(format="lossless"))
 
 
 def _fit(kit: Kit) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.data.loader import IndexLoader
+from geniu_lightning.kit.archive import encoded
+from geniu_lightning.kit.archive_info import ArchiveSettings
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.seeds import stream
@@ -22,6 +24,7 @@ GONE, KEPT = (1, 3), (0, 2, 4)
 
 CLASSES, PER_CLASS, SIZE = 5, 2, 16
 SPEC = ImageSpec.of(SIZE, 1, 0.2, 0.4)
+LOSSLESS = ArchiveSettings(format="lossless")
 
 
 def pictures(labels: Tensor, seed: int) -> Tensor:
@@ -30,6 +33,11 @@ def pictures(labels: Tensor, seed: int) -> Tensor:
     rows = torch.arange(SIZE).view(1, 1, SIZE, 1)
     band = (rows - 3 * labels.view(-1, 1, 1, 1)).abs() <= 2
     return 0.7 * band + 0.3 * noise
+
+
+def archived(images: Tensor) -> Tensor:
+    """Return the part of a class in an archive."""
+    return encoded(images, LOSSLESS)
 
 
 def initial(seed: int) -> nn.Module:

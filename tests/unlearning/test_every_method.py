@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.errors import AccessError
+from geniu_lightning.kit.archive_info import ArchiveInfo
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.info import NetworkSpec
 from geniu_lightning.kit.networks import state_digest
@@ -29,7 +30,7 @@ from geniu_lightning.unlearning.ispf import Ispf
 from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
 from geniu_lightning.unlearning.sources import Access
 from tests.unlearning.every_method import CONFIGS, built, digest
-from tests.unlearning.helpers import GONE, Lab, trainer_of
+from tests.unlearning.helpers import GONE, LOSSLESS, Lab, archived, trainer_of
 
 STEPS, RATE = 9, 5e-4
 EVERYTHING = Access.FORGET | Access.RETAIN
@@ -48,7 +49,15 @@ DRAWS_NOTHING = {
 # each of these has a test of its own of what it does instead
 FORGETS_LITTLE = {"emmn", "none", "scrub", "synthetic_embeddings", "unrolling_sgd", "jit"}
 DAMAGES = {
-    *("coreset", "gkt", "ispf", "regrow", "retrain", "random_init"),  # fresh, and few steps
+    *(
+        "coreset",
+        "gkt",
+        "ispf",
+        "regrow",
+        "rebuild",
+        "retrain",
+        "random_init",
+    ),  # fresh, and few steps
     *("gradient_ascent", "jit", "emmn", "ssd"),  # no term preserves the retained classes
 }
 
@@ -223,7 +232,7 @@ def repeats(path: Path, lab: Lab, result: nn.Module) -> None:
 
 
 def saves_and_loads(result: nn.Module, kit: Kit, folder: Path) -> None:
-    info = dataclasses.replace(kit.info, generator=None, forgotten=GONE)
+    info = kit.info.of_weights(forgotten=GONE)
     Kit(result, info).save(folder / "unlearned.safetensors")
     loaded = Kit.load(folder / "unlearned.safetensors")
     assert (loaded.generator, loaded.prompts, loaded.info.forgotten) == (None, None, GONE)
@@ -246,11 +255,14 @@ def colour_kit(fitted_kit: Kit) -> Kit:
         class_names=tuple("abcdefg"),
         class_counts=(4,) * 7,
         spec=ImageSpec.of(28, 3, (0.1, 0.5, 0.7), (0.2, 0.3, 0.9)),
+        archive=ArchiveInfo(LOSSLESS, (4,) * 7),
     )
     with torch.random.fork_rng():
         torch.manual_seed(1)
         prompts = torch.randn(7, 2, 3, 28, 28)
-        kit = Kit(classifier.build_classifier().eval(), info, maker.build().eval(), prompts)
+        archive = {k: archived(torch.rand(4, 3, 28, 28)) for k in range(7)}
+        networks = classifier.build_classifier().eval(), maker.build().eval()
+        kit = Kit(networks[0], info, networks[1], prompts, archive)
     first = state_digest(fresh_classifier(kit, info.seed))
     kit.info = dataclasses.replace(info, settings=info.settings | {"initial_sha256": first})
     return kit

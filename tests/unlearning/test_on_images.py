@@ -20,7 +20,15 @@ from tests.unlearning.helpers import trainer_of
 ROOT = Path(__file__).parents[2]
 COMMON = ("training.epochs=10", "training.min_generator_steps=8", "training.proxies_per_class=2")
 COUNTS = "imbalance.counts=[90,30,30,30,30,30,30,30,30,30]"
-SMALL = ("imbalance=custom", COUNTS, *COMMON, "trainer.threads=1", "evaluation=none", "seed=1")
+SMALL = (
+    "imbalance=custom",
+    COUNTS,
+    *COMMON,
+    "kit=[prompts,archive]",
+    "trainer.threads=1",
+    "evaluation=none",
+    "seed=1",
+)
 DATA = {
     "digits": ("data=digits", "model.width=8"),
     "mnist": ("data=mnist", "model.width=4"),
