@@ -20,8 +20,8 @@ class ArchiveSettings:
         quality: Of `avif`, `webp` and `jpeg`.
         step: Of `dct`: what coefficients are rounded to multiples of, pixels in [0, 1].
         bytes_per_image: In place of `quality` and `step`: each class gets the best that takes at
-            most so many bytes an image. Classes then differ in their blur, which a network trained on
-            them takes for a mark of the class.
+            most so many bytes an image. Classes then differ in their blur, which a network trained
+            on them takes for a mark of the class.
         images_per_class: Images drawn of each class, at most; `None` takes all.
     """
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,7 +22,7 @@ from geniu_lightning.evaluation.evaluator import Evaluation, Evaluator
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.runs.oracles import RECIPE
 from geniu_lightning.unlearning.retrain import Retrain
-from tests.commands import Command, same_tensors
+from tests.commands import TINY, Command, same_tensors
 
 QUICK = ("trainer.threads=1", "oracles.count=3")
 
@@ -68,6 +69,28 @@ def test_oracles_are_retrained_models_of_seeds_of_their_own(
     )
     assert outcome.status == 0
     assert metrics_of(folder / "1002")["cost"]["seconds"] > 0
+
+
+def test_to_a_kit_with_an_archive_belong_oracles_with_archives(
+    command: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "kit"
+    words = (*TINY, "training.epochs=1", "kit=archive", "archive.format=dct", "evaluation=none")
+    assert command("train", *words, f"out={folder}").status == 0
+    request = (f"kit={folder}", "forget=[0]", f"oracles.folder={tmp_path / 'bank'}", *QUICK)
+    assert command("unlearn", *request, "oracles.add=1").status == 0
+    (oracle,) = map(Kit.load, (tmp_path / "bank").glob("*/1000/kit.safetensors"))
+    original = Kit.load(folder / "kit.safetensors")
+    assert oracle.archive.keys() == {*range(1, 10)}
+    assert all(torch.equal(oracle.archive[k], original.archive[k]) for k in oracle.archive)
+    rebuild = ("unlearner=rebuild", "evaluation=accuracy", "evaluation.bank=use")
+    ended = command(
+        "unlearn", *request, *rebuild, "evaluation.nulls=true", f"out={tmp_path / 'rebuilt'}"
+    )
+    assert ended.status == 0, ended.err
+    document = metrics_of(tmp_path / "rebuilt")
+    assert (document["oracles"], document["nulls"]) == ([1000], 1)
+    assert document["cost"]["archived_images_read"] == sum(original.info.class_counts[1:])
 
 
 def test_an_oracle_reads_no_image_of_the_class_and_is_what_retraining_makes(

@@ -11,6 +11,7 @@ import torch
 from PIL.Image import new
 
 from geniu_lightning.cli import fit_kit
+from geniu_lightning.cli.data import recorded_data
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.runs.step_clock import StepClock
@@ -87,6 +88,11 @@ def test_settings_that_cannot_work_are_refused_in_a_sentence(
         (["training.epocs=3"], "training.epocs is no setting; did you mean training.epochs?"),
         (["data=hub"], "data.source.hub_id has to be set"),
         (["data=mnist", "data.root=nowhere"], "neither at nowhere/mnist"),
+        (["kit=archives"], "kit must be 'prompts' or 'archive' or a list or null"),
+        (["generator=none"], "was removed: kit=null trains the classifier alone"),
+        (["kit=archive", "archive.bytes_per_image=3"], "archive.bytes_per_image must be at least"),
+        (["kit=archive", "archive.format=gif"], "archive.format must be 'avif'"),
+        (["kit=null", "experiment=post_hoc", weights], "nothing to add to them with kit=null"),
         (["evaluation=fast"], "train.py takes evaluation=accuracy"),
         (["weights=nowhere.pt", "experiment=post_hoc"], "there are no weights at nowhere.pt"),
         ([weights], "so the kit is made after them: experiment=post_hoc"),
@@ -118,6 +124,27 @@ def test_a_kit_is_made_for_finished_weights(
     assert cost["generator_overhead"] == {"absent": "the classifier was trained elsewhere"}
     (tmp_path / "mine.pt").rename(tmp_path / "moved.pt")
     assert "already done" in command("train", *words, f"weights={tmp_path / 'moved.pt'}").out
+
+
+def test_an_archive_holds_each_image_that_was_trained_on(command: Command, tmp_path: Path) -> None:
+    words = (*BARE, "kit=archive", "archive.format=lossless", "data.validation=0.2", "data.pad=2")
+    assert command("train", *words, f"out={tmp_path / 'both'}").status == 0
+    kit = Kit.load(tmp_path / "both" / "kit.safetensors")
+    assert kit.info.contents == ("archive",)
+    images, labels = kit.archived(range(10))
+    assert labels.bincount().tolist() == [*kit.info.class_counts]
+    data = recorded_data(kit.info)
+    expected = [
+        data.read("train", data.indices("train")[data.labels("train") == k]) for k in (0, 7)
+    ]
+    assert torch.equal(images[labels == 0], expected[0])
+    assert torch.equal(images[labels == 7], expected[1])
+    finished = (f"weights={tmp_path / 'both' / 'kit.safetensors'}", f"out={tmp_path / 'after'}")
+    assert command("train", *words, "archive.images_per_class=9", *finished).status == 0
+    after = Kit.load(tmp_path / "after" / "kit.safetensors")
+    assert state_digest(after.classifier) == state_digest(kit.classifier)
+    assert after.info.archive is not None
+    assert after.info.archive.counts == (9,) * 10
 
 
 @pytest.mark.parametrize("converted", [False, True])
