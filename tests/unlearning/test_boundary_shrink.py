@@ -1,6 +1,5 @@
 """Boundary shrink: the attack in the range of pixels, and the labels that it gives."""
 
-import dataclasses
 from functools import partial
 from typing import Any
 
@@ -36,7 +35,7 @@ class Flat(nn.Module):
 
 
 def colour(kit: Kit, gain: float = 0.3) -> Kit:
-    return Kit(Flat(gain), dataclasses.replace(kit.info, spec=COLOUR, generator=None))
+    return Kit(Flat(gain), kit.info.of_weights(spec=COLOUR))
 
 
 def shrink(lab: Lab, **settings: Any) -> BoundaryShrink:

@@ -34,7 +34,7 @@ def regrow(**settings: Any) -> Regrow:
 
 
 def counted(kit: Kit, **more: Any) -> Kit:
-    kit.info = dataclasses.replace(kit.info, class_counts=COUNTS, **more)
+    kit.info = dataclasses.replace(kit.info, class_counts=COUNTS, archive=None, **more)
     return kit
 
 
