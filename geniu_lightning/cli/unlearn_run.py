@@ -161,6 +161,8 @@ def _evaluate(
     # last: then it counts as evaluated
     trackers.show(loggers, results.write(folder.path, request, result, document))
     images = f"{cost['training_images_read']:,} training images read"
+    if archived := cost["archived_images_read"]:
+        images += f", and {archived:,} of the kit's archive"
     say(f"{cost['seconds']:.2f} s, {cost['steps']} steps, {images}")
     say(f"weights: {folder.path / WEIGHTS}")
     if page is not None:

@@ -117,7 +117,7 @@ class Kit:
         """Return what `proxies` decodes: noise on the normalised scale."""
         if self.prompts is None:
             raise KitError(
-                "this file holds no generator and no prompts: train with generator=vae to make one"
+                "this file holds no generator and no prompts: train with kit=prompts to make one"
             )
         available = self.prompts.shape[1]
         count = available if per_class is None else per_class
@@ -175,7 +175,7 @@ class Kit:
     def decode(self, prompts: Tensor) -> Tensor:
         """Return images in [0, 1] of prompts `(N, C, H, W)`: each latent code's mean, decoded."""
         if self.generator is None:
-            raise KitError("this file holds no generator: train with generator=vae to make one")
+            raise KitError("this file holds no generator: train with kit=prompts to make one")
         images: Tensor = self.generator(prompts, sample=False).images
         return images.float()
 

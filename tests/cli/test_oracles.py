@@ -90,7 +90,12 @@ def test_to_a_kit_with_an_archive_belong_oracles_with_archives(
     assert ended.status == 0, ended.err
     document = metrics_of(tmp_path / "rebuilt")
     assert (document["oracles"], document["nulls"]) == ([1000], 1)
-    assert document["cost"]["archived_images_read"] == sum(original.info.class_counts[1:])
+    images = sum(original.info.class_counts[1:])
+    assert document["cost"]["archived_images_read"] == images
+    assert f"0 training images read, and {images} of the kit's archive" in ended.out
+    page = (tmp_path / "rebuilt" / "receipt.md").read_text()
+    assert "No training image but those in the kit" in page
+    assert f"of its archive {images} training images, all of kept classes" in page
 
 
 def test_an_oracle_reads_no_image_of_the_class_and_is_what_retraining_makes(

@@ -12,6 +12,7 @@ from PIL.Image import new
 
 from geniu_lightning.cli import fit_kit
 from geniu_lightning.cli.data import recorded_data
+from geniu_lightning.errors import KitError
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.runs.step_clock import StepClock
@@ -139,6 +140,14 @@ def test_an_archive_holds_each_image_that_was_trained_on(command: Command, tmp_p
     ]
     assert torch.equal(images[labels == 0], expected[0])
     assert torch.equal(images[labels == 7], expected[1])
+    data.set_forget([0])  # batches of its images are drawn and shifted alike
+    both = zip(
+        kit.archive_loader([0], 64, 3), data.loader("forget", batch_size=64, seed=3), strict=True
+    )
+    assert all(torch.equal(one.images, other.images) for one, other in both)
+    kit.info.settings["data"]["pad"] = 29
+    with pytest.raises(KitError, match="at most their side, not 29"):
+        kit.archive_loader([0], 64, 3)
     finished = (f"weights={tmp_path / 'both' / 'kit.safetensors'}", f"out={tmp_path / 'after'}")
     assert command("train", *words, "archive.images_per_class=9", *finished).status == 0
     after = Kit.load(tmp_path / "after" / "kit.safetensors")
