@@ -14,39 +14,54 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
 from geniu_lightning.cli.device import trainer_settings
+from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.data.module import ImageData
 from geniu_lightning.errors import KitError, SettingError
 from geniu_lightning.fitting.trainer import fit, make_trainer
 from geniu_lightning.kit.archive import drawn, encoded, refuse_format, refuse_too_many
+from geniu_lightning.kit.distribution import Distribution
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.kit.info import KitInfo, NetworkSpec
+from geniu_lightning.kit.info import DistributionInfo, KitInfo, NetworkSpec
 from geniu_lightning.runs.step_clock import StepClock
 from geniu_lightning.seeds import stream
+from geniu_lightning.training.codes import CodeNetworks, CodeSettings
 from geniu_lightning.training.exemplars import IndexedExemplars
+from geniu_lightning.training.mixtures import mixture_of
 from geniu_lightning.training.module import GeniuModule
 from geniu_lightning.training.settings import TrainingSettings
+
+ENCODED_AT_ONCE = 500  # images
 
 log = logging.getLogger(__name__)
 
 
 class Networks(NamedTuple):
-    """A classifier and, unless it is trained alone, a generator."""
+    """A classifier and what is trained beside it."""
 
     classifier: nn.Module
-    generator: nn.Module | None
+    generator: nn.Module | None = None
+    codes: CodeNetworks | None = None
 
 
 def fresh_networks(
-    classifier: NetworkSpec, generator: NetworkSpec | None, seed: int, allow_custom: bool = True
+    classifier: NetworkSpec,
+    generator: NetworkSpec | None,
+    codes: tuple[ImageSpec, CodeSettings] | None,
+    seed: int,
+    allow_custom: bool = True,
 ) -> Networks:
     """Return the networks with which training begins at a seed."""
     with torch.random.fork_rng():
         torch.manual_seed(stream("init", seed))
-        new = _named("model", lambda: classifier.build_classifier(allow_custom))
-        if generator is None:
-            return Networks(new, None)
-        torch.manual_seed(stream("init_generator", seed))
-        return Networks(new, _named("generator", lambda: generator.build(allow_custom)))
+        networks = Networks(_named("model", lambda: classifier.build_classifier(allow_custom)))
+        if generator is not None:
+            torch.manual_seed(stream("init_generator", seed))
+            new = _named("generator", lambda: generator.build(allow_custom))
+            networks = networks._replace(generator=new)
+        if codes is not None:
+            torch.manual_seed(stream("init_codes", seed))
+            networks = networks._replace(codes=CodeNetworks(*codes))
+        return networks
 
 
 def _named(group: str, build: Callable[[], nn.Module]) -> nn.Module:
@@ -85,6 +100,7 @@ def module_of(
         classifier=networks.classifier,
         generator=networks.generator,
         exemplars=exemplars,
+        codes=networks.codes,
         spec=data.spec,
         settings=settings,
         steps_per_epoch=-(-len(images) // settings.batch_size),
@@ -142,12 +158,33 @@ def archive_of(data: ImageData, info: KitInfo) -> dict[int, Tensor]:
     return parts
 
 
-def kit_of(module: GeniuModule, info: KitInfo, archive: Mapping[int, Tensor]) -> Kit:
-    """Return the kit of a fitted module, with an archive."""
+def kit_of(
+    module: GeniuModule, info: KitInfo, data: ImageData, archive: Mapping[int, Tensor]
+) -> Kit:
+    """Return the kit of a fitted module, with an archive and with distributions of the images."""
     prompts = None
     if module.exemplars is not None:
         prompts = module.prompts.detach().unflatten(0, (-1, module.exemplars.per_class))
-    return Kit(module.classifier, info, module.proxy_generator, prompts, archive)
+    distribution = None
+    if module.code_networks is not None and info.distribution is not None:
+        distribution = _distribution_of(module, module.code_networks, data, info.distribution)
+    networks = (module.classifier, info, module.proxy_generator)
+    return Kit(*networks, prompts, archive, distribution)
+
+
+def _distribution_of(
+    module: GeniuModule, networks: CodeNetworks, data: ImageData, info: DistributionInfo
+) -> Distribution:
+    """Return the distributions of the images of `data.training_split`, a mixture a class."""
+    log.info("fitting a mixture to the codes of each of %d classes", len(info.classes))
+    split, mixtures = data.training_split, {}
+    device = next(networks.parameters()).device
+    for k in info.classes:
+        own = data.indices(split)[data.labels(split) == k]
+        batches = (data.read(split, some).to(device) for some in own.split(ENCODED_AT_ONCE))
+        seed = stream("mixture", module.seed, k)
+        mixtures[k] = mixture_of(networks.codes_of(batches), networks.settings.parts, seed)
+    return Distribution(networks.decoder, mixtures)
 
 
 def _checkpoints(every: int | None, folder: Path) -> ModelCheckpoint:

@@ -11,6 +11,7 @@ from torch import Tensor
 from geniu_lightning.data.classes import labelled
 from geniu_lightning.errors import UserError
 from geniu_lightning.kit.archive_info import ArchiveInfo
+from geniu_lightning.kit.distribution import Distribution
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import kit_path
 
@@ -61,6 +62,15 @@ def _archive(archive: ArchiveInfo, size: int) -> str:
     )
 
 
+def _distribution(distribution: Distribution, sizes: dict[str, int]) -> str:
+    parts = [len(mixture.weights) for mixture in distribution.mixtures.values()]
+    each = sizes["distribution"] / len(parts)
+    return (
+        f"{len(parts)} classes of {min(parts)} to {max(parts)} Gaussians, {each:,.0f} bytes a class"
+        f" and {sizes['decoder']:,} of the decoder; no image, but means and spreads of images"
+    )
+
+
 def _describe(kit: Kit, path: Path) -> None:
     info = kit.info
     sizes = {
@@ -72,6 +82,10 @@ def _describe(kit: Kit, path: Path) -> None:
         sizes["prompts"] = kit.prompts.numel() * kit.prompts.element_size()
     if kit.archive:
         sizes["archive"] = sum(part.numel() for part in kit.archive.values())
+    held = kit.distribution
+    if held is not None:
+        sizes["distribution"] = sum(mixture.bytes for mixture in held.mixtures.values())
+        sizes["decoder"] = sum(value.nbytes for value in held.decoder.state_dict().values())
     rows = {
         "file": f"{path}, {path.stat().st_size:,} bytes, checksum verified",
         "classifier": f"{info.classifier.target} {info.classifier.arguments}",
@@ -79,6 +93,7 @@ def _describe(kit: Kit, path: Path) -> None:
         if info.generator
         else "none",
         "prompts": "none" if kit.prompts is None else _prompts(kit.prompts, sizes),
+        "distribution": "none" if held is None else _distribution(held, sizes),
         "archive": "none" if info.archive is None else _archive(info.archive, sizes["archive"]),
         "bytes": ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
         "images": f"{info.spec.channels}x{info.spec.size}x{info.spec.size},"

@@ -19,6 +19,7 @@ from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.runs.folder import RunFolder
 from geniu_lightning.runs.revision import revision
 from geniu_lightning.tracking import loggers as trackers
+from geniu_lightning.training.codes import recorded_codes
 from geniu_lightning.training.module import GeniuModule
 from geniu_lightning.training.settings import recorded_settings
 
@@ -49,7 +50,10 @@ def train_oracle(
     )
     data.set_forget(forget)
     data.training_split = "retain"
-    networks = fresh_networks(original.classifier, original.generator, seed, custom)
+    codes = None
+    if original.distribution is not None:
+        codes = data.spec, recorded_codes(original.settings.get("distribution") or {})
+    networks = fresh_networks(original.classifier, original.generator, codes, seed, custom)
     info = _info(original, forget, seed, state_digest(networks.classifier))
     if networks.generator and len(info.remaining) * settings.proxies_per_class < 2:
         raise UserError("an oracle would have fewer than two prompts, too few for its generator")
@@ -61,7 +65,7 @@ def train_oracle(
         clock = fit_kit(f"oracle {seed}", module, data, trainer, folder.path, loggers)
     if not folder.rank_zero:
         return
-    kit = kit_of(module, info, archive_of(data, info)).to(device_of(config.trainer))
+    kit = kit_of(module, info, data, archive_of(data, info)).to(device_of(config.trainer))
     kit.save(folder.path / KIT)
     _write_metrics(folder, module, clock.classifier_seconds(_steps(module)), clock.cost())
     store_outputs(folder.path.parent, kit.classifier, data)
@@ -80,6 +84,7 @@ def _info(original: KitInfo, forget: tuple[int, ...], seed: int, initial: str) -
         prior_taken=0.0,
         revision=revision(),
         archive=original.archive and original.archive.without(forget),
+        distribution=original.distribution and original.distribution.without(forget),
     )
 
 

@@ -18,7 +18,7 @@ from geniu_lightning.settings.checked import NonNegativeInt, PositiveInt, expect
 from geniu_lightning.settings.configs import CONF
 
 Object = dict[str, Any]  # its own constructor checks it
-Content = Literal["prompts", "archive"]  # of a kit
+Content = Literal["prompts", "distribution", "archive"]  # of a kit
 Classes = Any  # names and indices; the kit says which there are
 RENAMED = {  # keys and files of groups
     "training.supervision": "training.exemplar_strategy",
@@ -120,6 +120,7 @@ class _Train(_Command):
     imbalance: Object
     model: Object
     generator: Object
+    distribution: Object
     archive: Object
     training: Object
     weights: str | None

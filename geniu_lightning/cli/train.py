@@ -53,7 +53,8 @@ def train(config: DictConfig) -> float | None:
 def _settle_contents(config: DictConfig) -> None:
     """Leave of the groups that describe contents of a kit those that it is to hold."""
     contents = [config.kit] if isinstance(config.kit, str) else config.kit or []
-    for content, group in (("prompts", "generator"), ("archive", "archive")):
+    groups = {"prompts": "generator", "distribution": "distribution", "archive": "archive"}
+    for content, group in groups.items():
         if content not in contents:
             config[group] = None
 

@@ -23,7 +23,7 @@ from geniu_lightning.files import write_json
 from geniu_lightning.kit.archive_info import ArchiveSettings
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import KIT
-from geniu_lightning.kit.info import KitInfo, NetworkSpec
+from geniu_lightning.kit.info import DistributionInfo, KitInfo, NetworkSpec
 from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.kit.weights import classifier_from
 from geniu_lightning.report import pictures
@@ -60,7 +60,7 @@ def train_in(folder: RunFolder, config: DictConfig) -> None:
                 "training", module, data, config.trainer, folder.path, loggers, validates=validates
             )
         if folder.rank_zero:
-            kit = kit_of(module, info, archive).to(device_of(config.trainer))
+            kit = kit_of(module, info, data, archive).to(device_of(config.trainer))
             cost = {"training_images": len(data.indices("train")), **clock.cost()}
             _hand_over(config, folder, data, kit, cost, loggers)
     if folder.rank_zero:  # now that all is written, wandb's file too
@@ -85,7 +85,10 @@ def _module(
     if config.generator is not None:
         form = {"channels": channels, "image_size": data.spec.size}
         generator_spec = network_spec(config.generator, "generator", **form)
-    networks = fresh_networks(spec, generator_spec, config.seed)
+    codes = None
+    if config.distribution is not None:
+        codes = data.spec, built(config.distribution, "distribution")
+    networks = fresh_networks(spec, generator_spec, codes, config.seed)
     begun = {"initial_sha256": state_digest(networks.classifier)}
     settings: TrainingSettings = built(config.training, "training")
     if config.weights is not None:
@@ -100,7 +103,8 @@ def _module(
         module = module_of(networks, data, settings, config.seed, finished=finished)
     except SettingError as error:
         raise error.below("training") from error
-    return module, _info(config, data, spec, generator_spec, begun)
+    distribution = None if networks.codes is None else networks.codes.described(range(classes))
+    return module, _info(config, data, spec, generator_spec, begun, distribution)
 
 
 def _info(
@@ -109,11 +113,13 @@ def _info(
     classifier: NetworkSpec,
     generator: NetworkSpec | None,
     begun: dict[str, str],
+    distribution: DistributionInfo | None,
 ) -> KitInfo:
     """Return the kit's description; made before training, so that it is refused in time."""
     counts = tuple(data.class_counts)
     archive: ArchiveSettings | None = config.archive and built(config.archive, "archive")
     images = {k: v for k, v in plain(config.data).items() if k != "root"}  # which is this machine's
+    groups = ("imbalance", "model", "training", *(["distribution"] if distribution else []))
     return KitInfo(
         classifier=classifier,
         generator=generator,
@@ -124,13 +130,14 @@ def _info(
         seed=config.seed,
         settings={
             "data": images,
-            **{k: plain(config[k]) for k in ("imbalance", "model", "training")},
+            **{k: plain(config[k]) for k in groups},
             "precision": str(config.trainer.precision),
             **begun,
         },
         revision=revision(),
         class_fingerprints=data.class_fingerprints,
         archive=archive.of_counts(counts) if archive else None,
+        distribution=distribution,
     )
 
 

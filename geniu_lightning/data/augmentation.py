@@ -1,5 +1,7 @@
 """Random shifts and mirrored images, drawn from a stream."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,7 +33,7 @@ def augment(images: Tensor, pad: int, flip: bool, generator: torch.Generator) ->
 
 
 def training_batches(
-    images: Tensor,
+    images: Callable[[Tensor, int], Tensor],
     labels: Tensor,
     spec: ImageSpec,
     augmentation: tuple[int, bool],
@@ -41,7 +43,8 @@ def training_batches(
     """Return shuffled, augmented and normalised batches, as `ImageData` makes them in training.
 
     Args:
-        images: In [0, 1], float32, `(N, C, H, W)`, on the device to work on.
+        images: Function from (indices, seed of what is drawn) to images in [0, 1], float32,
+            `(N, C, H, W)`, on the device to work on.
         labels: int64, `(N,)`, on the CPU.
         spec: Form and normalisation.
         augmentation: `pad` and `flip` of `augment`.
@@ -50,9 +53,10 @@ def training_batches(
     """
 
     def read(indices: Tensor, draw: int | None) -> tuple[Tensor, Tensor]:
-        picked = images[indices.to(images.device)]
-        if draw is not None and any(augmentation):
+        assert draw is not None  # as there is a seed
+        picked = images(indices, draw)
+        if any(augmentation):
             picked = augment(picked, *augmentation, torch.Generator().manual_seed(draw))
-        return spec.normalise(picked), labels[indices].to(images.device)
+        return spec.normalise(picked), labels[indices].to(picked.device)
 
     return IndexLoader(read, torch.arange(len(labels)), batch_size, seed)

@@ -1,6 +1,6 @@
 """One safetensors file that holds a kit, or the weights that unlearning made of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,9 +14,11 @@ from geniu_lightning.data.loader import IndexLoader
 from geniu_lightning.errors import KitError, first_line
 from geniu_lightning.files import replacing
 from geniu_lightning.kit.archive import decoded, refuse_too_many
+from geniu_lightning.kit.distribution import DECODER, MIXTURE, Distribution, mixtures_in
 from geniu_lightning.kit.header import kit_metadata
 from geniu_lightning.kit.info import KitInfo, NetworkSpec
 from geniu_lightning.kit.networks import tensor_digest
+from geniu_lightning.seeds import generator
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Kit:
             `None` likewise.
         archive: Compressed images of some classes, a part each, uint8, 1-D, on the CPU; empty
             without an archive.
+        distribution: `None` without one.
     """
 
     classifier: nn.Module
@@ -44,8 +47,10 @@ class Kit:
     generator: nn.Module | None = None
     prompts: Tensor | None = None
     archive: Mapping[int, Tensor] = field(default_factory=dict)
+    distribution: Distribution | None = None
     prompts_read: bool = field(default=False, init=False)  # since it was loaded
     archived_read: int = field(default=0, init=False)  # images decoded when it was last read
+    samples_drawn: bool = field(default=False, init=False)  # of distributions, since it was loaded
 
     def __post_init__(self) -> None:
         parts = [self.info.generator, self.generator, self.prompts]
@@ -53,6 +58,9 @@ class Kit:
             raise ValueError("generator, its description and prompts come together or not at all")
         if {*self.archive} != {*_archived(self.info)}:
             raise ValueError("an archive has a part of each class that its description counts")
+        held = None if self.distribution is None else (*self.distribution.mixtures,)
+        if held != (self.info.distribution and self.info.distribution.classes):
+            raise ValueError("a distribution has the classes that its description names")
         for network in (self.classifier, self.generator):
             if network is not None:
                 network.eval().requires_grad_(False)
@@ -64,6 +72,8 @@ class Kit:
             tensors |= {f"generator.{k}": v for k, v in self.generator.state_dict().items()}
             tensors["prompts"] = self.prompts
         tensors |= {f"archive.{k}": part for k, part in self.archive.items()}
+        if self.distribution is not None:
+            tensors |= self.distribution.tensors
         # a clone drops strides and shared storage: only these numbers may be in the file
         tensors = {
             k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -89,17 +99,27 @@ class Kit:
         if metadata.get("sha256") != tensor_digest(tensors, metadata["geniu"]):
             raise KitError(f"{path} was altered after it was written: its checksum does not match")
         _check(info, tensors, path)
-        for part, spec in (("classifier.", info.classifier), ("generator.", info.generator)):
+        decoder = None if info.distribution is None else info.distribution.decoder
+        for part, spec in (
+            ("classifier.", info.classifier),
+            ("generator.", info.generator),
+            (DECODER, decoder),
+        ):
             if spec is not None and spec.ours:
                 _compare(spec, info, tensors, part, path)
         classifier = info.classifier.build_classifier(allow_custom)
         _fill(classifier, tensors, "classifier.", path)
         archive = {k: tensors[f"archive.{k}"] for k in _archived(info)}
-        if info.generator is None:
-            return cls(classifier, info, archive=archive)
-        generator = info.generator.build(allow_custom)
-        _fill(generator, tensors, "generator.", path)
-        return cls(classifier, info, generator, tensors["prompts"], archive)
+        generator, distribution = None, None
+        if info.generator is not None:
+            generator = info.generator.build(allow_custom)
+            _fill(generator, tensors, "generator.", path)
+        if info.distribution is not None:
+            network = info.distribution.decoder.build(allow_custom)
+            _fill(network, tensors, DECODER, path)
+            mixtures = mixtures_in(tensors, info.distribution.classes)
+            distribution = Distribution(network, mixtures)
+        return cls(classifier, info, generator, tensors.get("prompts"), archive, distribution)
 
     def proxies(
         self, classes: Sequence[int] | None = None, per_class: int | None = None
@@ -163,13 +183,51 @@ class Kit:
 
     def archive_loader(self, classes: Sequence[int], batch_size: int, seed: int) -> IndexLoader:
         """Return archived images of some classes in batches, drawn and augmented as in training."""
+        images, labels = self.archived(classes)
+        images = images.to(next(self.classifier.parameters()).device)
+
+        def read(indices: Tensor, draw: int) -> Tensor:
+            return images[indices.to(images.device)]
+
+        return self._training_batches(read, labels, batch_size, seed)
+
+    def sample_loader(
+        self,
+        classes: Sequence[int],
+        counts: Sequence[int],
+        batch_size: int,
+        seed: int,
+        temperature: float = 1.0,
+    ) -> IndexLoader:
+        """Return samples of distributions in batches, augmented as in training, new in each step.
+
+        An epoch has `counts` samples of `classes`.
+        """
+        if self.distribution is None:
+            raise KitError(
+                "this kit holds no distribution: train with kit=distribution, or"
+                " kit=[prompts,distribution], to make one"
+            )
+        held = self.distribution
+        if lacking := [k for k in classes if k not in held.mixtures]:
+            names = labelled(lacking, self.info.class_names)
+            raise KitError(f"the kit has no distribution of {names}")
+        self.samples_drawn = True
+        labels = torch.tensor(classes).repeat_interleave(torch.tensor(counts))
+
+        def read(indices: Tensor, draw: int) -> Tensor:
+            return held.draw(labels[indices], generator("samples", draw), temperature)
+
+        return self._training_batches(read, labels, batch_size, seed)
+
+    def _training_batches(
+        self, read: Callable[[Tensor, int], Tensor], labels: Tensor, batch_size: int, seed: int
+    ) -> IndexLoader:
         record = self.info.settings.get("data", {})
         pad, flip = record.get("pad", 0), record.get("flip", False)
         if pad > self.info.spec.size:
             raise KitError(f"the kit's images were shifted by at most their side, not {pad} pixels")
-        images, labels = self.archived(classes)
-        images = images.to(next(self.classifier.parameters()).device)
-        return training_batches(images, labels, self.info.spec, (pad, flip), batch_size, seed)
+        return training_batches(read, labels, self.info.spec, (pad, flip), batch_size, seed)
 
     @torch.no_grad()
     def decode(self, prompts: Tensor) -> Tensor:
@@ -185,6 +243,8 @@ class Kit:
         if self.generator is not None and self.prompts is not None:
             self.generator.to(device)
             self.prompts = self.prompts.to(device)
+        if self.distribution is not None:
+            self.distribution.decoder.to(device)
         return self
 
 
@@ -193,12 +253,16 @@ def _compare(
 ) -> None:
     """Refuse a network that fits neither description nor tensors, before it takes any memory."""
     image = torch.empty(1, info.spec.channels, info.spec.size, info.spec.size, device="meta")
+    wanted_shape = (1, len(info.class_names)) if prefix == "classifier." else image.shape
     try:
         with torch.device("meta"):
             network = spec.build(allow_custom=False).eval()
-        classify = prefix == "classifier."
-        made = network(image) if classify else network(image, sample=False).images
-        fits = made.shape == ((1, len(info.class_names)) if classify else image.shape)
+        if prefix == "generator.":
+            made = network(image, sample=False).images
+        else:
+            codes = torch.empty(1, _code_width(tensors), device="meta")
+            made = network(codes if prefix == DECODER else image)
+        fits = made.shape == wanted_shape
     except (KitError, RuntimeError, TypeError, AttributeError, ValueError) as error:
         if "meta tensor" in str(error):  # some networks of timm read values while they are built
             return
@@ -223,9 +287,13 @@ def _compare(
 def _check(info: KitInfo, tensors: dict[str, Tensor], path: Path) -> None:
     """Refuse a file whose parts contradict each other: a right checksum does not exclude it."""
     spec = info.spec
-    prefixes = ("classifier.", "generator.") if info.generator else ("classifier.",)
+    held = {"classifier.": True, "generator.": info.generator, DECODER: info.distribution}
+    prefixes = tuple(prefix for prefix, there in held.items() if there)
+    drawn = info.distribution.classes if info.distribution else ()
+    mixtures = {f"{MIXTURE}{k}.{name}" for k in drawn for name in ("weights", "means", "factors")}
     archive = {k: t for k, t in tensors.items() if k.startswith("archive.")}
-    foreign = [k for k in tensors if not k.startswith(prefixes) and k not in {*archive, "prompts"}]
+    known = {*archive, *mixtures, "prompts"}
+    foreign = [k for k in tensors if not k.startswith(prefixes) and k not in known]
     prompts = tensors.get("prompts")
     shape = (len(info.remaining), spec.channels, spec.size, spec.size)
     wrong = {
@@ -236,6 +304,7 @@ def _check(info: KitInfo, tensors: dict[str, Tensor], path: Path) -> None:
         "the prompts are not in 32 bits": prompts is not None and prompts.dtype != torch.float32,
         "the parts of its archive are not those that it describes": archive.keys()
         != {f"archive.{k}" for k in _archived(info)},
+        "its distributions are not those that it describes": not mixtures <= tensors.keys(),
         "a part of its archive is no row of bytes": any(
             part.dim() != 1 or part.dtype != torch.uint8 for part in archive.values()
         ),
@@ -243,6 +312,12 @@ def _check(info: KitInfo, tensors: dict[str, Tensor], path: Path) -> None:
     for reason, found in wrong.items():
         if found:
             raise KitError(f"{path} contradicts itself: {reason}")
+
+
+def _code_width(tensors: dict[str, Tensor]) -> int:
+    """Return the width of the codes that a kit's mixtures are over; 1 without any."""
+    means = (t for name, t in tensors.items() if name.startswith(MIXTURE) and "means" in name)
+    return next((t.shape[-1] for t in means if t.dim()), 1)
 
 
 def _archived(info: KitInfo) -> list[int]:

@@ -112,6 +112,25 @@ class NetworkSpec:
         return classifier
 
 
+@checked
+@dataclass(frozen=True)
+class DistributionInfo:
+    """Description of a kit's distributions.
+
+    Args:
+        decoder: Class and arguments of the decoder of latent codes.
+        classes: That have a mixture, by index.
+    """
+
+    decoder: NetworkSpec
+    classes: Annotated[tuple[Index, ...], Field(min_length=1)]
+
+    def without(self, classes: tuple[int, ...]) -> "DistributionInfo":
+        """Return the description after the mixtures of some classes are left out."""
+        left = (k for k in self.classes if k not in classes)
+        return DistributionInfo(self.decoder, tuple(left))
+
+
 class Data(TypedDict, total=False):
     """Which images a kit was trained on."""
 
@@ -185,6 +204,7 @@ class KitInfo:
         class_fingerprints: SHA-256 over the pixels of each class, by split and name; empty if it
             was not recorded.
         archive: Of the archive; `None` without one.
+        distribution: Of the distributions; `None` without them.
     """
 
     classifier: NetworkSpec
@@ -202,11 +222,13 @@ class KitInfo:
     format: int = FORMAT
     class_fingerprints: dict[Part, dict[Name, Text]] = field(default_factory=dict)
     archive: ArchiveInfo | None = None
+    distribution: DistributionInfo | None = None
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)
         archived = self.archive.counts if self.archive else (0,) * classes
-        gone = {*self.forgotten}
+        gone, known = {*self.forgotten}, {*range(classes)}
+        drawn = {*self.distribution.classes} if self.distribution else set()
         for key, wrong, problem in (
             ("class_names", len({*self.class_names}) < classes, "must differ from each other"),
             ("class_counts", len(self.class_counts) != classes, "must be one number a class"),
@@ -218,6 +240,7 @@ class KitInfo:
                 any(n and k in gone for k, n in enumerate(archived)),
                 "must be 0 of forgotten classes",
             ),
+            ("distribution.classes", not drawn <= known - gone, "must be classes that remain"),
         ):
             if wrong:
                 raise SettingError(problem, key=key)
@@ -231,12 +254,16 @@ class KitInfo:
     @property
     def contents(self) -> tuple[str, ...]:
         """Names of what a kit holds beside its classifier, as `kit=` of `train.py` has them."""
-        held = {"prompts": self.generator, "archive": self.archive}
+        held = {
+            "prompts": self.generator,
+            "distribution": self.distribution,
+            "archive": self.archive,
+        }
         return tuple(name for name, description in held.items() if description is not None)
 
     def of_weights(self, **changes: Any) -> "KitInfo":
         """Return the description of a classifier alone, with further changes."""
-        return replace(self, generator=None, archive=None, **changes)
+        return replace(self, generator=None, archive=None, distribution=None, **changes)
 
     @classmethod
     def from_json(cls, text: str) -> "KitInfo":
@@ -260,6 +287,9 @@ class KitInfo:
             if (archive := raw.get("archive")) is not None:
                 parts = ArchiveSettings(**archive["settings"]), tuple(archive["counts"])
                 raw["archive"] = ArchiveInfo(*parts)
+            if (drawn := raw.get("distribution")) is not None:
+                decoder = NetworkSpec(**drawn["decoder"])
+                raw["distribution"] = DistributionInfo(decoder, tuple(drawn["classes"]))
             return cls(**raw)
         except KeyError as error:
             raise KitError(f"the kit's description cannot be read: it has no {error}") from error

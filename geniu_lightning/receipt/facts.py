@@ -78,7 +78,13 @@ def facts_of(
         "cost": {name: cost[name] for name in ("seconds", "seconds_each", "steps")},
         "found": _found(document, bool(measured), before),
         "not_checked": sentences.not_checked(
-            document, measured, kit_file.name, draws, archived, new_kit
+            document,
+            measured,
+            kit_file.name,
+            draws=draws,
+            sampled=kit.distribution is not None,
+            archived=archived,
+            new_kit=new_kit,
         ),
         "next": sentences.next_steps(verdict, new_kit),
         "files": [*_files(weights, kit_file, kit, verdict in STILL_INSIDE)],
@@ -153,7 +159,8 @@ def _files(weights: Path, kit_file: Path, kit: "Kit", still_inside: bool) -> Ite
     new = weights.with_name(KIT)
     if new.is_file():
         yield entry(new, "the new kit, in the same folder", still_inside)
-    drawing = "" if kit.prompts is None else " and what draws its classes"
+    draws = kit.prompts is not None or kit.distribution is not None
+    drawing = " and what draws its classes" if draws else ""
     images = " and images of its classes" if kit.info.archive else ""
     yield entry(kit_file, f"the old kit: the model before{drawing}{images}")
     run = kit_file.parent

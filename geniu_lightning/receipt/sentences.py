@@ -127,7 +127,14 @@ def meaning(verdict: str | None, measured: bool, metrics: Any) -> str:
 
 
 def not_checked(
-    document: Json, measured: set[str], kit: str, draws: bool, archived: int, new_kit: bool
+    document: Json,
+    measured: set[str],
+    kit: str,
+    *,
+    draws: bool,
+    sampled: bool,
+    archived: int,
+    new_kit: bool,
 ) -> list[str]:
     """Return a sentence for each thing that nobody looked at.
 
@@ -135,7 +142,8 @@ def not_checked(
         document: What `metrics.json` holds, version 3.
         measured: Names of the values that are there.
         kit: Name of the old kit's file.
-        draws: Whether that kit holds what draws pictures of its classes.
+        draws: Whether that kit has prompts, from which pictures of its classes are drawn.
+        sampled: Whether it has distributions of its classes.
         archived: Number of images of kept classes in its archive.
         new_kit: Whether there is a kit for the next request.
     """
@@ -154,6 +162,7 @@ def not_checked(
         fewest=FEWEST_ORACLES,
         kit=kit,
         draws=draws,
+        sampled=sampled,
         archived=archived,
         new_kit=new_kit,
         compared=compared,

@@ -44,13 +44,15 @@ def cost_of(
 def bytes_kept(unlearner: Unlearner, kit: Kit) -> int:
     """Return the bytes that a method needs stored in addition to the classifier.
 
-    An image counts one byte a pixel and channel; generator, prompts and archive count
-    their tensors.
+    An image counts one byte a pixel and channel; generator, prompts, distributions and archive
+    count their tensors.
     """
     total = 0
     if kit.prompts_read and kit.generator is not None and kit.prompts is not None:
         tensors = [*kit.generator.state_dict().values(), kit.prompts]
         total += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if kit.samples_drawn and kit.distribution is not None:
+        total += sum(tensor.nbytes for tensor in kit.distribution.tensors.values())
     if kit.archived_read:
         total += sum(part.numel() for part in kit.archive.values())
     spec, counts = kit.info.spec, kit.info.class_counts

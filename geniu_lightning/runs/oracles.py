@@ -117,10 +117,15 @@ def _identity(kit: KitInfo, forget: Sequence[int]) -> dict[str, Any]:
         training = {k: settings["training"][k] for k in RECIPE}
         if kit.generator is not None:
             training |= {k: v for k, v in settings["training"].items() if k not in INCIDENTAL}
+        contents: dict[str, Any] = {}
+        if kit.archive is not None:
+            contents["archive"] = described["archive"]["settings"]
+        if kit.distribution is not None:
+            contents["distribution"] = settings["distribution"]
         return {
             "data": {k: v for k, v in settings["data"].items() if k not in PLACES},
             **{k: described[k] for k in PARTS},
-            "archive": described["archive"] and described["archive"]["settings"],
+            **contents,
             "imbalance": settings["imbalance"],
             "training": training,
             "precision": settings["precision"],

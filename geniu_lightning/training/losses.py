@@ -1,5 +1,6 @@
 """The combined loss of GENIU: every term that training minimises, in one function."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geniu_lightning.models.frozen import frozen
+from geniu_lightning.models.latent import drawn
 from geniu_lightning.models.vae import Generated
 
 
@@ -41,6 +43,19 @@ class ProxyBatch(NamedTuple):
     noise: torch.Generator
 
 
+class CodeBatch(NamedTuple):
+    """Encoder e and decoder d of latent codes, and images x in [0, 1] to learn them on.
+
+    `early` is φ, early activations of an image; `noise` the random stream of the codes.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    images: Tensor
+    noise: torch.Generator
+    early: Callable[[Tensor], Tensor] | None = None
+
+
 class CombinedLoss(NamedTuple):
     """The sum that is minimised, a scalar, and its weighted terms by name."""
 
@@ -53,13 +68,16 @@ def combined_loss(
     images: ImageBatch | None = None,
     prompts: PromptBatch | None = None,
     proxies: ProxyBatch | None = None,
+    codes: CodeBatch | None = None,
     prompt_weight: float = 1.0,
     reconstruction_weight: float = 1.0,
     divergence_weight: float = 1.0,
+    feature_weight: float = 0.0,
 ) -> CombinedLoss:
-    """Return the combined loss of classifier f, noise prompts z and proxy generator g.
+    """Return the combined loss of classifier f, noise prompts z, proxy generator g and codes c.
 
         L = CE(f(x), y) + w_p CE(f(z), k) + w_r ‖g(z) − x*‖² + w_d KL(q(z) ‖ N(0, I))
+          + w_r ‖d(c) − x‖² + w_d KL(e(x) ‖ N(0, I)) + w_φ ‖φ(d(c)) − φ(x)‖²,  c ~ e(x)
 
     | term           | moves       | here                                | source             |
     |----------------|-------------|-------------------------------------|--------------------|
@@ -67,6 +85,9 @@ def combined_loss(
     | prompts        | z alone     | f frozen, in evaluation mode        | Sec. 4.2, our form |
     | reconstruction | g alone     | z detached, summed over pixels      | Eq. 3              |
     | divergence     | g's encoder | z detached, summed over latents     | Eq. 4              |
+    | codes/pixels   | e and d     | summed over pixels                  | Eq. 3, of images   |
+    | codes/prior    | e           | summed over latents                 | Eq. 4, of images   |
+    | codes/features | e and d     | f frozen, summed over activations   | ours               |
 
     A term whose input is `None` is left out; one must be given. The paper's weights are not
     recovered.
@@ -88,6 +109,14 @@ def combined_loss(
             made.images, proxies.exemplars
         )
         terms["divergence"] = divergence_weight * divergence(made.mean, made.log_variance)
+    if codes is not None:
+        found = codes.encoder(codes.images)
+        redrawn = codes.decoder(drawn(found, codes.noise))
+        terms["codes/pixels"] = reconstruction_weight * reconstruction(redrawn, codes.images)
+        terms["codes/prior"] = divergence_weight * divergence(*found)
+        if codes.early is not None:
+            target = codes.early(codes.images).detach()
+            terms["codes/features"] = feature_weight * reconstruction(codes.early(redrawn), target)
     return CombinedLoss(torch.stack(list(terms.values())).sum(), terms)
 
 

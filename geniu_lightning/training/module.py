@@ -18,6 +18,7 @@ from geniu_lightning.fitting.optim import lr_schedule_of
 from geniu_lightning.kit.networks import head_of
 from geniu_lightning.models.frozen import frozen
 from geniu_lightning.seeds import stream
+from geniu_lightning.training.codes import CodeNetworks, CodeTrainer
 from geniu_lightning.training.exemplars import IndexedExemplars
 from geniu_lightning.training.losses import CombinedLoss, ImageBatch, combined_loss
 from geniu_lightning.training.proxies import ProxyTrainer, first_prompts
@@ -35,6 +36,7 @@ class GeniuModule(LightningModule):
         classifier: Network with `features` and `head`; trained in place.
         generator: Turns prompts into images; `None` trains the classifier alone.
         exemplars: `None` without a generator; prompts are of the same classes.
+        codes: Encoder, decoder and settings of latent codes; `None` trains none.
         finished: The classifier comes trained and rests: its epochs only yield the scores that
             exemplars are chosen by. With `when=after` alone.
 
@@ -48,6 +50,7 @@ class GeniuModule(LightningModule):
         classifier: nn.Module,
         generator: nn.Module | None = None,
         exemplars: IndexedExemplars | None = None,
+        codes: CodeNetworks | None = None,
         spec: ImageSpec,
         settings: TrainingSettings,
         steps_per_epoch: int,
@@ -88,6 +91,7 @@ class GeniuModule(LightningModule):
             self.proxy_trainer = ProxyTrainer(
                 generator, self.prompts, settings, updates, seed, classes=classes
             )
+        self.code_networks, self.code_trainer = codes, self._trainer_of_codes(codes)
         self.guard = NonFiniteGuard(
             "the checkpoint before it is good: lower training.optimizer.lr, or bound the gradient"
             " by training.max_gradient_norm"
@@ -97,10 +101,18 @@ class GeniuModule(LightningModule):
             MulticlassAccuracy(outputs, average="micro", validate_args=False) for _ in range(2)
         )
 
+    def _trainer_of_codes(self, codes: CodeNetworks | None) -> CodeTrainer | None:
+        if codes is None:
+            return None
+        batches = self.update_schedule.steps_per_epoch * self.update_schedule.epochs
+        normalise = self.spec.normalise
+        return CodeTrainer(codes, self.classifier, normalise, batches, self.seed)
+
     @property
     def fits(self) -> bool:
         """Whether there is anything to train: not with a finished classifier alone."""
-        return self.proxy_generator is not None or not self.finished
+        contents = (self.proxy_generator, self.code_networks)
+        return not self.finished or any(network is not None for network in contents)
 
     def features_of(self, images: Tensor) -> Tensor:
         """Return penultimate features; `CompileAndMemoryFormat` may compile it."""
@@ -111,11 +123,15 @@ class GeniuModule(LightningModule):
         optimizer = self.settings.optimizer(self.classifier.parameters())
         steps = self.settings.epochs * self.update_schedule.steps_per_epoch
         lr_schedule = lr_schedule_of(optimizer, self.settings.schedule, steps)
-        more = self.proxy_trainer.configure_optimizers() if self.proxy_trainer else ([], [])
         # named as `LearningRateMonitor` is to log them
-        names = ("train/rate", "train/rate/generator", "train/rate/prompts")
-        schedules = zip(names, [lr_schedule, *more[1]], strict=False)
-        return [optimizer, *more[0]], [{"name": n, "scheduler": s} for n, s in schedules]
+        schedules = {"train/rate": lr_schedule}
+        if self.proxy_trainer is not None:
+            _, (generator, prompts) = self.proxy_trainer.configure_optimizers()
+            schedules |= {"train/rate/generator": generator, "train/rate/prompts": prompts}
+        if self.code_trainer is not None:
+            schedules["train/rate/codes"] = self.code_trainer.configure_optimizers()
+        optimizers = [schedule.optimizer for schedule in schedules.values()]
+        return optimizers, [{"name": n, "scheduler": s} for n, s in schedules.items()]
 
     def on_fit_start(self) -> None:
         """Bring scores and exemplars to the device."""
@@ -136,6 +152,9 @@ class GeniuModule(LightningModule):
         torch.manual_seed(stream("step", self.seed, step, self.global_rank))
         with self._without_ddp_reduction():
             losses = self._losses(batch, step)
+            if self.code_trainer is not None and self._reads_images:
+                images = self.spec.restore(batch.images)
+                losses += self.code_trainer.train_step(step, images, self.manual_backward)
         for loss in losses:
             self.guard.see(loss.total, step)
         if self._moves_classifier:
@@ -146,7 +165,8 @@ class GeniuModule(LightningModule):
             self.guard.stop_if_bad()  # scores of broken logits choose nothing
             self._choosing.select()
         if (step + 1) % self.settings.log_every_n_steps == 0:
-            self._log(losses[0].terms if losses else {}, step)
+            terms = {name: term for loss in losses for name, term in loss.terms.items()}
+            self._log(terms, step)
 
     def _losses(self, batch: Batch, step: int) -> list[CombinedLoss]:
         """Return the step's losses, their gradients computed, prompts and generator updated."""

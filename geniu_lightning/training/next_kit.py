@@ -24,10 +24,11 @@ def next_kit(
 ) -> Kit:
     """Return a kit whose contents are of the retained classes alone.
 
-    Of an archive the parts of forgotten classes are left out, and the others stay as they are. The
-    generator is a fresh one, which learns to draw from the retained prompts what the old one
-    draws of them, a little blurrier, and sees nothing else: the old one has the forgotten classes
-    in its weights. Names and counts of all classes stay in the description.
+    Of an archive and of distributions the parts of forgotten classes are left out, and all else of
+    them stays as it is, the decoder too. The generator is a fresh one, which learns to draw from
+    the retained prompts what the old one draws of them, a little blurrier, and sees nothing else:
+    the old one has the forgotten classes in its weights. Names and counts of all classes stay in
+    the description.
 
     Steps, batch and weights are those that the kit's training recorded (of steps the least number),
     or the defaults of `ProxySettings`, whose optimizer it also takes.
@@ -46,14 +47,14 @@ def next_kit(
         forgotten=forgotten,
         prior_taken=taken,
         archive=kit.info.archive and kit.info.archive.without(forgotten),
+        distribution=kit.info.distribution and kit.info.distribution.without(forgotten),
     )
     archive = {k: part for k, part in kit.archive.items() if k not in forgotten}
-    if kit.prompts is None:
-        if not archive:
-            raise KitError("the kit holds neither prompts nor an archive for a next request")
-        return Kit(classifier, info, archive=archive)
-    prompts, generator = _next_proxies(kit, info, seed)
-    return Kit(classifier, info, generator, prompts, archive)
+    distribution = kit.distribution and kit.distribution.without(forgotten)
+    if kit.prompts is None and distribution is None and not archive:
+        raise KitError("the kit holds neither prompts, distributions nor an archive to go on with")
+    prompts, generator = (None, None) if kit.prompts is None else _next_proxies(kit, info, seed)
+    return Kit(classifier, info, generator, prompts, archive, distribution)
 
 
 def _next_proxies(kit: Kit, info: KitInfo, seed: int) -> tuple[Tensor, nn.Module]:

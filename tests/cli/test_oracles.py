@@ -71,17 +71,23 @@ def test_oracles_are_retrained_models_of_seeds_of_their_own(
     assert metrics_of(folder / "1002")["cost"]["seconds"] > 0
 
 
-def test_to_a_kit_with_an_archive_belong_oracles_with_archives(
+def test_to_a_kit_with_other_contents_belong_oracles_with_these(
     command: Command, tmp_path: Path
 ) -> None:
     folder = tmp_path / "kit"
-    words = (*TINY, "training.epochs=1", "kit=archive", "archive.format=dct", "evaluation=none")
-    assert command("train", *words, f"out={folder}").status == 0
+    words = (*TINY, "training.epochs=1", "kit=[archive,distribution]", "archive.format=dct")
+    small = ("distribution.min_steps=5", "distribution.width=8", "evaluation=none")
+    assert command("train", *words, *small, f"out={folder}").status == 0
     request = (f"kit={folder}", "forget=[0]", f"oracles.folder={tmp_path / 'bank'}", *QUICK)
     assert command("unlearn", *request, "oracles.add=1").status == 0
     (oracle,) = map(Kit.load, (tmp_path / "bank").glob("*/1000/kit.safetensors"))
     original = Kit.load(folder / "kit.safetensors")
     assert oracle.archive.keys() == {*range(1, 10)}
+    assert oracle.distribution is not None
+    assert original.distribution is not None
+    assert oracle.distribution.mixtures.keys() == {*range(1, 10)}
+    decoders = (kit.distribution.decoder.state_dict() for kit in (oracle, original))
+    assert not all(map(torch.equal, *(d.values() for d in decoders)))
     assert all(torch.equal(oracle.archive[k], original.archive[k]) for k in oracle.archive)
     rebuild = ("unlearner=rebuild", "evaluation=accuracy", "evaluation.bank=use")
     ended = command(

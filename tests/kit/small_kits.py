@@ -13,8 +13,10 @@ from torch import Tensor
 from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.kit.archive import encoded
 from geniu_lightning.kit.archive_info import ArchiveInfo, ArchiveSettings
+from geniu_lightning.kit.distribution import Distribution
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.kit.info import KitInfo, NetworkSpec
+from geniu_lightning.kit.info import DistributionInfo, KitInfo, NetworkSpec
+from geniu_lightning.kit.mixture import Mixture
 from geniu_lightning.kit.networks import tensor_digest
 from geniu_lightning.models.allcnn import AllCNN
 
@@ -71,6 +73,24 @@ def with_archive(kit: Kit, **settings: Any) -> Kit:
     }
     described = replace(kit.info, archive=info)
     return Kit(kit.classifier, described, kit.generator, kit.prompts, archive)
+
+
+def with_distribution(kit: Kit, parts: int = 2, latent: int = 8) -> Kit:
+    """Return a kit with a small decoder and a mixture of each remaining class."""
+    spec, random = kit.info.spec, torch.Generator().manual_seed(4)
+    form = {"channels": spec.channels, "image_size": spec.size, "latent": latent, "width": 8}
+    decoder = NetworkSpec("geniu_lightning.models.latent.Decoder", form)
+    mixtures = {
+        k: Mixture(
+            torch.full((parts,), 1 / parts).half(),
+            torch.randn(parts, latent, generator=random).half(),
+            torch.eye(latent).repeat(parts, 1, 1).half(),
+        )
+        for k in kit.info.remaining
+    }
+    described = replace(kit.info, distribution=DistributionInfo(decoder, (*mixtures,)))
+    held = Distribution(decoder.build(), mixtures)
+    return Kit(kit.classifier, described, kit.generator, kit.prompts, kit.archive, held)
 
 
 def forge(

@@ -21,7 +21,7 @@ from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.header import forgotten, kit_metadata
 from geniu_lightning.kit.info import KitInfo
 from geniu_lightning.kit.networks import tensor_digest
-from tests.kit.small_kits import make_kit, with_archive
+from tests.kit.small_kits import make_kit, with_archive, with_distribution
 
 ODD: tuple[Any, ...] = (
     *(None, True, 0, -1, 1, 3, 2**31, 10**12, 10**400, 0.0, 0.5, -1.5, 1e300),
@@ -143,6 +143,10 @@ def use(path: Path) -> str:
             assert kit.proxies().images.shape[1:] == (info.spec.channels, *[info.spec.size] * 2)
         if kit.archive:
             kit.archived([*kit.archive])
+        if kit.distribution is not None:
+            labels = torch.tensor([*kit.distribution.mixtures])
+            drawn = kit.distribution.draw(labels, torch.Generator())
+            assert drawn.shape[1:] == (info.spec.channels, *[info.spec.size] * 2)
     except UserError as error:
         return refused(error)
     try:
@@ -162,7 +166,7 @@ def test_each_one_loads_or_is_refused(
 ) -> None:
     monkeypatch.setenv("GENIU_CACHE", str(tmp_path / "cache"))
     original, path = tmp_path / "kit.safetensors", tmp_path / "fuzzed.safetensors"
-    with_archive(make_kit(), format="jpeg").save(original)
+    with_distribution(with_archive(make_kit(), format="jpeg")).save(original)
     with safe_open(original, framework="pt") as file:
         description = json.loads(file.metadata()["geniu"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -92,7 +92,7 @@ class Request:
         self.weights.write_bytes(b"weights")
         names = ("0", "1", "2", "cat", "4", "5")
         info = SimpleNamespace(class_names=names, forgotten=(), settings={}, archive=None)
-        self.kit: Any = SimpleNamespace(info=info, prompts=object())
+        self.kit: Any = SimpleNamespace(info=info, prompts=object(), distribution=None)
 
     def facts(self, verdict: str | None = "forgotten", **changes: Any) -> Json:
         return facts_of(
@@ -202,6 +202,9 @@ def test_what_nobody_looked_at_is_named(request_: Request) -> None:
     assert "the new kit shows 2,709 training images of kept classes" in request_.unchecked()
     assert "it has no part of the class" in request_.unchecked()
     assert "draws" not in request_.unchecked()
+    request_.kit.distribution = object()
+    assert "trained on images of all classes, the class too" in request_.unchecked()
+    request_.kit.distribution = None
     request_.kit.info.archive = None
     without = {name: tree for name, tree in measured().items() if name != "copying"}
     assert "Nobody looked at what the new kit draws" in request_.unchecked(metrics=without)

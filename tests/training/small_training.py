@@ -14,6 +14,7 @@ from geniu_lightning.data.images import ImageSpec
 from geniu_lightning.data.loader import IndexLoader
 from geniu_lightning.models.allcnn import AllCNN
 from geniu_lightning.models.vae import VAE
+from geniu_lightning.training.codes import CodeNetworks, CodeSettings
 from geniu_lightning.training.exemplars import IndexedExemplars
 from geniu_lightning.training.module import GeniuModule
 from geniu_lightning.training.settings import TrainingSettings
@@ -78,9 +79,11 @@ def module_of(
     finished: bool = False,
     classes: Sequence[int] | None = None,
     read: Callable[[Tensor], Tensor] = IMAGES.__getitem__,
+    codes: CodeSettings | None = None,
     **changed: Any,
 ) -> GeniuModule:
     classifier, vae = networks(kind)
+    torch.manual_seed(12)
     settings = TrainingSettings(**SETTINGS | changed)
     exemplars = IndexedExemplars(
         LABELS,
@@ -96,6 +99,7 @@ def module_of(
         classifier=classifier,
         generator=vae if with_generator else None,
         exemplars=exemplars if with_generator else None,
+        codes=codes and CodeNetworks(SPEC, codes),
         spec=SPEC,
         settings=settings,
         steps_per_epoch=BATCHES,

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from geniu_lightning.models.allcnn import AllCNN
+from geniu_lightning.models.latent import Decoder, Encoder
 from geniu_lightning.models.vae import VAE
 from geniu_lightning.training.losses import (
+    CodeBatch,
     CombinedLoss,
     ImageBatch,
     PromptBatch,
@@ -103,3 +105,34 @@ def test_losses_are_computed_in_32_bits_whatever_the_networks_give() -> None:
     assert reconstruction(made, torch.zeros(1, 1, 64, 64)).dtype == torch.float32
     assert divergence(made[0, 0], made[0, 0]).dtype == torch.float32
     assert float(divergence(torch.zeros(2, 5), torch.zeros(2, 5))) == 0
+
+
+def test_the_terms_of_codes_are_those_of_the_equations() -> None:
+    torch.manual_seed(0)
+    encoder, decoder = Encoder(1, 16, latent=4, width=8), Decoder(1, 16, latent=4, width=8)
+    images = IMAGES[::5]
+
+    def loss(early: Any = None, **weights: float) -> CombinedLoss:
+        noise = torch.Generator().manual_seed(9)
+        return combined_loss(codes=CodeBatch(encoder, decoder, images, noise, early), **weights)
+
+    def halved(x: Tensor) -> Tensor:
+        return x[:, :, ::2] / 2
+
+    with torch.no_grad():
+        mean, log_variance = encoder(images)
+        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(9))
+        made = decoder(mean + log_variance.exp().sqrt() * noise)
+        normal = torch.distributions.Normal(mean, log_variance.exp().sqrt())
+        kl = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0))
+        error = (made - images).square().flatten(1).sum(dim=1).mean()
+        early = (halved(made) - halved(images)).square().flatten(1).sum(dim=1).mean()
+    weights = {"reconstruction_weight": 2.0, "divergence_weight": 3.0, "feature_weight": 5.0}
+    found = loss(halved, **weights)
+    expected = [2 * float(error), 3 * float(kl.sum(dim=1).mean()), 5 * float(early)]
+    assert [float(t.detach()) for t in found.terms.values()] == pytest.approx(expected, rel=1e-4)
+    assert float(found.total.detach()) == pytest.approx(sum(expected), rel=1e-4)
+    assert [*loss().terms] == ["codes/pixels", "codes/prior"]
+    loss().terms["codes/prior"].backward()
+    assert all(p.grad is None for p in decoder.parameters())
+    assert all(p.grad is not None for p in encoder.parameters())

@@ -103,7 +103,7 @@ def test_what_cannot_be_made_is_refused(kit: Kit) -> None:
     with pytest.raises(UserError, match="next_kit=false"):
         next_kit(kit, kit.classifier, range(9), seed=0)
     kit.generator = kit.prompts = None
-    with pytest.raises(KitError, match="neither prompts nor an archive"):
+    with pytest.raises(KitError, match="holds neither prompts"):
         next_kit(kit, kit.classifier, FORGET, seed=0)
 
 

@@ -12,16 +12,18 @@ from torch import Tensor, nn
 
 from geniu_lightning.data.sources import Digits, Pictures
 from geniu_lightning.errors import KitError
+from geniu_lightning.kit.distribution import Distribution
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.unlearning.null_kit import null_kit
 from geniu_lightning.unlearning.rebuild import Rebuild
 from geniu_lightning.unlearning.retrain import Retrain
 from tests.commands import TINY, Command
+from tests.kit.small_kits import with_distribution
 from tests.unlearning.helpers import CLASSES, GONE, KEPT, SPEC, Lab
 
 
-def rebuilt(kit: Kit, training_seed: int | None = 3, **settings: int) -> nn.Module:
+def rebuilt(kit: Kit, training_seed: int | None = 3, **settings: Any) -> nn.Module:
     lab = Lab(kit)
     made = lab.run(Rebuild(forget=GONE, training_seed=training_seed, **settings))
     assert lab.opened == []  # no training image
@@ -70,6 +72,35 @@ def test_epochs_are_added_where_few_images_are_archived(kit: Kit) -> None:
     assert steps(kit) == 17 * 3
 
 
+def test_samples_of_retained_classes_alone_are_trained_on(kit: Kit) -> None:
+    kit = with_distribution(kit)
+    assert kit.distribution is not None
+    settings = {"source": "distribution", "min_steps": 6}
+    made = state_digest(rebuilt(kit, **settings))
+    assert made != state_digest(rebuilt(kit, source="archive"))
+    assert made != state_digest(rebuilt(kit, temperature=0.5, **settings))
+    for parameter in kit.classifier.parameters():
+        parameter.data.fill_(torch.nan)
+    other = kit.distribution.mixtures[KEPT[0]]
+    changed = {**kit.distribution.mixtures, **dict.fromkeys(GONE, other)}
+    kit.distribution = Distribution(kit.distribution.decoder, changed)
+    assert state_digest(rebuilt(kit, **settings)) == made
+
+
+@pytest.mark.parametrize("balance", ["classes", "counts"])
+def test_samples_are_balanced_as_wanted(kit: Kit, balance: str) -> None:
+    kit = with_distribution(kit)
+    kit.info = replace(kit.info, class_counts=(2, 40, 10, 10, 10))
+    method = Rebuild(forget=GONE, source="distribution", min_steps=6, balance=balance)
+    Lab(kit).prepared(method)
+    assert method.batches is not None
+    labels = torch.cat([batch.labels for batch in method.batches]).bincount(minlength=CLASSES)
+    by_count = [0 if k in GONE else n for k, n in enumerate(kit.info.class_counts)]
+    equal = -(-sum(by_count) // len(KEPT))
+    wanted = by_count if balance == "counts" else [0 if k in GONE else equal for k in range(5)]
+    assert labels.tolist() == wanted
+
+
 def test_a_kit_that_lacks_what_it_needs_is_refused(kit: Kit) -> None:
     counts = (9, 9, 0, 9, 9)
     kit.info = replace(kit.info, archive=replace(kit.info.archive, counts=counts))
@@ -77,7 +108,7 @@ def test_a_kit_that_lacks_what_it_needs_is_refused(kit: Kit) -> None:
     with pytest.raises(KitError, match=r"the archive has no images of 2 \(c\)"):
         rebuilt(kit)
     bare = Kit(kit.classifier, kit.info.of_weights())
-    with pytest.raises(KitError, match=r"train with kit=archive, or kit=\[prompts,archive\]"):
+    with pytest.raises(KitError, match=r"kit=\[prompts,distribution\] or kit=archive"):
         rebuilt(bare)
 
 
