@@ -159,7 +159,7 @@ def test_a_forged_kit_runs_no_code_of_others(trained: Path) -> None:
         forged = {"_target_": target}
         data = info.settings["data"] | ({"source": forged} if part == "source" else {})
         settings = info.settings | {"data": data} | ({part: forged} if part != "source" else {})
-        with pytest.raises(UserError, match=f"{target}, which may run code"):
+        with pytest.raises(UserError, match=f"'{target}', which may run code"):
             recorded_data(replace(info, settings=settings))
 
 

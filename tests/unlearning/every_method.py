@@ -26,7 +26,7 @@ def built(path: Path, forget: tuple[int, ...], most: int = 3, **more: Any) -> Un
     assert isinstance(settings, dict)
     assert settings.pop("name") == path.stem
     for name in COUNTS & settings.keys():
-        settings[name] = min(settings[name], most)
+        settings[name] = most if settings[name] is None else min(settings[name], most)
     method = instantiate(settings, **{"forget": forget, "seed": 5} | more)
     assert isinstance(method, Unlearner)
     return method
