@@ -240,7 +240,7 @@ MUTATIONS: list[tuple[str, ...]] = [
     ("kit/info.py", 'OURS = "geniu_lightning.models."', 'OURS = "geniu_lightning."', "tests/kit"),
     ("kit/info.py", 'or "${" in value', "", "tests/kit"),
     ("kit/info.py", "if depth > DEEPEST:", "if False:", "tests/kit"),
-    ("kit/file.py", "if form.get(name) != found.get(name):", "if False:", "tests/kit"),
+    ("kit/parts.py", "if needed.get(name) != there.get(name):", "if False:", "tests/kit"),
     ("cli/data.py", "if target not in ALLOWED or not", "if not", "tests/cli/test_unlearn.py"),
     (
         "cli/data.py",

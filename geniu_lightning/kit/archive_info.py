@@ -54,6 +54,11 @@ class ArchiveInfo:
     settings: ArchiveSettings
     counts: tuple[Annotated[int, Field(ge=0, le=2**30)], ...]
 
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Classes that have a part, by index."""
+        return tuple(k for k, count in enumerate(self.counts) if count)
+
     def without(self, classes: tuple[int, ...]) -> "ArchiveInfo":
         """Return the description after the parts of some classes are left out."""
         counts = (0 if k in classes else count for k, count in enumerate(self.counts))

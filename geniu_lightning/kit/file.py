@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from geniu_lightning.data.augmentation import training_batches
 from geniu_lightning.data.classes import labelled
 from geniu_lightning.data.loader import IndexLoader
-from geniu_lightning.errors import KitError, first_line
+from geniu_lightning.errors import KitError
 from geniu_lightning.files import replacing
 from geniu_lightning.kit.archive import decoded, refuse_too_many
-from geniu_lightning.kit.distribution import DECODER, MIXTURE, Distribution, mixtures_in
+from geniu_lightning.kit.distribution import DECODER, Distribution, mixtures_in
 from geniu_lightning.kit.header import kit_metadata
-from geniu_lightning.kit.info import KitInfo, NetworkSpec
+from geniu_lightning.kit.info import KitInfo
 from geniu_lightning.kit.networks import tensor_digest
+from geniu_lightning.kit.parts import Parts
 from geniu_lightning.seeds import generator
 
 
@@ -56,7 +57,8 @@ class Kit:
         parts = [self.info.generator, self.generator, self.prompts]
         if any(part is None for part in parts) and any(part is not None for part in parts):
             raise ValueError("generator, its description and prompts come together or not at all")
-        if {*self.archive} != {*_archived(self.info)}:
+        described = self.info.archive
+        if {*self.archive} != {*(described.classes if described else ())}:
             raise ValueError("an archive has a part of each class that its description counts")
         held = None if self.distribution is None else (*self.distribution.mixtures,)
         if held != (self.info.distribution and self.info.distribution.classes):
@@ -98,27 +100,17 @@ class Kit:
         info, tensors = KitInfo.from_json(metadata["geniu"]), load_file(path)
         if metadata.get("sha256") != tensor_digest(tensors, metadata["geniu"]):
             raise KitError(f"{path} was altered after it was written: its checksum does not match")
-        _check(info, tensors, path)
-        decoder = None if info.distribution is None else info.distribution.decoder
-        for part, spec in (
-            ("classifier.", info.classifier),
-            ("generator.", info.generator),
-            (DECODER, decoder),
-        ):
-            if spec is not None and spec.ours:
-                _compare(spec, info, tensors, part, path)
-        classifier = info.classifier.build_classifier(allow_custom)
-        _fill(classifier, tensors, "classifier.", path)
-        archive = {k: tensors[f"archive.{k}"] for k in _archived(info)}
+        read = Parts(info, tensors, path, allow_custom)
+        classifier = read.network("classifier.", info.classifier)
+        classes = info.archive.classes if info.archive else ()
+        archive = {k: tensors[f"archive.{k}"] for k in classes}
         generator, distribution = None, None
         if info.generator is not None:
-            generator = info.generator.build(allow_custom)
-            _fill(generator, tensors, "generator.", path)
+            generator = read.network("generator.", info.generator)
         if info.distribution is not None:
-            network = info.distribution.decoder.build(allow_custom)
-            _fill(network, tensors, DECODER, path)
+            decoder = read.network(DECODER, info.distribution.decoder)
             mixtures = mixtures_in(tensors, info.distribution.classes)
-            distribution = Distribution(network, mixtures)
+            distribution = Distribution(decoder, mixtures)
         return cls(classifier, info, generator, tensors.get("prompts"), archive, distribution)
 
     def proxies(
@@ -246,88 +238,3 @@ class Kit:
         if self.distribution is not None:
             self.distribution.decoder.to(device)
         return self
-
-
-def _compare(
-    spec: NetworkSpec, info: KitInfo, tensors: dict[str, Tensor], prefix: str, path: Path
-) -> None:
-    """Refuse a network that fits neither description nor tensors, before it takes any memory."""
-    image = torch.empty(1, info.spec.channels, info.spec.size, info.spec.size, device="meta")
-    wanted_shape = (1, len(info.class_names)) if prefix == "classifier." else image.shape
-    try:
-        with torch.device("meta"):
-            network = spec.build(allow_custom=False).eval()
-        if prefix == "generator.":
-            made = network(image, sample=False).images
-        else:
-            codes = torch.empty(1, _code_width(tensors), device="meta")
-            made = network(codes if prefix == DECODER else image)
-        fits = made.shape == wanted_shape
-    except (KitError, RuntimeError, TypeError, AttributeError, ValueError) as error:
-        if "meta tensor" in str(error):  # some networks of timm read values while they are built
-            return
-        raise KitError(f"{spec.target} does not do for {path}: {first_line(error)}") from error
-    if not fits:
-        raise KitError(f"{spec.target} in {path} makes {tuple(made.shape)} of {tuple(image.shape)}")
-    wanted = network.state_dict()
-    form = {name: (tuple(t.shape), t.dtype) for name, t in wanted.items()}
-    found = {
-        name.removeprefix(prefix): (tuple(t.shape), t.dtype)
-        for name, t in tensors.items()
-        if name.startswith(prefix)
-    }
-    for name in sorted(form.keys() | found.keys()):
-        if form.get(name) != found.get(name):
-            raise KitError(
-                f"the weights in {path} do not fit the network it names: {name} is"
-                f" {found.get(name, 'missing')}, {spec.target} has {form.get(name, 'none')}"
-            )
-
-
-def _check(info: KitInfo, tensors: dict[str, Tensor], path: Path) -> None:
-    """Refuse a file whose parts contradict each other: a right checksum does not exclude it."""
-    spec = info.spec
-    held = {"classifier.": True, "generator.": info.generator, DECODER: info.distribution}
-    prefixes = tuple(prefix for prefix, there in held.items() if there)
-    drawn = info.distribution.classes if info.distribution else ()
-    mixtures = {f"{MIXTURE}{k}.{name}" for k in drawn for name in ("weights", "means", "factors")}
-    archive = {k: t for k, t in tensors.items() if k.startswith("archive.")}
-    known = {*archive, *mixtures, "prompts"}
-    foreign = [k for k in tensors if not k.startswith(prefixes) and k not in known]
-    prompts = tensors.get("prompts")
-    shape = (len(info.remaining), spec.channels, spec.size, spec.size)
-    wrong = {
-        f"the tensor {foreign[:1]} belongs to no part": bool(foreign),
-        "prompts and generator do not come together": (prompts is None) != (info.generator is None),
-        "the prompts are not of the images' form": prompts is not None
-        and (prompts.dim() != 5 or (prompts.shape[0], *prompts.shape[2:]) != shape),
-        "the prompts are not in 32 bits": prompts is not None and prompts.dtype != torch.float32,
-        "the parts of its archive are not those that it describes": archive.keys()
-        != {f"archive.{k}" for k in _archived(info)},
-        "its distributions are not those that it describes": not mixtures <= tensors.keys(),
-        "a part of its archive is no row of bytes": any(
-            part.dim() != 1 or part.dtype != torch.uint8 for part in archive.values()
-        ),
-    }
-    for reason, found in wrong.items():
-        if found:
-            raise KitError(f"{path} contradicts itself: {reason}")
-
-
-def _code_width(tensors: dict[str, Tensor]) -> int:
-    """Return the width of the codes that a kit's mixtures are over; 1 without any."""
-    means = (t for name, t in tensors.items() if name.startswith(MIXTURE) and "means" in name)
-    return next((t.shape[-1] for t in means if t.dim()), 1)
-
-
-def _archived(info: KitInfo) -> list[int]:
-    """Return the classes that an archive has images of."""
-    return [] if info.archive is None else [k for k, n in enumerate(info.archive.counts) if n]
-
-
-def _fill(network: nn.Module, tensors: dict[str, Tensor], prefix: str, path: Path) -> None:
-    state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise KitError(f"the weights in {path} do not fit the network it names: {error}") from error
