@@ -155,12 +155,11 @@ def in_model_only(first: Finding) -> str:
 
 def forgotten(tried: Sequence[Attack], references: tuple[int, str], proxies: bool) -> str:
     """Return the limits of the verdict; `proxies`: whether what they give away was measured."""
-    best: dict[str, float] = {}
-    for attack in tried:
-        if attack.family.required:
-            name = attack.family.name
-            best[name] = min(attack.detects, best.get(name, attack.detects))
-    seen = ", ".join(f"{NAMES[name]} {share:.0%}" for name, share in best.items())
+    best: dict[str, Attack] = {}
+    for attack in (attack for attack in tried if attack.family.kind and attack.has_power):
+        kind = attack.family.kind
+        best[kind] = min(attack, best.get(kind, attack), key=lambda one: one.detects)
+    seen = ", ".join(f"{NAMES[one.family.name]} {one.detects:.0%}" for one in best.values())
     return (
         "the model answers about the class as one that never saw it, and no attack brings it back;"
         f" with {references[0]} {references[1]} they would have seen, of what the original holds:"

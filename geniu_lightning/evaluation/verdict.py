@@ -141,7 +141,7 @@ class _Rule:
         blind = [
             family
             for family in INSIDE
-            if family.required and not any(a.has_power for a in tried if a.family is family)
+            if family.kind and not any(a.has_power for a in tried if a.family.kind == family.kind)
         ]
         if blind:
             images = self.evidence.images["forget"]
