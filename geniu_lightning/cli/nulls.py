@@ -57,7 +57,7 @@ def _run(request: Request, oracle: Kit, file: Path, label: str) -> None:
     seed = stream("null", request.config.seed, oracle.info.seed)
     unlearner = method_of(request.config, request.forget, seed)
     try:
-        kit = null_kit(oracle, back, seed)
+        kit = null_kit(oracle, back, seed, request.kit)
         classifier = run_method(unlearner, request, kit, file.parent, [], label)
     except UserError as error:
         raise UserError(

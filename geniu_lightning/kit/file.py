@@ -195,22 +195,34 @@ class Kit:
 
         An epoch has `counts` samples of `classes`.
         """
-        if self.distribution is None:
-            raise KitError(
-                "this kit holds no distribution: train with kit=distribution, or"
-                " kit=[prompts,distribution], to make one"
-            )
-        held = self.distribution
-        if lacking := [k for k in classes if k not in held.mixtures]:
-            names = labelled(lacking, self.info.class_names)
-            raise KitError(f"the kit has no distribution of {names}")
-        self.samples_drawn = True
+        held = self._distribution_of(classes)
         labels = torch.tensor(classes).repeat_interleave(torch.tensor(counts))
 
         def read(indices: Tensor, draw: int) -> Tensor:
             return held.draw(labels[indices], generator("samples", draw), temperature)
 
         return self._training_batches(read, labels, batch_size, seed)
+
+    def samples(
+        self, classes: Sequence[int], count: int, stream: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return so many samples of the distribution of each class, in [0, 1], and their labels."""
+        held = self._distribution_of(classes)
+        labels = torch.tensor(classes).repeat_interleave(count)
+        return held.draw(labels, stream), labels
+
+    def _distribution_of(self, classes: Sequence[int]) -> Distribution:
+        """Return what draws some classes; refuse classes without a distribution."""
+        if self.distribution is None:
+            raise KitError(
+                "this kit holds no distribution: train with kit=distribution, or"
+                " kit=[prompts,distribution], to make one"
+            )
+        if lacking := [k for k in classes if k not in self.distribution.mixtures]:
+            names = labelled(lacking, self.info.class_names)
+            raise KitError(f"the kit has no distribution of {names}")
+        self.samples_drawn = True
+        return self.distribution
 
     def _training_batches(
         self, read: Callable[[Tensor, int], Tensor], labels: Tensor, batch_size: int, seed: int

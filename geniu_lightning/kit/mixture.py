@@ -54,6 +54,12 @@ class Mixture:
         return torch.logsumexp(each + self.weights.double().log()[:, None], dim=0)
 
 
+def standard_normal(width: int) -> Mixture:
+    """Return N(0, I) over codes of a width."""
+    numbers = (torch.ones(1), torch.zeros(1, width), torch.eye(width)[None])
+    return Mixture(*(tensor.half() for tensor in numbers))
+
+
 class Sampler:
     """Mixtures by class, to draw from in one pass for all classes."""
 

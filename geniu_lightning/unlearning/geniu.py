@@ -35,7 +35,8 @@ class Geniu(Tuning):
     paper's ablations, the last one as we read its GKT_vae.
 
     Args:
-        source: `proxies` of the kit; `data` tunes on training images as a control.
+        source: `proxies` of the kit, or what else it holds; `data` tunes on training images as a
+            control.
 
     Source:
         GENIU, arXiv 2406.07885, Eq. 7, which is `experiment=paper_tuning`. Departures of the
@@ -65,8 +66,8 @@ class Geniu(Tuning):
         self.max_margin = max_margin
 
     def make_batches(self, kit: Kit, sources: Sources, sides: Access, steps: int) -> Batches:
-        """Return the one batch of all proxies, for every step; with `data` batches of images."""
-        if self.source == "data":
+        """Return the one batch of all proxies, for every step; of other sources batches."""
+        if self.source != "proxies":
             return super().make_batches(kit, sources, sides, steps)
         batch = self.all_proxies(kit)
         return StepBatches(lambda step: batch, steps)

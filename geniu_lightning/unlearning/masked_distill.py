@@ -16,10 +16,10 @@ from geniu_lightning.unlearning.batches import (
 )
 from geniu_lightning.unlearning.losses import divergence, masked_target
 from geniu_lightning.unlearning.sources import Access, Sources
-from geniu_lightning.unlearning.tuning import Tuning
+from geniu_lightning.unlearning.tuning import Source, Tuning
 from geniu_lightning.unlearning.warps import WarpedBatches, Warps
 
-Inputs = Literal["proxies", "data", "noise", "mix"]
+Inputs = Source | Literal["noise", "mix"]
 UNLABELLED = ("noise", "mix")
 
 
@@ -34,9 +34,9 @@ class MaskedDistill(Tuning):
     Compared with GENIU on the same proxies it shows what the reciprocal loss adds.
 
     Args:
-        source: `proxies` of the kit; training `data`; `noise`, N(0, I) in normalised space, fresh
-            in every step; `mix`, λx + (1 - λ)x' of two random proxies of any class, λ uniform in
-            [0, 1], fresh in every step. Noise needs no generator.
+        source: `proxies` of the kit, or what else it holds; training `data`; `noise`, N(0, I) in
+            normalised space, fresh in every step; `mix`, λx + (1 - λ)x' of two random proxies of
+            any class, λ uniform in [0, 1], fresh in every step. Noise needs no generator.
         **settings: Those of `Tuning`; `batch_size` is that of noise or mixtures, too.
 
     Source:
@@ -50,7 +50,9 @@ class MaskedDistill(Tuning):
     def __init__(
         self, *, source: Inputs = "proxies", retain_weight: NonNegative = 1.0, **settings: Any
     ) -> None:
-        super().__init__(source="data" if source == "data" else "proxies", **settings)
+        super().__init__(
+            source="proxies" if source == "noise" or source == "mix" else source, **settings
+        )
         self.inputs = source
         self.retain_weight = retain_weight
 

@@ -5,8 +5,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from geniu_lightning.data.loader import IndexLoader
 from geniu_lightning.kit.file import Kit
-from geniu_lightning.seeds import stream
+from geniu_lightning.seeds import generator, stream
 from geniu_lightning.settings.checked import PositiveInt
 from geniu_lightning.unlearning.base import Unlearner
 from geniu_lightning.unlearning.batches import (
@@ -17,9 +18,9 @@ from geniu_lightning.unlearning.batches import (
     labelled_batch,
 )
 from geniu_lightning.unlearning.networks import Teacher
-from geniu_lightning.unlearning.sources import Access, Sources
+from geniu_lightning.unlearning.sources import Access, LabelledBatches, Sources
 
-Source = Literal["data", "proxies"]
+Source = Literal["data", "proxies", "distribution", "archive"]
 BatchSize = Annotated[int, Field(ge=2)]  # one image is no sample for batch norm
 
 
@@ -27,15 +28,17 @@ class Tuning(Unlearner):
     """Works on the forget set, on the retain set, or on both in each step.
 
     A method declares in `sides` on which. With `source="data"` they are training images, and
-    `sides` is its access; with `source="proxies"` the kit's proxies of the same classes take their
-    place, all of them in one batch, and no image is read. A method with other inputs overrides
-    `make_batches`; one that `distils` finds the original in `self.teacher`.
+    `sides` is its access. Else what the kit holds of the same classes takes their place, and no
+    image is read: with `proxies` decoded prompts, all of them in one batch; with `distribution`
+    fresh samples in each step, all classes alike; with `archive` archived images. A method with
+    other inputs overrides `make_batches`; one that `distils` finds the original in `self.teacher`.
 
     Departures from their sources that the methods share, by their yaml: steps for epochs, a bound
     of the gradient, and running statistics of batch norm frozen.
 
     Args:
-        batch_size: Images of each set in a step; proxies come all at once.
+        batch_size: Images of each set in a step; proxies come all at once. Where a set is read
+            once, so many samples of each class of a distribution.
         proxies_per_class: Number of the kit's prompts of each class to use; `None` is all.
         **settings: Those of the base.
     """
@@ -71,27 +74,51 @@ class Tuning(Unlearner):
             batch = self.proxies(kit, sides)
             return StepBatches(lambda step: batch, steps)
         seed = stream("unlearn_order", self.seed)
-        parts = [sources.open(side, self.batch_size, seed, self.stored) for side in sides]
+        if self.source == "data":
+            parts = [sources.open(side, self.batch_size, seed, self.stored) for side in sides]
+        else:
+            parts = [LabelledBatches(self._loader(kit, k, seed), self.forget) for k in sides]
         return CombinedBatches(parts, [range(len(parts))] * steps)
+
+    def _loader(self, kit: Kit, side: Access, seed: int) -> IndexLoader:
+        """Return shuffled and augmented batches of what the kit holds of one set."""
+        classes = self._classes(kit, side)
+        if self.source == "archive":
+            return kit.archive_loader(classes, self.batch_size, seed)
+        return kit.sample_loader(classes, [self.batch_size] * len(classes), self.batch_size, seed)
 
     def single_pass(
         self, kit: Kit, sources: Sources, side: Access, limit: int | None = None
     ) -> Iterable[UnlearnBatch]:
         """Return every image or proxy of one set once, in order and without augmentation.
 
-        `limit` is the largest number of images, drawn evenly over classes; not of proxies.
+        `limit` is the largest number of images, drawn evenly over classes; not of what a kit holds.
         """
         if self.source == "proxies":
             return [self.proxies(kit, side)]
-        return sources.open(side, self.batch_size, None, limit)
+        if self.source == "data":
+            return sources.open(side, self.batch_size, None, limit)
+        if self.source == "archive":
+            images, labels = kit.archived(self._classes(kit, side))
+        else:
+            random = generator("unlearn_samples", self.seed)
+            images, labels = kit.samples(self._classes(kit, side), self.batch_size, random)
+        device, normalise = next(kit.classifier.parameters()).device, kit.info.spec.normalise
+        pairs = zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
+        return [
+            labelled_batch(normalise(some.to(device)), own.to(device), self.forget)
+            for some, own in pairs
+        ]
 
-    def proxies(self, kit: Kit, sides: Access) -> UnlearnBatch:
-        """Return one batch of all proxies of the forget classes, the retained ones, or both."""
-        classes = [
+    def _classes(self, kit: Kit, sides: Access) -> list[int]:
+        return [
             k
             for k in kit.info.remaining
             if (Access.FORGET if k in self.forget else Access.RETAIN) in sides
         ]
-        decoded = kit.proxies(classes, self.proxies_per_class)
+
+    def proxies(self, kit: Kit, sides: Access) -> UnlearnBatch:
+        """Return one batch of all proxies of the forget classes, the retained ones, or both."""
+        decoded = kit.proxies(self._classes(kit, sides), self.proxies_per_class)
         images = kit.info.spec.normalise(decoded.images)
         return labelled_batch(images, decoded.labels, self.forget)

@@ -69,7 +69,7 @@ class UnrollingSgd(Tuning):
 
     def _stands_for(self, kit: Kit, labels: Tensor) -> Tensor:
         """Return how many training images each image of a batch counts for, shape `(N,)`."""
-        if self.source == "data":
+        if self.source in ("data", "archive"):
             return torch.ones(len(labels), device=labels.device)
         counts = torch.tensor(kit.info.class_counts, device=labels.device)[labels]
         return counts / (labels[:, None] == labels).sum(dim=1)

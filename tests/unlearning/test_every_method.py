@@ -29,8 +29,11 @@ from geniu_lightning.unlearning.gkt import Gkt
 from geniu_lightning.unlearning.ispf import Ispf
 from geniu_lightning.unlearning.networks import Teacher, fresh_classifier
 from geniu_lightning.unlearning.sources import Access
+from tests.kit.small_kits import with_distribution
 from tests.unlearning.every_method import CONFIGS, built, digest
 from tests.unlearning.helpers import GONE, LOSSLESS, Lab, archived, trainer_of
+
+SOURCES = ("data", "proxies", "distribution", "archive")
 
 STEPS, RATE = 9, 5e-4
 EVERYTHING = Access.FORGET | Access.RETAIN
@@ -295,19 +298,33 @@ def stays_finite_in_bf16(path: Path, lab: Lab) -> None:
         assert tensor.dtype in (torch.float32, torch.int64)
 
 
+@pytest.mark.parametrize("name", ["geniu", "unsir", "ssd"])
+def test_a_kit_gives_whatever_it_holds(name: str, lab: Lab) -> None:
+    """GENIU's own batches, those that methods share, and a single pass over a set."""
+    lab.kit = with_distribution(lab.kit)
+    paths = {path.stem: path for path in CONFIGS}
+    made = {}
+    for source in SOURCES:
+        method = small(paths[name], GONE, 2, source=source)
+        made[source] = state_digest(lab.run(method))
+        assert (lab.opened != []) == (source == "data")
+        lab.opened.clear()
+    assert len({*made.values()}) == len(SOURCES)
+
+
 @pytest.mark.slow
 @every_method
 @pytest.mark.parametrize("forget", [(0,), (2,), (1, 3)], ids=str)
 def test_every_forget_set_and_source(path: Path, forget: tuple[int, ...], lab: Lab) -> None:
-    settings = method_settings(path.stem)
-    for source in ("data", "proxies") if "source" in settings else (None,):
-        more = {} if source is None else {"source": source}
+    lab.kit = with_distribution(lab.kit)
+    for source in SOURCES if "source" in method_settings(path.stem) else (None,):
+        more = {} if source is None or path.stem == "rebuild" else {"source": source}
         method = small(path, forget, 3, **more)
         before = digest(lab.kit)
         result = lab.run(method)
         assert digest(lab.kit) == before
         assert all(t.isfinite().all() for t in tensors(result))
-        assert source != "proxies" or method.access is Access.NONE
+        assert source in ("data", None) or method.access is Access.NONE
 
 
 def test_every_search_range_is_of_a_setting_of_its_method() -> None:

@@ -7,6 +7,7 @@ import torch
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.networks import state_digest
 from geniu_lightning.unlearning.null_kit import null_kit
+from tests.kit.small_kits import with_distribution
 
 SIDE = 40  # pixels; of enough noise to tell its variance
 
@@ -32,6 +33,28 @@ def test_prompts_of_what_was_never_seen_are_noise_of_unit_variance(kit: Kit) -> 
     assert not torch.equal(noise[0], noise[1])
     assert torch.equal(null_kit(oracle, (1, 3), seed=5).prompts, found.prompts)
     assert not torch.equal(null_kit(oracle, (1, 3), seed=6).prompts[1], noise[0])
+
+
+def test_other_contents_are_standard_normal_or_real(kit: Kit) -> None:
+    judged = with_distribution(kit)
+    info = dataclasses.replace(
+        judged.info,
+        forgotten=(1, 3),
+        archive=judged.info.archive.without((1, 3)),
+        distribution=judged.info.distribution.without((1, 3)),
+    )
+    parts = {k: 255 - part for k, part in judged.archive.items() if k not in (1, 3)}
+    held = judged.distribution.without((1, 3))
+    info = dataclasses.replace(info, generator=None)
+    oracle = Kit(kit.classifier, info, archive=parts, distribution=held)
+    found = null_kit(oracle, (1, 3), 5, judged)
+    assert found.info.archive == judged.info.archive
+    assert found.archive == parts | {k: judged.archive[k] for k in (1, 3)}
+    mixtures = found.distribution.mixtures
+    assert [*mixtures] == [0, 1, 2, 3, 4]
+    assert mixtures[0] is held.mixtures[0]
+    assert (float(mixtures[3].means.abs().sum()), len(mixtures[3].weights)) == (0, 1)
+    assert torch.equal(mixtures[1].factors[0].float(), torch.eye(8))
 
 
 def test_what_an_earlier_request_removed_stays_away_and_a_bare_oracle_is_bare(kit: Kit) -> None:
