@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     show = commands.add_parser("show", help="print what is inside, after verifying it")
     show.add_argument("file", help="the file, or the folder of the run that wrote it")
     show.add_argument("--proxies", type=Path, metavar="PNG", help="draw the decoded proxies")
+    show.add_argument("--samples", type=Path, metavar="PNG", help="draw samples of distributions")
     show.add_argument(
         "--allow-custom",
         action="store_true",
@@ -33,17 +34,23 @@ def main(arguments: list[str] | None = None) -> int:
         path = kit_path(options.file)
         kit = Kit.load(path, options.allow_custom)
         _describe(kit, path)
-        if options.proxies is not None:
-            from geniu_lightning.report.pictures import grid
-
-            proxies = kit.proxies()
-            names = [kit.info.class_names[k] for k in kit.info.remaining]
-            shape = (len(names), -1, *proxies.images.shape[1:])  # a row a class
-            grid(proxies.images.view(shape), names, "proxies", options.proxies)
+        _draw(kit, options.proxies, options.samples)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
+
+
+def _draw(kit: Kit, proxies: Path | None, samples: Path | None) -> None:
+    """Write the pictures that are asked for, a row a class."""
+    from geniu_lightning.report.pictures import grid
+
+    names = [kit.info.class_names[k] for k in kit.info.remaining]
+    if proxies is not None:
+        images = kit.proxies().images
+        grid(images.view(len(names), -1, *images.shape[1:]), names, "proxies", proxies)
+    if samples is not None:
+        grid(kit.sample_grid(), names, "samples", samples)
 
 
 def _prompts(prompts: Tensor, sizes: dict[str, int]) -> str:

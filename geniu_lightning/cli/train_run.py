@@ -156,6 +156,9 @@ def _hand_over(
         drawn["proxies"] = folder.path / "proxies.png"
         proxies = kit.proxies().images.view(*kit.prompts.shape)
         pictures.grid(proxies, data.names, "proxies", drawn["proxies"])
+    if kit.distribution is not None:
+        drawn["samples"] = folder.path / "samples.png"
+        pictures.grid(kit.sample_grid(), data.names, "samples", drawn["samples"])
     found = evaluate_model(config.evaluation, kit, kit.classifier, data, forget=())
     document = {
         "version": VERSION,

@@ -21,6 +21,8 @@ from geniu_lightning.kit.networks import tensor_digest
 from geniu_lightning.kit.parts import Parts
 from geniu_lightning.seeds import generator
 
+SHOWN = 10  # samples of a class in a picture
+
 
 @dataclass(frozen=True)
 class Proxies:
@@ -210,6 +212,12 @@ class Kit:
         held = self._distribution_of(classes)
         labels = torch.tensor(classes).repeat_interleave(count)
         return held.draw(labels, stream), labels
+
+    def sample_grid(self) -> Tensor:
+        """Return ten samples of each class that has a distribution, `(classes, 10, C, H, W)`."""
+        classes = self.info.distribution.classes if self.info.distribution else ()
+        images, _ = self.samples(classes, SHOWN, generator("picture", self.info.seed))
+        return images.view(-1, SHOWN, *images.shape[1:])
 
     def _distribution_of(self, classes: Sequence[int]) -> Distribution:
         """Return what draws some classes; refuse classes without a distribution."""

@@ -172,6 +172,7 @@ def _files(weights: Path, kit_file: Path, kit: "Kit", still_inside: bool) -> Ite
             weights.name: "the model before",
             KIT: "the model before and what draws its classes",
             "proxies.png": "pictures of classes",
+            "samples.png": "pictures of classes",
         }
         for name, what in others.items():
             if (run / name).is_file() and name != kit_file.name:

@@ -25,7 +25,8 @@ MANIFEST = ".manifest.json"  # names of a finished run's files; null while it ma
 WRITTEN = (  # all that a run may write
     *(*RESULTS, MANIFEST),
     *("done.json", "failed.json", "run.json", "log", "wandb", ".wandb_id"),
-    *("proxies.png", "confusion.png", "confusion_*.png", "receipt.json", "receipt.md"),
+    *("proxies.png", "samples.png", "confusion.png", "confusion_*.png"),
+    *("receipt.json", "receipt.md"),
 )
 LOCK, LAUNCH = ".lock", ".launch"
 REPLACED = ".replaced"  # results that a forced run replaces, until it has ended well

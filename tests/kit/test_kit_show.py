@@ -12,7 +12,7 @@ from geniu_lightning.cli.kit import main
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.kit.info import NetworkSpec
 from geniu_lightning.report import pictures
-from tests.kit.small_kits import CLASSES, PER_CLASS, with_archive
+from tests.kit.small_kits import CLASSES, PER_CLASS, with_archive, with_distribution
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +86,12 @@ def test_show_draws_the_proxies_a_row_a_class(
     assert torch.equal(seen[0], expected.view(CLASSES, PER_CLASS, *expected.shape[1:]))
     with Image.open(tmp_path / "proxies.png") as picture:
         assert picture.format == "PNG"
+    held = with_distribution(Kit.load(saved))
+    held.save(tmp_path / "held.safetensors")
+    words = ["show", str(tmp_path / "held.safetensors"), "--samples", str(tmp_path / "s.png")]
+    assert main(words) == 0
+    assert seen[1].shape == (CLASSES, 10, *expected.shape[1:])
+    assert (tmp_path / "s.png").is_file()
 
 
 def test_what_cannot_be_shown_ends_with_status_2_and_one_sentence(
@@ -101,6 +107,7 @@ def test_what_cannot_be_shown_ends_with_status_2_and_one_sentence(
     path, picture = tmp_path / "kit.safetensors", tmp_path / "proxies.png"
     unlearned.save(path)
     assert "no generator" in refused(str(path), "--proxies", str(picture))
+    assert "no distribution" in refused(str(path), "--samples", str(picture))
     assert not picture.exists()
     path.write_bytes(path.read_bytes()[:-100])
     refused(str(path))
