@@ -23,7 +23,7 @@ from geniu_lightning.kit.file import Kit
 from geniu_lightning.unlearning.networks import fresh_classifier
 from tests.simulation import other_recipe
 
-STEPS, BATCH, PARTS = 2000, 64, 64
+STEPS, BATCH, PARTS = 4000, 64, 64
 
 
 class Gaussians:
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     words = parser.parse_args()
     kit = Kit.load(words.kit)
-    bank = sorted(words.bank.glob("[0-9]*/kit.safetensors"), key=lambda p: int(p.parent.name))[:4]
+    bank = sorted(words.bank.glob("[0-9]*/kit.safetensors"), key=lambda p: int(p.parent.name))[:10]
     data = recorded_data(kit.info)
     context = Context(
         original=kit.classifier,
