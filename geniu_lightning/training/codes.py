@@ -73,7 +73,6 @@ class CodeNetworks(nn.Module):
         super().__init__()
         form = (spec.channels, spec.size, settings.latent, settings.width)
         self.encoder, self.decoder, self.settings = Encoder(*form), Decoder(*form), settings
-
         self._form = dict(zip(("channels", "image_size", "latent", "width"), form, strict=True))
 
     def described(self, classes: Iterable[int]) -> DistributionInfo:

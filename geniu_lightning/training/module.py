@@ -81,17 +81,9 @@ class GeniuModule(LightningModule):
         self.settings = settings
         self.seed = seed
         self.finished = finished
-        self.proxy_trainer: ProxyTrainer | None = None
-        if generator is not None and exemplars is not None:
-            classes = exemplars.classes
-            shape = (len(classes), exemplars.per_class, spec.channels, spec.size)
-            # registered here, so that Lightning moves and saves them
-            self.prompts = nn.Parameter(first_prompts(*shape, seed))
-            updates = self.update_schedule.updates
-            self.proxy_trainer = ProxyTrainer(
-                generator, self.prompts, settings, updates, seed, classes=classes
-            )
-        self.code_networks, self.code_trainer = codes, self._trainer_of_codes(codes)
+        self.code_networks = codes
+        self.proxy_trainer = self._trainer_of_proxies(generator, exemplars)
+        self.code_trainer = self._trainer_of_codes(codes)
         self.guard = NonFiniteGuard(
             "the checkpoint before it is good: lower training.optimizer.lr, or bound the gradient"
             " by training.max_gradient_norm"
@@ -101,7 +93,23 @@ class GeniuModule(LightningModule):
             MulticlassAccuracy(outputs, average="micro", validate_args=False) for _ in range(2)
         )
 
+    def _trainer_of_proxies(
+        self, generator: nn.Module | None, exemplars: IndexedExemplars | None
+    ) -> ProxyTrainer | None:
+        """Return what trains prompts and generator; the prompts become parameters of this module.
+
+        So Lightning moves and saves them.
+        """
+        if generator is None or exemplars is None:
+            return None
+        classes, spec = exemplars.classes, self.spec
+        shape = (len(classes), exemplars.per_class, spec.channels, spec.size)
+        self.prompts = nn.Parameter(first_prompts(*shape, self.seed))
+        how = (self.settings, self.update_schedule.updates, self.seed)
+        return ProxyTrainer(generator, self.prompts, *how, classes=classes)
+
     def _trainer_of_codes(self, codes: CodeNetworks | None) -> CodeTrainer | None:
+        """Return what trains encoder and decoder, with every batch of the classifier's epochs."""
         if codes is None:
             return None
         batches = self.update_schedule.steps_per_epoch * self.update_schedule.epochs
