@@ -16,6 +16,9 @@ from geniu_lightning.files import sha256_of
 from geniu_lightning.runs.identity import identity_of
 from geniu_lightning.settings.configs import built, plain
 
+# contents of a kit, and the group of settings of each
+CONTENTS = {"prompts": "generator", "distribution": "distribution", "archive": "archive"}
+
 
 def main() -> None:
     """Run the command."""
@@ -53,8 +56,7 @@ def train(config: DictConfig) -> float | None:
 def _settle_contents(config: DictConfig) -> None:
     """Leave of the groups that describe contents of a kit those that it is to hold."""
     contents = [config.kit] if isinstance(config.kit, str) else config.kit or []
-    groups = {"prompts": "generator", "distribution": "distribution", "archive": "archive"}
-    for content, group in groups.items():
+    for content, group in CONTENTS.items():
         if content not in contents:
             config[group] = None
 
@@ -74,7 +76,7 @@ def _checksum_of_finished(config: DictConfig) -> str:
     weights = Path(config.weights).expanduser()
     if not weights.is_file():
         raise UserError(f"there are no weights at {weights}")
-    if config.generator is None and config.archive is None:
+    if all(config[group] is None for group in CONTENTS.values()):
         raise UserError("weights= are finished: there is nothing to add to them with kit=null")
     if config.generator is not None and config.training.when != "after":
         raise UserError("weights= are finished, so the kit is made after them: experiment=post_hoc")

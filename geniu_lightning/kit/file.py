@@ -52,7 +52,7 @@ class Kit:
     archive: Mapping[int, Tensor] = field(default_factory=dict)
     distribution: Distribution | None = None
     prompts_read: bool = field(default=False, init=False)  # since it was loaded
-    archived_read: int = field(default=0, init=False)  # images decoded when it was last read
+    archived_read: set[int] = field(default_factory=set, init=False)  # classes, likewise
     samples_drawn: bool = field(default=False, init=False)  # of distributions, since it was loaded
 
     def __post_init__(self) -> None:
@@ -172,7 +172,7 @@ class Kit:
             except KitError as error:
                 name = labelled([k], self.info.class_names)
                 raise KitError(f"the archive of class {name} cannot be decoded: {error}") from error
-        self.archived_read = int(counts.sum())
+        self.archived_read |= {*classes}
         return torch.cat(images), torch.tensor(classes).repeat_interleave(counts)
 
     def archive_loader(self, classes: Sequence[int], batch_size: int, seed: int) -> IndexLoader:

@@ -73,6 +73,8 @@ def facts_of(
             "declared": cost["access"],
             "prompts": cost["reads_prompts"],
             "archived_images": cost["archived_images_read"],
+            "archived_forgotten": cost["archived_forgotten_read"],
+            "samples": cost["draws_samples"],
             "files": [kit_file.name],
         },
         "cost": {name: cost[name] for name in ("seconds", "seconds_each", "steps")},

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,17 @@ def cost_of(
         "training_images_read": reads,
         "access": str(unlearner.access),
         "reads_prompts": kit.prompts_read,
-        "archived_images_read": kit.archived_read,
+        "archived_images_read": _archived(kit, kit.archived_read),
+        "archived_forgotten_read": _archived(kit, kit.archived_read & {*unlearner.forget}),
+        "draws_samples": kit.samples_drawn,
         "bytes_kept": bytes_kept(unlearner, kit),
         "training_overhead": _training_overhead(kit, kit_path),
     }
+
+
+def _archived(kit: Kit, classes: Collection[int]) -> int:
+    """Return how many images of some classes a kit's archive has."""
+    return 0 if kit.info.archive is None else sum(kit.info.archive.counts[k] for k in classes)
 
 
 def bytes_kept(unlearner: Unlearner, kit: Kit) -> int:

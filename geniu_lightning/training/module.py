@@ -188,6 +188,8 @@ class GeniuModule(LightningModule):
             return self.proxy_trainer.train_step(
                 step, self.classifier, self.exemplars.images, images, self.manual_backward
             )
+        if images is None:  # a finished classifier, beside which codes are trained
+            return []
         loss = combined_loss(images=images)
         self.manual_backward(loss.total)
         return [loss]

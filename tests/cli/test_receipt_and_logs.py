@@ -27,7 +27,8 @@ def test_a_run_leaves_a_receipt_and_is_logged(
     assert receipt["found"]["oracles"] == 3
     assert receipt["read"] == {
         **{"training_images": 0, "declared": "no training data"},
-        **{"prompts": False, "archived_images": 0, "files": ["kit.safetensors"]},
+        **{"prompts": False, "samples": False, "files": ["kit.safetensors"]},
+        **{"archived_images": 0, "archived_forgotten": 0},
     }
     for file in receipt["files"]:
         folder = trained if file["delete"] else tmp_path

@@ -196,3 +196,15 @@ def test_other_images_are_another_run(
     new("L", (16, 16), 250).save(tmp_path / "pets" / "train" / "a" / "0.png")
     other = command("train", *words)
     assert (other.status, "differs in data_fingerprint" in other.err) == (2, True), other.err
+
+
+def test_distributions_are_made_for_finished_weights(command: Command, tmp_path: Path) -> None:
+    assert command("train", *BARE, "kit=null", f"out={tmp_path / 'bare'}").status == 0
+    weights = f"weights={tmp_path / 'bare' / 'kit.safetensors'}"
+    few = ("distribution.min_steps=5", "distribution.width=8", f"out={tmp_path / 'after'}")
+    outcome = command("train", *BARE, "kit=distribution", weights, *few)
+    assert outcome.status == 0, outcome.err
+    before, after = (Kit.load(tmp_path / name / "kit.safetensors") for name in ("bare", "after"))
+    assert state_digest(after.classifier) == state_digest(before.classifier)
+    assert after.info.contents == ("distribution",)
+    assert (tmp_path / "after" / "samples.png").is_file()

@@ -158,7 +158,7 @@ def test_a_kit_with_an_archive_is_read_as_it_was_written(kit: Kit, tmp_path: Pat
         images, labels = found.archived([2, 0])
         assert (len(images), labels.tolist()) == (11, [2] * 5 + [0] * 6)
         assert torch.equal(images[:5], one.archived([2])[0])
-        assert found.archived_read == 11
+        assert found.archived_read == {0, 2}
 
 
 def replaced(kit: Kit) -> Kit:

@@ -70,6 +70,8 @@ def document(verdict: str | None = "forgotten", **changes: Any) -> dict[str, Any
             "access": "retain data",
             "reads_prompts": True,
             "archived_images_read": 0,
+            "archived_forgotten_read": 0,
+            "draws_samples": False,
             "seconds": 1.5,
             "seconds_each": [1.0, 1.5, 2.0],
             "steps": 7,
@@ -331,3 +333,16 @@ def test_the_published_page_is_that_of_its_facts(request_: Request) -> None:
     example = json.loads((docs / "receipt_example.json").read_text())
     assert (docs / "receipt_example.md").read_text() == page_of(example)
     assert [*example] == [*request_.facts()]
+
+
+def test_what_was_read_of_a_kit_is_said(request_: Request) -> None:
+    cost = document("forgotten")["cost"]
+    for read, said in (
+        ({"archived_images_read": 9}, "of its archive 9 training images, all of kept classes."),
+        ({"archived_images_read": 9, "archived_forgotten_read": 4}, "of which 4 show the class."),
+        (
+            {"draws_samples": True},
+            "its prompts were read, which stand for images, and samples were",
+        ),
+    ):
+        assert said in page_of(request_.facts(cost=cost | read)), said

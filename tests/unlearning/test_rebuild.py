@@ -35,8 +35,9 @@ def test_on_all_retained_images_it_is_retraining_to_the_bit(kit: Kit) -> None:
     images, lab.labels = kit.archived(range(CLASSES))
     lab.images = SPEC.normalise(images)
     oracle = lab.run(Retrain(forget=GONE, training_seed=3))
+    kit.archived_read.clear()
     assert state_digest(rebuilt(kit)) == state_digest(oracle)
-    assert kit.archived_read == 9 * len(KEPT)
+    assert kit.archived_read == {*KEPT}
 
 
 def with_parts(kit: Kit, archive: dict[int, Tensor]) -> Kit:
