@@ -5,7 +5,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from geniu_lightning.data.loader import IndexLoader
 from geniu_lightning.kit.file import Kit
 from geniu_lightning.seeds import generator, stream
 from geniu_lightning.settings.checked import PositiveInt
@@ -77,15 +76,16 @@ class Tuning(Unlearner):
         if self.source == "data":
             parts = [sources.open(side, self.batch_size, seed, self.stored) for side in sides]
         else:
-            parts = [LabelledBatches(self._loader(kit, k, seed), self.forget) for k in sides]
+            parts = [self._held(kit, side, seed) for side in sides]
         return CombinedBatches(parts, [range(len(parts))] * steps)
 
-    def _loader(self, kit: Kit, side: Access, seed: int) -> IndexLoader:
+    def _held(self, kit: Kit, side: Access, seed: int) -> Batches:
         """Return shuffled and augmented batches of what the kit holds of one set."""
-        classes = self._classes(kit, side)
+        classes, size = self._classes(kit, side), self.batch_size
         if self.source == "archive":
-            return kit.archive_loader(classes, self.batch_size, seed)
-        return kit.sample_loader(classes, [self.batch_size] * len(classes), self.batch_size, seed)
+            return LabelledBatches(kit.archive_loader(classes, size, seed), self.forget)
+        loader = kit.sample_loader(classes, [size] * len(classes), size, seed)
+        return LabelledBatches(loader, self.forget)
 
     def single_pass(
         self, kit: Kit, sources: Sources, side: Access, limit: int | None = None
