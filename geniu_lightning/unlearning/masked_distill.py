@@ -16,10 +16,10 @@ from geniu_lightning.unlearning.batches import (
 )
 from geniu_lightning.unlearning.losses import divergence, masked_target
 from geniu_lightning.unlearning.sources import Access, Sources
-from geniu_lightning.unlearning.tuning import Source, Tuning
+from geniu_lightning.unlearning.tuning import Tuning
 from geniu_lightning.unlearning.warps import WarpedBatches, Warps
 
-Inputs = Source | Literal["noise", "mix"]
+Inputs = Literal["proxies", "distribution", "archive", "data", "noise", "mix"]
 UNLABELLED = ("noise", "mix")
 
 

@@ -62,7 +62,10 @@ def test_masked_distill_needs_no_generator_for_noise(lab: Lab) -> None:
     lab.kit.generator = lab.kit.prompts = None
     (batch, *_) = lab.prepared(distill(source="noise", steps=1, batch_size=4))
     assert batch.images.shape == (4, 1, 16, 16)
-    with pytest.raises(SettingError, match=r"source must be 'proxies', 'data', 'noise' or 'mix'"):
+    with pytest.raises(
+        SettingError,
+        match=r"source must be 'proxies', 'distribution', 'archive', 'data', 'noise' or 'mix'",
+    ):
         distill(source="hope")
 
 
