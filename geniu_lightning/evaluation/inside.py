@@ -11,7 +11,7 @@ from geniu_lightning.evaluation.references import EPSILON_AREA, PRIOR_WEIGHT, mo
 
 LEVEL = 0.05  # chance that a network that never saw the class shows it in any family
 POWER = 1.0  # a value has power if it would have shown this share of what the original holds
-BROKEN = 0.15  # of retained accuracy: an attack that costs more finds nothing in what it leaves
+BROKEN = 0.15  # of retained accuracy: an attack that costs more finds no class in what it leaves
 
 
 @dataclass(frozen=True)

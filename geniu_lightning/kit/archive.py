@@ -1,4 +1,4 @@
-"""Compressed images of one class as bytes; nothing in them depends on another class.
+"""Compressed images of one class as bytes, which depend on no other class.
 
 Pictures: all images of a class as tiles of one picture, or of several where it would be larger
 than `SIDE`. DCT: an orthonormal cosine transform over channels, rows and columns of each image,

@@ -32,7 +32,7 @@ def smooth(count: int, channels: int, size: int) -> Tensor:
 
 
 def spec_of(images: Tensor) -> ImageSpec:
-    return ImageSpec.of(images.shape[-1], images.shape[1], 0.5, 0.5)  # type: ignore[arg-type]
+    return ImageSpec.of(images.shape[-1], images.shape[1], 0.5, 0.5)
 
 
 def settings_of(form: str, **more: Any) -> ArchiveSettings:
